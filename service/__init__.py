@@ -1,0 +1,1 @@
+"""The service: engine, jobs, HTTP, command line, comparison and promotion."""

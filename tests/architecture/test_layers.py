@@ -1,0 +1,109 @@
+"""The layers, the single importer of each heavy library, and the size limits of design.md, enforced."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("data", "retrieval", "finetune", "service")
+ALLOWED = {
+    "data": {"data"},
+    "retrieval": {"data", "retrieval"},
+    "finetune": {"data", "finetune"},
+    "service": {"data", "retrieval", "finetune", "service"},
+}
+# Where each heavy library may be imported: one module, or the one folder that exists for it.
+IMPORTER = {
+    "alembic": "data/store/",
+    "faiss": "retrieval/index.py",
+    "gguf": "finetune/gguf_tensors.py",
+    "huggingface_hub": "service/engine/",
+    "langchain_text_splitters": "retrieval/chunk.py",
+    "llama_cpp": "service/engine/llama.py",
+    "markdown_it": "retrieval/",
+    "peft": "finetune/",
+    "pypdfium2": "retrieval/",
+    "sentence_transformers": "retrieval/embed.py",
+    "sqlalchemy": "data/store/",
+    "tantivy": "retrieval/lexical.py",
+    "trafilatura": "retrieval/",
+    "transformers": "finetune/",
+    "typer": "service/",
+    "uvicorn": "service/serve.py",
+}
+SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+OWN_SOURCES = [path for path in SOURCES if "migrations" not in path.parts]
+
+
+def imported_modules(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module)
+    return names
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_imports_point_down(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    own = {module.split(".")[0] for module in imported_modules(path)} & set(PACKAGES)
+    assert own <= ALLOWED[package], f"{name(path)} imports {sorted(own - ALLOWED[package])}"
+
+
+@pytest.mark.parametrize("library", sorted(IMPORTER))
+def test_each_heavy_library_has_one_importer(library: str) -> None:
+    importers = [name(path) for path in SOURCES if library in {m.split(".")[0] for m in imported_modules(path)}]
+    assert importers, f"nothing imports {library}: take it out of this table and of the dependencies"
+    outside = [importer for importer in importers if not importer.startswith(IMPORTER[library])]
+    assert not outside, f"{library} is imported by {outside}, not only by {IMPORTER[library]}"
+    if not IMPORTER[library].endswith("/"):
+        assert importers == [IMPORTER[library]]
+
+
+@pytest.mark.parametrize("path", OWN_SOURCES, ids=name)
+def test_files_and_functions_stay_small(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400, f"{name(path)} is over 400 lines"
+    long = [
+        f"{node.name} ({node.end_lineno - node.lineno + 1} lines)"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno + 1 > 40 + docstring_lines(node)
+    ]
+    assert not long, f"{name(path)}: over 40 lines of code: {long}"
+
+
+def docstring_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    return len((ast.get_docstring(node, clean=False) or "").splitlines())
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_no_unsafe_loading(path: Path) -> None:
+    text = path.read_text()
+    unsafe = re.findall(r"^\s*(?:import pickle|from pickle)|trust_remote_code\s*=\s*True|shell\s*=\s*True", text, re.M)
+    assert not unsafe, f"{name(path)} has {unsafe}"
+
+
+def test_only_settings_reads_the_environment() -> None:
+    readers = [name(path) for path in SOURCES if re.search(r"os\.(environ|getenv)", path.read_text())]
+    assert readers == [], f"read the environment through service/settings.py, not in {readers}"
+
+
+def test_importing_the_app_loads_no_training_stack() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, service.app; print([m for m in ('peft', 'accelerate', 'transformers', 'torch') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
