@@ -136,6 +136,9 @@ def render(
     Args:
         messages: the conversation.
         template: Jinja source, as a GGUF's ``tokenizer.chat_template`` or a tokenizer's has it.
+        bos_token: as the template may name it.
+        eos_token: likewise.
+        add_generation_prompt: end with the mark after which the assistant speaks.
 
     Raises:
         InvalidModel: the template fails, or drops or repeats a part.

@@ -101,7 +101,8 @@ class Segment:
 class QAPair:
     """A question and its answer, with the chunks that hold it and the checks it went through.
 
-    ``answer`` is "" for ``kind == "unanswerable"``; ``reason`` says why a pair was rejected.
+    ``answer`` is "" for ``kind == "unanswerable"``; ``reason`` says why a pair was rejected;
+    ``stale`` tells that a chunk it rests on is gone (its document was edited or deleted).
     """
 
     id: str
@@ -113,6 +114,7 @@ class QAPair:
     status: PairStatus = "candidate"
     reason: str = ""
     checks: Mapping[str, Any] = field(default_factory=dict)
+    stale: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +190,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a question got. ``text`` keeps its citation marks; timings are milliseconds."""
+    """What a question got. ``text`` keeps its citation marks; timings are milliseconds.
+
+    ``passages`` are those the prompt held; ``passages_dropped`` did not fit into the context window.
+    """
 
     id: str
     text: str
@@ -202,6 +207,7 @@ class Answer:
     timings: Mapping[str, float]
     index_generation: int | None
     passages: tuple[Passage, ...] = ()
+    passages_dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)

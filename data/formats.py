@@ -1,0 +1,243 @@
+"""Training rows and evaluation questions as JSONL, in the formats that other tools read and write.
+
+- chat: ``{"messages": [{"role", "content"}, …]}``, the format every other one is converted through
+- instruction: ``{"instruction", "input", "output"}``, one turn; the system message is the instruction
+- sharegpt: ``{"conversations": [{"from", "value"}, …]}``
+
+Other keys of a row (an id, its lineage) are kept in every format. Knows nothing of what a row says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from data.errors import InvalidRequest, RagtuneError
+from data.records import Question
+from data.state import write_atomic
+
+Format = Literal["chat", "instruction", "sharegpt"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+_ROLES = ("system", "user", "assistant")
+_TO_SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt"}
+_FROM_SHAREGPT = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+_KEYS: dict[Format, tuple[str, ...]] = {
+    "chat": ("messages",),
+    "instruction": ("instruction", "input", "output"),
+    "sharegpt": ("conversations",),
+}
+OnError = Callable[[InvalidRequest], None]
+"""Receives what is wrong with a line; the line is left out."""
+
+
+def _invalid(what: str, got: object, wanted: str) -> InvalidRequest:
+    shown = repr(got)
+    return InvalidRequest(what, got=shown if len(shown) <= 200 else f"{shown[:200]}…", wanted=wanted)
+
+
+def _text(value: object, name: str) -> str:
+    if not isinstance(value, str):
+        raise _invalid(f"{name} is not text.", value, "a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise _invalid(f"{name} holds half of a surrogate pair.", value, "valid Unicode") from error
+    return value
+
+
+def _turns(value: object, role_key: str, text_key: str, roles: Mapping[str, str]) -> list[dict[str, str]]:
+    if not isinstance(value, list) or not value:
+        raise _invalid("The row has no turns.", value, f"a list of objects with {role_key} and {text_key}")
+    turns = []
+    for turn in value:
+        if not isinstance(turn, dict) or role_key not in turn or text_key not in turn:
+            raise _invalid("A turn is incomplete.", turn, f"an object with {role_key} and {text_key}")
+        if turn[role_key] not in roles:
+            raise _invalid("A turn has an unknown role.", turn[role_key], ", ".join(roles))
+        turns.append({"role": roles[turn[role_key]], "content": _text(turn[text_key], text_key)})
+    return turns
+
+
+def _check_turns(messages: Sequence[Mapping[str, str]]) -> None:
+    roles = [message["role"] for message in messages]
+    spoken = roles[1:] if roles[0] == "system" else roles
+    if not spoken or len(spoken) % 2 or spoken != ["user", "assistant"] * (len(spoken) // 2):
+        wanted = "an optional system message, then user and assistant in turn, the assistant last"
+        raise _invalid("The turns are out of order.", roles, wanted)
+    if not messages[-1]["content"].strip():
+        raise _invalid("The last answer is empty.", messages[-1]["content"], "what the model should say")
+
+
+def _from_instruction(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    instruction, given = _text(row["instruction"], "instruction"), _text(row.get("input") or "", "input")
+    asked = [("system", instruction), ("user", given)] if given else [("user", instruction)]
+    return [{"role": role, "content": text} for role, text in (*asked, ("assistant", _text(row["output"], "output")))]
+
+
+def format_of(row: Mapping[str, Any]) -> Format:
+    """Tell a row's format by its keys.
+
+    Raises:
+        InvalidRequest: it has none.
+    """
+    if "messages" in row:
+        return "chat"
+    if "conversations" in row:
+        return "sharegpt"
+    if "instruction" in row and "output" in row:
+        return "instruction"
+    raise _invalid("The row has no known format.", sorted(map(str, row)), "the keys of chat, instruction or sharegpt")
+
+
+def _messages(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    source = format_of(row)
+    if source == "chat":
+        messages = _turns(row["messages"], "role", "content", {role: role for role in _ROLES})
+    elif source == "sharegpt":
+        messages = _turns(row["conversations"], "from", "value", _FROM_SHAREGPT)
+    else:
+        messages = _from_instruction(row)
+    _check_turns(messages)
+    return messages
+
+
+def convert(row: Mapping[str, Any], format: Format) -> dict[str, Any]:
+    """Return a row of any format in another; converting there and back gives the same messages.
+
+    Raises:
+        InvalidRequest: the row is invalid, or the format cannot hold it (instruction: several turns).
+    """
+    if format not in FORMATS:
+        raise _invalid("Unknown format.", format, ", ".join(FORMATS))
+    messages = _messages(row)
+    rest = {key: value for key, value in row.items() if key not in _KEYS[format_of(row)]}
+    if format == "chat":
+        return {"messages": messages} | rest
+    if format == "sharegpt":
+        turns = [{"from": _TO_SHAREGPT[message["role"]], "value": message["content"]} for message in messages]
+        return {"conversations": turns} | rest
+    asked = [message["content"] for message in messages[:-1]]
+    has_system = messages[0]["role"] == "system"
+    if len(asked) != 1 + has_system or (has_system and not asked[1]):
+        raise _invalid("The instruction format holds one question and one answer.", messages, "chat or sharegpt")
+    instruction, given = asked if has_system else (asked[0], "")
+    return {"instruction": instruction, "input": given, "output": messages[-1]["content"]} | rest
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], format: Format = "chat") -> int:
+    """Write rows of any format as JSONL of one; the file is replaced as a whole, or not at all.
+
+    Returns:
+        How many rows were written.
+
+    Raises:
+        InvalidRequest: a row is invalid; its number is named.
+    """
+    lines = []
+    for number, row in enumerate(rows, 1):
+        try:
+            lines.append(json.dumps(convert(row, format), ensure_ascii=False) + "\n")
+        except InvalidRequest as error:
+            raise _located(error, f"Row {number}") from error
+    write_atomic(path, "".join(lines).encode())
+    return len(lines)
+
+
+def _located(error: RagtuneError, where: str) -> InvalidRequest:
+    return InvalidRequest(f"{where}: {error.detail}", got=error.got, wanted=error.wanted, hint=error.hint)
+
+
+def _objects(path: Path, on_error: OnError | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (where, object) for each line that is not blank."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InvalidRequest(f"Cannot read the file: {error.strerror}.", got=str(path)) from error
+    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path.name}, line {number}"
+        try:
+            found = json.loads(line.decode())
+            if not isinstance(found, dict):
+                raise _invalid("The line is no JSON object.", found, "an object")
+        except InvalidRequest as error:
+            _report(_located(error, where), on_error)
+        except (ValueError, RecursionError) as error:
+            _report(InvalidRequest(f"{where}: not JSON in UTF-8: {error}.", wanted="one object a line"), on_error)
+        else:
+            yield where, found
+
+
+def _report(error: InvalidRequest, on_error: OnError | None) -> None:
+    if on_error is None:
+        raise error
+    on_error(error)
+
+
+def read_rows(path: Path, *, on_error: OnError | None = None) -> list[dict[str, Any]]:
+    """Read JSONL rows, each of any format, as chat rows.
+
+    Args:
+        path: a JSONL file in UTF-8; blank lines are skipped.
+        on_error: called for each bad line, which is then left out; None to stop at the first.
+
+    Raises:
+        InvalidRequest: a line is bad; its number is named.
+    """
+    rows = []
+    for where, found in _objects(path, on_error):
+        try:
+            rows.append(convert(found, "chat"))
+        except InvalidRequest as error:
+            _report(_located(error, where), on_error)
+    return rows
+
+
+def read_questions(path: Path, *, on_error: OnError | None = None) -> list[Question]:
+    """Read evaluation questions: JSONL of ``{"id", "question", "answers", "answerable"?, "document"?}``.
+
+    Args:
+        path: a JSONL file in UTF-8; blank lines are skipped.
+        on_error: called for each bad line, which is then left out; None to stop at the first.
+
+    Raises:
+        InvalidRequest: a line is bad, or two have the same id; the line's number is named.
+    """
+    questions: dict[str, Question] = {}
+    for where, found in _objects(path, on_error):
+        try:
+            question = _question(found)
+            if question.id in questions:
+                raise _invalid("The id is used twice.", question.id, "an id for each question")
+            questions[question.id] = question
+        except InvalidRequest as error:
+            _report(_located(error, where), on_error)
+    return list(questions.values())
+
+
+def _question(row: Mapping[str, Any]) -> Question:
+    identity, question = row.get("id"), row.get("question")
+    if not isinstance(identity, str | int) or isinstance(identity, bool) or identity == "":
+        raise _invalid("The question has no id.", identity, "text or an integer")
+    if not _text(question, "question").strip():
+        raise _invalid("The question is empty.", question, "some text")
+    answers = row.get("answers", [])
+    if not isinstance(answers, list):
+        raise _invalid("answers is not a list.", answers, "a list of strings")
+    answerable, document = row.get("answerable", True), row.get("document")
+    if not isinstance(answerable, bool):
+        raise _invalid("answerable is neither true nor false.", answerable, "true or false")
+    accepted = tuple(_text(answer, "an answer") for answer in answers)
+    if answerable and not any(answer.strip() for answer in accepted):
+        raise _invalid("An answerable question has no answer.", answers, 'answers, or "answerable": false')
+    return Question(
+        id=str(identity),
+        question=str(question),
+        answers=accepted if answerable else (),
+        answerable=answerable,
+        document=None if document is None else _text(document, "document"),
+    )

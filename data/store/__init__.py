@@ -1,0 +1,76 @@
+"""The SQL store: the truth from which every index is derived.
+
+``Store`` gathers the aggregates; each has a module of its own. Knows nothing of files beside the
+database.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+from data.store.adapters import Adapters
+from data.store.answers import AnswerRow, Answers, Feedback, FeedbackRow
+from data.store.chunks import Chunks
+from data.store.collections import Collections
+from data.store.database import Database
+from data.store.documents import DocumentRow, Documents
+from data.store.embeddings import Embeddings
+from data.store.evaluations import Evaluations
+from data.store.generations import GenerationRow, Generations
+from data.store.jobs import Jobs
+from data.store.keys import KeyRow, Keys
+from data.store.models import Models
+from data.store.pairs import Pairs
+
+__all__ = ["AnswerRow", "DocumentRow", "FeedbackRow", "GenerationRow", "KeyRow", "Store"]
+
+
+class Store:
+    """All that ragtune remembers; safe for several threads and several processes at once."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.collections = Collections(database)
+        self.documents = Documents(database)
+        self.chunks = Chunks(database)
+        self.embeddings = Embeddings(database)
+        self.generations = Generations(database)
+        self.pairs = Pairs(database)
+        self.adapters = Adapters(database)
+        self.jobs = Jobs(database)
+        self.answers = Answers(database)
+        self.feedback = Feedback(database)
+        self.evaluations = Evaluations(database)
+        self.models = Models(database)
+        self.keys = Keys(database)
+
+    @classmethod
+    def open(cls, url_or_path: str | Path) -> Store:
+        """Open a store and migrate it; a SQLite file is created if it does not exist.
+
+        Raises:
+            StorageCorrupt: the file is damaged, is no database, or was written by a newer ragtune.
+            StateNotWritable: it cannot be created or written.
+        """
+        return cls(Database(url_or_path))
+
+    def check(self) -> None:
+        """Read the whole database for damage.
+
+        Raises:
+            StorageCorrupt: damage was found.
+        """
+        self._database.check()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._database.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

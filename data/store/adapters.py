@@ -1,0 +1,235 @@
+"""Adapters: their versions, which one is live for a base model, and what was live before it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from data.errors import Conflict, NoLiveAdapter, UnknownAdapter
+from data.records import Adapter, AdapterStage
+from data.state import check_name
+from data.store.database import Database
+from data.store.schema import adapter_events, adapters, promotions
+
+_FIELDS = (
+    "name",
+    "version",
+    "base_model",
+    "base_sha256",
+    "recipe",
+    "rows_sha256",
+    "attention",
+    "files",
+    "metrics",
+    "stage",
+    "lineage",
+)
+_COLUMNS = tuple(adapters.c[field] for field in _FIELDS)
+
+
+def _at(name: str, version: int) -> sa.ColumnElement[bool]:
+    return sa.and_(adapters.c.name == name, adapters.c.version == version)
+
+
+class Adapters:
+    """The adapters of a store. At most one is live for each base model.
+
+    Promotions form a stack for each base model: rolling back takes the top off, so rolling back
+    twice goes back two promotions.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, adapter: Adapter) -> None:
+        """Add a new version of an adapter, as a candidate or retired (only ``promote`` makes one live).
+
+        Raises:
+            InvalidRequest: the name cannot name a folder.
+            Conflict: the version exists, or the stage is live.
+        """
+        check_name(adapter.name, "adapter name")
+        if adapter.stage == "live":
+            raise Conflict("An adapter becomes live by promotion only.", got=f"{adapter.name} {adapter.version}")
+        values: dict[str, Any] = {field: getattr(adapter, field) for field in _FIELDS}
+        for field in ("recipe", "files", "metrics", "lineage"):
+            values[field] = dict(values[field])
+        with self._database.write() as connection:
+            known = sa.select(adapters.c.version).where(_at(adapter.name, adapter.version))
+            if connection.execute(known).one_or_none() is not None:
+                raise Conflict(
+                    "This version of the adapter exists.",
+                    got=f"{adapter.name} {adapter.version}",
+                    wanted="the next version",
+                )
+            connection.execute(sa.insert(adapters).values(values | {"created_at": time.time()}))
+            _log(connection, adapter.name, adapter.version, "added")
+
+    def get(self, name: str, version: int | None = None) -> Adapter:
+        """Return one version of an adapter; without a version the live one, else the newest.
+
+        Raises:
+            UnknownAdapter: there is none.
+        """
+        with self._database.read() as connection:
+            return _get(connection, name, version)
+
+    def update(
+        self,
+        name: str,
+        version: int,
+        *,
+        files: Mapping[str, str] | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        lineage: Mapping[str, Any] | None = None,
+    ) -> Adapter:
+        """Replace what is learnt after training (an exported file, a parity result) and return the adapter.
+
+        Raises:
+            UnknownAdapter: there is none.
+        """
+        given = {"files": files, "metrics": metrics, "lineage": lineage}
+        values = {field: dict(value) for field, value in given.items() if value is not None}
+        with self._database.write() as connection:
+            if values:
+                connection.execute(sa.update(adapters).where(_at(name, version)).values(values))
+            return _get(connection, name, version)
+
+    def next_version(self, name: str) -> int:
+        """Return the number for the next version: 1 at first, and never that of a deleted one."""
+        query = sa.select(sa.func.max(adapter_events.c.version)).where(adapter_events.c.name == name)
+        with self._database.read() as connection:
+            return int(connection.execute(query).scalar() or 0) + 1
+
+    def promote(self, name: str, version: int | None = None) -> Adapter:
+        """Make an adapter the live one of its base model; the one before it is retired.
+
+        Raises:
+            UnknownAdapter: there is none.
+        """
+        with self._database.write() as connection:
+            chosen = _get(connection, name, version) if version is not None else _newest(connection, name)
+            if chosen.stage == "live":
+                return chosen
+            self._retire_live(connection, chosen.base_sha256, "retired")
+            connection.execute(
+                sa.insert(promotions).values(
+                    base_sha256=chosen.base_sha256,
+                    name=chosen.name,
+                    version=chosen.version,
+                    created_at=time.time(),
+                )
+            )
+            _stage(connection, chosen.name, chosen.version, "live", "promoted")
+            return _get(connection, chosen.name, chosen.version)
+
+    def rollback(self, base_sha256: str) -> Adapter:
+        """Make the adapter live again that was live before the present one.
+
+        Raises:
+            NoLiveAdapter: none is live, or none was live before.
+        """
+        with self._database.write() as connection:
+            if _live(connection, base_sha256) is None:
+                raise NoLiveAdapter("No adapter is live.", hint="Promote one: ragtune adapters promote NAME")
+            stack = sa.select(promotions).where(promotions.c.base_sha256 == base_sha256)
+            top, *rest = connection.execute(stack.order_by(promotions.c.key.desc())).all()
+            before = next((row for row in rest if (row.name, row.version) != (top.name, top.version)), None)
+            if before is None:
+                raise NoLiveAdapter(
+                    "No adapter was live before this one.",
+                    got=f"{top.name} {top.version}",
+                    hint="Delete it to answer without an adapter, or promote another.",
+                )
+            self._retire_live(connection, base_sha256, "rolled back")
+            undone = (promotions.c.base_sha256 == base_sha256) & (promotions.c.key > before.key)
+            connection.execute(sa.delete(promotions).where(undone))
+            _stage(connection, before.name, before.version, "live", "restored")
+            return _get(connection, before.name, before.version)
+
+    def live(self, base_sha256: str) -> Adapter | None:
+        """Return the adapter that is live for a base model, None if none is."""
+        with self._database.read() as connection:
+            return _live(connection, base_sha256)
+
+    def delete(self, name: str, version: int | None = None) -> None:
+        """Forget an adapter (or one version of it); if it was live, none is live afterwards.
+
+        Raises:
+            UnknownAdapter: there is none.
+        """
+        where = adapters.c.name == name if version is None else _at(name, version)
+        with self._database.write() as connection:
+            gone = connection.execute(sa.select(adapters.c.version).where(where)).scalars().all()
+            if not gone:
+                raise _unknown(name, version)
+            for number in gone:
+                _log(connection, name, number, "deleted")
+            connection.execute(sa.delete(adapters).where(where))
+
+    def history(self, name: str) -> list[dict[str, Any]]:
+        """Return ``{"version", "event", "at"}`` of all that happened to an adapter, oldest first.
+
+        Events: added, promoted, retired, rolled back, restored, deleted. ``at`` is Unix seconds.
+        """
+        query = sa.select(adapter_events).where(adapter_events.c.name == name).order_by(adapter_events.c.key)
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        return [{"version": row.version, "event": row.event, "at": row.created_at} for row in rows]
+
+    @staticmethod
+    def _retire_live(connection: sa.Connection, base_sha256: str, event: str) -> None:
+        found = _live(connection, base_sha256)
+        if found is not None:
+            _stage(connection, found.name, found.version, "retired", event)
+
+    def list(self, name: str | None = None) -> list[Adapter]:
+        """Return every version of every adapter (or of one), by name and version."""
+        query = sa.select(*_COLUMNS).order_by(adapters.c.name, adapters.c.version)
+        if name is not None:
+            query = query.where(adapters.c.name == name)
+        with self._database.read() as connection:
+            return [Adapter(*row) for row in connection.execute(query)]
+
+
+def _unknown(name: str, version: int | None) -> UnknownAdapter:
+    got = name if version is None else f"{name} {version}"
+    return UnknownAdapter("No such adapter.", got=got, hint="ragtune adapters list shows them.")
+
+
+def _newest(connection: sa.Connection, name: str) -> Adapter:
+    query = sa.select(*_COLUMNS).where(adapters.c.name == name).order_by(adapters.c.version.desc())
+    row = connection.execute(query.limit(1)).one_or_none()
+    if row is None:
+        raise _unknown(name, None)
+    return Adapter(*row)
+
+
+def _get(connection: sa.Connection, name: str, version: int | None) -> Adapter:
+    where = _at(name, version) if version is not None else (adapters.c.name == name) & (adapters.c.stage == "live")
+    row = connection.execute(sa.select(*_COLUMNS).where(where).limit(1)).one_or_none()
+    if row is not None:
+        return Adapter(*row)
+    if version is None:
+        return _newest(connection, name)
+    raise _unknown(name, version)
+
+
+def _live(connection: sa.Connection, base_sha256: str) -> Adapter | None:
+    where = (adapters.c.base_sha256 == base_sha256) & (adapters.c.stage == "live")
+    row = connection.execute(sa.select(*_COLUMNS).where(where)).one_or_none()
+    return None if row is None else Adapter(*row)
+
+
+def _stage(connection: sa.Connection, name: str, version: int, stage: AdapterStage, event: str) -> None:
+    connection.execute(sa.update(adapters).where(_at(name, version)).values(stage=stage))
+    _log(connection, name, version, event)
+
+
+def _log(connection: sa.Connection, name: str, version: int, event: str) -> None:
+    connection.execute(
+        sa.insert(adapter_events).values(name=name, version=version, event=event, created_at=time.time())
+    )

@@ -1,0 +1,126 @@
+"""Answers that were given, and what people said about them."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from data.errors import UnknownAnswer
+from data.records import Answer, Chunk, Citation, Passage, Usage
+from data.store.database import Database, check_limit
+from data.store.schema import answers, feedback
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRow:
+    """An answer with the question it was given to."""
+
+    answer: Answer
+    question: str
+    collection: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackRow:
+    """What somebody said about an answer; ``rating`` is over 0 for good, under 0 for bad."""
+
+    id: str
+    answer_id: str
+    rating: int | None
+    correction: str
+    comment: str
+    created_at: float
+
+
+def _answer(stored: Mapping[str, Any]) -> Answer:
+    values = dict(stored)
+    values["usage"] = Usage(**values["usage"])
+    values["citations"] = tuple(Citation(**citation) for citation in values["citations"])
+    values["passages"] = tuple(
+        Passage(**(passage | {"chunk": Chunk(**passage["chunk"])})) for passage in values["passages"]
+    )
+    return Answer(**values)
+
+
+def _unknown(answer_id: str) -> UnknownAnswer:
+    return UnknownAnswer("No such answer.", got=answer_id)
+
+
+class Answers:
+    """The answers that were given."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, answer: Answer, question: str, collection: str) -> None:
+        """Keep an answer.
+
+        Raises:
+            Conflict: its id is in use.
+        """
+        with self._database.write() as connection:
+            connection.execute(
+                sa.insert(answers).values(
+                    id=answer.id,
+                    collection=collection,
+                    question=question,
+                    answer=asdict(answer),
+                    created_at=time.time(),
+                )
+            )
+
+    def get(self, answer_id: str) -> AnswerRow:
+        """Return an answer.
+
+        Raises:
+            UnknownAnswer: there is none.
+        """
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(answers).where(answers.c.id == answer_id)).one_or_none()
+        if row is None:
+            raise _unknown(answer_id)
+        return AnswerRow(_answer(row.answer), row.question, row.collection, row.created_at)
+
+
+class Feedback:
+    """Ratings and corrections of answers."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, answer_id: str, rating: int | None = None, correction: str = "", comment: str = "") -> str:
+        """Keep what somebody said about an answer and return its id.
+
+        Raises:
+            UnknownAnswer: there is no such answer.
+        """
+        feedback_id = secrets.token_hex(16)
+        with self._database.write() as connection:
+            if connection.execute(sa.select(answers.c.id).where(answers.c.id == answer_id)).scalar() is None:
+                raise _unknown(answer_id)
+            connection.execute(
+                sa.insert(feedback).values(
+                    id=feedback_id,
+                    answer_id=answer_id,
+                    rating=rating,
+                    correction=correction,
+                    comment=comment,
+                    created_at=time.time(),
+                )
+            )
+        return feedback_id
+
+    def list(self, limit: int = 1000) -> list[FeedbackRow]:
+        """Return feedback, newest first."""
+        table = feedback.c
+        query = sa.select(
+            table.id, table.answer_id, table.rating, table.correction, table.comment, table.created_at
+        ).order_by(table.key.desc())
+        with self._database.read() as connection:
+            return [FeedbackRow(*row) for row in connection.execute(query.limit(check_limit(limit)))]

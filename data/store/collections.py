@@ -1,0 +1,64 @@
+"""Collections: named sets of documents that are indexed and searched together."""
+
+from __future__ import annotations
+
+import time
+
+import sqlalchemy as sa
+
+from data.errors import UnknownCollection
+from data.state import check_name
+from data.store.database import Database, Row
+from data.store.schema import collections
+
+
+def require_collection(connection: sa.Connection, name: str) -> Row:
+    """Return the row of collection ``name``.
+
+    Raises:
+        UnknownCollection: there is none.
+    """
+    row = connection.execute(sa.select(collections).where(collections.c.name == name)).one_or_none()
+    if row is None:
+        raise UnknownCollection(
+            "No such collection.", got=name, hint=f"Create it with: ragtune ingest PATH --collection {name}"
+        )
+    return row
+
+
+def ensure_collection(database: Database, connection: sa.Connection, name: str) -> None:
+    """Create collection ``name`` within the caller's transaction unless it exists."""
+    check_name(name, "collection name")
+    row = {"name": name, "current_generation": None, "last_generation": 0, "created_at": time.time()}
+    database.insert_new(connection, collections, [row])
+
+
+class Collections:
+    """The collections of a store; "default" always exists."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def ensure(self, name: str) -> None:
+        """Create the collection unless it exists.
+
+        Raises:
+            InvalidRequest: the name cannot name a folder.
+        """
+        with self._database.write() as connection:
+            ensure_collection(self._database, connection, name)
+
+    def names(self) -> list[str]:
+        """Return every name, sorted."""
+        with self._database.read() as connection:
+            return list(connection.execute(sa.select(collections.c.name).order_by(collections.c.name)).scalars())
+
+    def current_generation(self, name: str) -> int | None:
+        """Return the number of the index generation in use, None before the first.
+
+        Raises:
+            UnknownCollection: there is no such collection.
+        """
+        with self._database.read() as connection:
+            number = require_collection(connection, name).current_generation
+        return None if number is None else int(number)

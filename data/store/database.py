@@ -1,0 +1,244 @@
+"""Connections, transactions and the translation of database failures.
+
+One ``Database`` is shared by all aggregates and by all threads of a process; several processes may
+open the same file. SQLite runs with a rollback journal and full synchronisation: a commit that
+returned survives a power cut. Every write starts with ``BEGIN IMMEDIATE``, so two writers queue up
+instead of failing halfway. Knows no table except Alembic's own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from data.errors import (
+    Conflict,
+    InsufficientStorage,
+    InvalidRequest,
+    RagtuneError,
+    StateError,
+    StateLocked,
+    StateNotWritable,
+    StorageCorrupt,
+)
+from data.state import map_os_error
+
+HEAD = "0001"
+"""Revision of the newest migration. A database that is there already needs no Alembic at all."""
+
+BUSY_TIMEOUT_S = 30.0
+"""How long a writer waits for another one before it gives up."""
+
+IN_LIMIT = 1000
+"""Values per IN list: far under SQLite's 32766 bound variables, and under its parser's stack."""
+
+_T = TypeVar("_T")
+
+Row: TypeAlias = sa.Row[*tuple[Any, ...]]
+"""A row of any columns."""
+
+
+def batches(values: Iterable[_T], size: int = IN_LIMIT) -> Iterator[list[_T]]:
+    """Yield ``values`` in lists of at most ``size``."""
+    batch: list[_T] = []
+    for value in values:
+        batch.append(value)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} cannot be stored as JSON")
+
+
+def dump_json(value: object) -> str:
+    """Return ``value`` as compact JSON with sorted keys: equal values give equal text."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=_plain)
+
+
+def _serialize(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=_plain)
+
+
+def parse_cursor(cursor: str | None) -> int:
+    """Return the row key that a page cursor stands for; 0 for the first page.
+
+    Raises:
+        InvalidRequest: the cursor was not handed out by a ``list`` call.
+    """
+    if cursor is None:
+        return 0
+    if not cursor.isascii() or not cursor.isdigit() or len(cursor) > 18:
+        raise InvalidRequest("Invalid page cursor.", got=cursor, wanted="the next_cursor of the page before")
+    return int(cursor)
+
+
+def check_limit(limit: int) -> int:
+    """Return ``limit`` if a page may have that many rows (1 to 1000).
+
+    Raises:
+        InvalidRequest: it may not.
+    """
+    if not 1 <= limit <= 1000:
+        raise InvalidRequest("Invalid page size.", got=limit, wanted="a limit from 1 to 1000")
+    return limit
+
+
+def map_database_error(error: DBAPIError) -> RagtuneError:
+    """Return the error of our tree for a failure of the database driver."""
+    name = str(getattr(error.orig, "sqlite_errorname", ""))
+    detail = f"The database failed: {error.orig}."
+    if name.startswith("SQLITE_FULL"):
+        return InsufficientStorage(detail, hint="Free some disk space, then try again.")
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return StorageCorrupt(detail, hint="Restore ragtune.db from a backup, or ingest again into a new directory.")
+    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+        return StateNotWritable(detail, hint="Make the state directory writable for this user.")
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return StateLocked(detail, hint=f"Another process kept the database for over {BUSY_TIMEOUT_S:.0f} s.")
+    if name.startswith("SQLITE_CONSTRAINT") or type(error).__name__ == "IntegrityError":
+        return Conflict(f"The database refused a row: {error.orig}.")
+    return StateError(detail, hint="Check the disk and the database server.")
+
+
+@contextmanager
+def _mapped() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        raise map_database_error(error) from error
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            "Text holds half of a surrogate pair, which is no character.", got=repr(error.object[error.start])
+        ) from error
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None
+    for pragma in ("journal_mode=DELETE", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # The driver's own BEGIN is deferred: a writer that began as a reader can fail with SQLITE_BUSY at once.
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _engine(url: str | Path) -> sa.Engine:
+    is_url = isinstance(url, str) and "://" in url
+    target = sa.make_url(str(url)) if is_url else sa.URL.create("sqlite", database=str(url))
+    if target.get_backend_name() != "sqlite":
+        return sa.create_engine(target, json_serializer=_serialize, pool_pre_ping=True)
+    engine = sa.create_engine(
+        target,
+        json_serializer=_serialize,
+        connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
+        pool_size=8,
+        # Waiting for a pool slot would add a second kind of "busy"; SQLite's own queue is enough.
+        max_overflow=-1,
+    )
+    sa.event.listen(engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+class Database:
+    """A connection pool with read and write transactions; safe to share between threads."""
+
+    def __init__(self, url: str | Path) -> None:
+        """Open ``url`` (a SQLAlchemy URL or the path of a SQLite file) and migrate it.
+
+        Raises:
+            StorageCorrupt: the file is damaged, is no database, or is of a newer ragtune.
+            StateNotWritable: it cannot be created or written.
+        """
+        if isinstance(url, Path):
+            try:
+                url.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise map_os_error(error, url.parent) from error
+        try:
+            self._engine = _engine(url)
+        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+            raise InvalidRequest(
+                "Invalid database address.", got=url, wanted="a file path or a URL of an installed driver"
+            ) from error
+        self._writer = self._engine.execution_options(writes=True)
+        self._migrate()
+
+    def _migrate(self) -> None:
+        try:
+            with self.read() as connection:
+                found = _revision(connection)
+            if found == HEAD:
+                return
+            from data.store.migrate import upgrade
+
+            with self.write() as connection:
+                if self.dialect == "postgresql":
+                    connection.execute(sa.text("SELECT pg_advisory_xact_lock(7246853)"))
+                upgrade(connection, _revision(connection))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def dialect(self) -> str:
+        """Return "sqlite" or "postgresql"."""
+        return self._engine.dialect.name
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """Open a consistent snapshot for a short read: while it is open, no writer can commit."""
+        with _mapped(), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """Open a write transaction: committed at the end, undone if an exception leaves it."""
+        with _mapped(), self._writer.begin() as connection:
+            yield connection
+
+    def insert_new(self, connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Insert rows, leaving out those whose key exists already; return how many are new."""
+        if not rows:
+            return 0
+        insert = postgresql.insert if self.dialect == "postgresql" else sqlite.insert
+        return connection.execute(insert(table).on_conflict_do_nothing(), list(rows)).rowcount
+
+    def check(self) -> None:
+        """Read the whole database for damage (SQLite only); takes seconds per gigabyte.
+
+        Raises:
+            StorageCorrupt: damage was found.
+        """
+        if self.dialect != "sqlite":
+            return
+        with self.read() as connection:
+            found = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar_one()
+        if found != "ok":
+            raise StorageCorrupt("The database is damaged.", got=found, hint="Restore ragtune.db from a backup.")
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self._engine.dispose()
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    found = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+    return None if found is None else str(found)

@@ -1,0 +1,290 @@
+"""Every table. Changing one needs a new migration; a test compares the two.
+
+``key`` columns are integers that are never used twice, in insertion order: they serve as vector
+ids and as page cursors. Times are Unix seconds.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+_Key = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def _key() -> sa.Column[int]:
+    return sa.Column("key", _Key, primary_key=True, autoincrement=True)
+
+
+def _collection() -> sa.Column[str]:
+    return sa.Column("collection", sa.String, sa.ForeignKey("collections.name"), nullable=False)
+
+
+def _text(name: str) -> sa.Column[str]:
+    return sa.Column(name, sa.Text, nullable=False)
+
+
+def _json(name: str) -> sa.Column[object]:
+    return sa.Column(name, sa.JSON, nullable=False)
+
+
+def _time(name: str, nullable: bool = False) -> sa.Column[float]:
+    return sa.Column(name, sa.Double, nullable=nullable)
+
+
+collections = sa.Table(
+    "collections",
+    metadata,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("current_generation", sa.Integer),
+    sa.Column("last_generation", sa.Integer, nullable=False),
+    _time("created_at"),
+)
+
+documents = sa.Table(
+    "documents",
+    metadata,
+    _key(),
+    sa.Column("id", sa.String, nullable=False, unique=True),
+    _collection(),
+    _text("source"),
+    _text("title"),
+    _text("media_type"),
+    _text("sha256"),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("chunks", sa.Integer, nullable=False),
+    _text("settings_fingerprint"),
+    _time("created_at"),
+    _json("meta"),
+    # Last, so that listing documents does not read the pages that hold the text.
+    _text("text"),
+    sa.UniqueConstraint("collection", "source", name="uq_documents_source"),
+    sqlite_autoincrement=True,
+)
+
+chunks = sa.Table(
+    "chunks",
+    metadata,
+    _key(),
+    sa.Column("id", sa.String, nullable=False, unique=True),
+    sa.Column("document_id", sa.String, sa.ForeignKey("documents.id", ondelete="CASCADE"), nullable=False),
+    _collection(),
+    sa.Column("start", sa.Integer, nullable=False),
+    sa.Column("end", sa.Integer, nullable=False),
+    sa.Column("page", sa.Integer),
+    _text("heading"),
+    _text("text"),
+    sa.Index("ix_chunks_collection", "collection", "key"),
+    sa.Index("ix_chunks_document", "document_id", "start"),
+    sqlite_autoincrement=True,
+)
+
+embeddings = sa.Table(
+    "embeddings",
+    metadata,
+    sa.Column("fingerprint", sa.String, primary_key=True),
+    sa.Column("text_hash", sa.String, primary_key=True),
+    sa.Column("vector", sa.LargeBinary, nullable=False),
+)
+
+generations = sa.Table(
+    "generations",
+    metadata,
+    sa.Column("collection", sa.String, sa.ForeignKey("collections.name"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    _text("status"),
+    _json("meta"),
+    _json("manifest"),
+    _text("error"),
+    _time("created_at"),
+    _time("committed_at", nullable=True),
+)
+
+pair_runs = sa.Table(
+    "pair_runs",
+    metadata,
+    _key(),
+    sa.Column("id", sa.String, nullable=False, unique=True),
+    _collection(),
+    sa.Column("requested", sa.Integer, nullable=False),
+    _json("inputs"),
+    _time("created_at"),
+    sqlite_autoincrement=True,
+)
+
+pairs = sa.Table(
+    "pairs",
+    metadata,
+    _key(),
+    sa.Column("id", sa.String, nullable=False, unique=True),
+    _collection(),
+    sa.Column("run_id", sa.String, sa.ForeignKey("pair_runs.id"), index=True),
+    _text("question"),
+    _text("answer"),
+    _text("kind"),
+    _text("generated_by"),
+    _text("status"),
+    _text("reason"),
+    _json("checks"),
+    sa.Column("stale", sa.Boolean, nullable=False),
+    _time("created_at"),
+    sa.Index("ix_pairs_collection", "collection", "status", "key"),
+    sqlite_autoincrement=True,
+)
+
+# No foreign key to chunks: a pair outlives its chunks, and is stale then.
+pair_chunks = sa.Table(
+    "pair_chunks",
+    metadata,
+    sa.Column("pair_id", sa.String, sa.ForeignKey("pairs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("chunk_id", sa.String, nullable=False, index=True),
+)
+
+pair_losses = sa.Table(
+    "pair_losses",
+    metadata,
+    _key(),
+    sa.Column("run_id", sa.String, sa.ForeignKey("pair_runs.id"), nullable=False),
+    sa.Column("item", sa.String),
+    sa.Column("rejected", sa.Boolean, nullable=False),
+    _text("reason"),
+    _time("created_at"),
+    sa.UniqueConstraint("run_id", "item", name="uq_pair_losses_item"),
+    sqlite_autoincrement=True,
+)
+
+adapters = sa.Table(
+    "adapters",
+    metadata,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    _text("base_model"),
+    sa.Column("base_sha256", sa.String, nullable=False, index=True),
+    _text("rows_sha256"),
+    _text("attention"),
+    _text("stage"),
+    _json("recipe"),
+    _json("files"),
+    _json("metrics"),
+    _json("lineage"),
+    _time("created_at"),
+)
+
+adapter_events = sa.Table(
+    "adapter_events",
+    metadata,
+    _key(),
+    sa.Column("name", sa.String, nullable=False, index=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    _text("event"),
+    _time("created_at"),
+    sqlite_autoincrement=True,
+)
+
+promotions = sa.Table(
+    "promotions",
+    metadata,
+    _key(),
+    sa.Column("base_sha256", sa.String, nullable=False, index=True),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    _time("created_at"),
+    sa.ForeignKeyConstraint(["name", "version"], ["adapters.name", "adapters.version"], ondelete="CASCADE"),
+    sqlite_autoincrement=True,
+)
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    _key(),
+    sa.Column("id", sa.String, nullable=False, unique=True),
+    _text("kind"),
+    _text("status"),
+    _json("progress"),
+    sa.Column("error", sa.JSON(none_as_null=True)),
+    _json("inputs"),
+    _json("outputs"),
+    sa.Column("idempotency_key", sa.String, unique=True),
+    sa.Column("worker", sa.String),
+    sa.Column("lease_s", sa.Double, nullable=False),
+    _time("lease_until", nullable=True),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("cancel_requested", sa.Boolean, nullable=False),
+    sa.Column("last_event", sa.Integer, nullable=False),
+    _time("created_at"),
+    _time("started_at", nullable=True),
+    _time("finished_at", nullable=True),
+    sa.Index("ix_jobs_status", "status", "key"),
+    sqlite_autoincrement=True,
+)
+
+job_events = sa.Table(
+    "job_events",
+    metadata,
+    sa.Column("job_id", sa.String, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=False),
+    _json("event"),
+    _time("created_at"),
+)
+
+answers = sa.Table(
+    "answers",
+    metadata,
+    _key(),
+    sa.Column("id", sa.String, nullable=False, unique=True),
+    _text("collection"),
+    _text("question"),
+    _json("answer"),
+    _time("created_at"),
+    sqlite_autoincrement=True,
+)
+
+feedback = sa.Table(
+    "feedback",
+    metadata,
+    _key(),
+    sa.Column("id", sa.String, nullable=False, unique=True),
+    sa.Column("answer_id", sa.String, sa.ForeignKey("answers.id"), nullable=False, index=True),
+    sa.Column("rating", sa.Integer),
+    _text("correction"),
+    _text("comment"),
+    _time("created_at"),
+    sqlite_autoincrement=True,
+)
+
+evaluations = sa.Table(
+    "evaluations",
+    metadata,
+    _key(),
+    sa.Column("id", sa.String, nullable=False, unique=True),
+    sa.Column("collection", sa.String, nullable=False, index=True),
+    _json("result"),
+    _time("created_at"),
+    sqlite_autoincrement=True,
+)
+
+models = sa.Table(
+    "models",
+    metadata,
+    sa.Column("name", sa.String, primary_key=True),
+    _text("source"),
+    _text("gguf"),
+    _text("weights"),
+    _text("sha256"),
+    _text("architecture"),
+    _json("meta"),
+    sa.Column("is_default", sa.Boolean, nullable=False),
+    _time("created_at"),
+)
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    _text("name"),
+    sa.Column("sha256", sa.String, nullable=False, unique=True),
+    _time("created_at"),
+    _time("revoked_at", nullable=True),
+)

@@ -1,0 +1,137 @@
+"""Write a LoRA as a GGUF adapter that llama.cpp applies to the GGUF of its base model.
+
+An adapter that llama.cpp would apply wrongly without a word (rsLoRA's scale, DoRA's magnitudes, trained
+biases or embeddings) is refused: merge it into its model instead. Knows nothing of how it was trained.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from data.errors import BaseModelMismatch, InvalidModel, UnsupportedArchitecture
+from finetune.gguf_tensors import (
+    FAMILIES,
+    Dtype,
+    GgufFile,
+    LazyTensor,
+    heads_to_permute,
+    permute_rows,
+    tensor_name,
+    write_gguf,
+)
+from finetune.vocabulary import load_json
+
+_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+
+Pairs = dict[str, dict[str, NDArray[Any]]]
+"""GGUF tensor -> {"A": (r, in), "B": (out, r)}."""
+
+
+def lora_to_gguf(adapter_dir: Path | str, base_gguf: Path | str, out: Path | str, dtype: Dtype = "f32") -> Path:
+    """Convert a peft LoRA (adapter_config.json, adapter_model.safetensors) to a GGUF adapter.
+
+    Args:
+        adapter_dir: the adapter's folder.
+        base_gguf: the GGUF of its base model, of any quantization; names, shapes and heads come from it.
+        out: the GGUF adapter; it appears complete or not at all.
+        dtype: float32 by default: with float16 llama.cpp rounds the layer's input to float16 as well.
+
+    Raises:
+        InvalidModel: the adapter is damaged, or of a kind that GGUF cannot express.
+        BaseModelMismatch: the adapter does not fit the base model's tensors.
+        UnsupportedArchitecture: the base model's family is not one whose tensors are known.
+        InsufficientStorage: the disk is full.
+    """
+    adapter_dir, out = Path(adapter_dir), Path(out)
+    config = load_json(adapter_dir / "adapter_config.json")
+    _refuse_what_gguf_cannot_say(config)
+    base = GgufFile(base_gguf)
+    if base.architecture not in FAMILIES:
+        raise UnsupportedArchitecture(
+            "Adapters of this model family cannot be exported", got=base.architecture, wanted=", ".join(FAMILIES)
+        )
+    pairs = _read_pairs(adapter_dir / "adapter_model.safetensors")
+    tensors: list[LazyTensor] = []
+    n_head, n_head_kv = base.attention_heads()
+    for name, pair in pairs.items():
+        _check_fit(name, pair, base)
+        heads = heads_to_permute(base.architecture, name, n_head, n_head_kv)
+        # The update is B @ A: reordering the rows of B reorders the rows of the update.
+        rows = permute_rows(pair["B"], heads) if heads else pair["B"]
+        for side, values in (("lora_a", pair["A"]), ("lora_b", rows)):
+            tensors.append(LazyTensor(f"{name}.weight.{side}", values.shape, partial(np.asarray, values)))
+    metadata = {
+        "general.type": "adapter",
+        "adapter.type": "lora",
+        # llama.cpp scales by alpha / rank, the rank being that of each tensor, as peft does.
+        "adapter.lora.alpha": float(config["lora_alpha"]),
+    }
+    write_gguf(out, base.architecture, metadata, tensors, dtype, file_type=False)
+    return out
+
+
+def _refuse_what_gguf_cannot_say(config: dict[str, Any]) -> None:
+    kind = str(config.get("peft_type", "LORA")).upper()
+    refused = {
+        "peft_type": kind if kind != "LORA" else None,
+        "bias": config.get("bias") if config.get("bias", "none") != "none" else None,
+        **{
+            setting: config.get(setting)
+            for setting in ("use_rslora", "use_dora", "modules_to_save", "alpha_pattern", "fan_in_fan_out", "lora_bias")
+        },
+    }
+    found = {setting: value for setting, value in refused.items() if value}
+    if found:
+        raise InvalidModel(
+            "The adapter uses what a GGUF adapter cannot express",
+            got=", ".join(f"{setting} = {value}" for setting, value in found.items()),
+            wanted="plain LoRA on linear layers",
+            hint="Merge it into its model instead: ragtune export ADAPTER --merge.",
+        )
+    if not isinstance(config.get("lora_alpha"), int | float):
+        raise InvalidModel("adapter_config.json lacks a number", got=config.get("lora_alpha"), wanted="lora_alpha")
+
+
+def _read_pairs(path: Path) -> Pairs:
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InvalidModel(f"The adapter's weights cannot be read: {error}", got=path) from error
+    pairs: Pairs = {}
+    for key, values in tensors.items():
+        found = _KEY.fullmatch(key)
+        name = tensor_name(found["module"]) if found else None
+        if found is None or name is None:
+            raise InvalidModel(
+                "The adapter changes a tensor that a GGUF adapter cannot",
+                got=key,
+                wanted="lora_A and lora_B of attention and feed-forward projections",
+                hint="Merge it into its model instead: ragtune export ADAPTER --merge.",
+            )
+        pairs.setdefault(name, {})[found["side"]] = values.astype(np.float32)
+    if not pairs:
+        raise InvalidModel("The adapter holds no tensors", got=path)
+    return dict(sorted(pairs.items()))
+
+
+def _check_fit(name: str, pair: dict[str, NDArray[Any]], base: GgufFile) -> None:
+    if set(pair) != {"A", "B"} or pair["A"].ndim != 2 or pair["A"].shape[0] != pair["B"].shape[-1]:
+        shapes = {side: values.shape for side, values in pair.items()}
+        raise InvalidModel("The adapter's A and B do not belong together", got=f"{name}: {shapes}")
+    update = (pair["B"].shape[0], pair["A"].shape[1])
+    wanted = base.shapes.get(f"{name}.weight")
+    if update != wanted:
+        raise BaseModelMismatch(
+            "The adapter was trained for another base model",
+            got=f"{name} of shape {update}",
+            wanted=f"{base.path.name} has {'no such tensor' if wanted is None else wanted}",
+            hint="Serve the model the adapter was trained on, or train the adapter on this one.",
+        )

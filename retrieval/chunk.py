@@ -1,0 +1,219 @@
+"""Cut a document into chunks along its headings, within a token budget, with exact offsets.
+
+Sections come first (Markdown headings, or the heading lines a loader found), then
+langchain-text-splitters cuts inside a section at paragraph, sentence and clause ends, Chinese ones
+included. Knows nothing of files, embeddings or indexes; tokens are counted by whoever calls.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+from data.errors import InvalidRequest
+from data.records import Chunk, Document, content_id
+
+CHUNKER = "headings-recursive-1"
+"""Name of this algorithm: a changed one needs a new name, so that stored chunks are made again."""
+
+# Every separator stays at the end of its piece, so pieces join to the text they came from.
+_SEPARATORS = ["\n\n", "\n", r"[。！？!?…]+[”’」』）)\"']*|\.(?=\s)", r"[；;]", r"[，、,：:]", r"\s", ""]
+_FRONT_MATTER = re.compile(r"\A---\n(?:.*\n)*?---\n")
+_INLINE_MARKS = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|[*`]+")
+_TINY_SHARE = 0.25
+_LETTERS_PER_TOKEN = 16  # WordPiece calls a megabyte without a space one unknown token: such text counts by length
+
+CountTokens = Callable[[str], int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """A stretch of text under a heading path (without the title)."""
+
+    start: int
+    end: int
+    path: tuple[str, ...]
+
+
+def embedded_text(chunk: Chunk) -> str:
+    """Return what is embedded and indexed for a chunk: its heading path, then its text."""
+    return f"{chunk.heading}\n{chunk.text}" if chunk.heading else chunk.text
+
+
+def chunk(document: Document, count_tokens: CountTokens, chunk_size: int = 200, chunk_overlap: int = 0) -> list[Chunk]:
+    """Cut ``document`` into chunks of at most ``chunk_size`` tokens.
+
+    Every visible character outside heading lines is in a chunk. ``chunk_overlap`` is at most that
+    many tokens of the previous chunk of the same section, whole sentences where they fit. Small
+    neighbouring sections share a chunk where they fit together.
+
+    Raises:
+        InvalidRequest: ``chunk_size`` is not above ``chunk_overlap``, or either is negative.
+    """
+    if chunk_overlap < 0 or chunk_size <= chunk_overlap:
+        raise InvalidRequest(
+            "chunk_overlap must be smaller than chunk_size.",
+            got=f"chunk_size={chunk_size}, chunk_overlap={chunk_overlap}",
+            wanted="0 <= chunk_overlap < chunk_size",
+        )
+    count = lru_cache(maxsize=65536)(lambda part: max(count_tokens(part), len(part) // _LETTERS_PER_TOKEN))
+    text = document.text
+    spans = [span for span in _sections(document) if text[span.start : span.end].strip()]
+    if not spans and text.strip():
+        spans = [_Span(0, len(text), ())]
+    chunks = []
+    for span in _merge_tiny(text, spans, count, chunk_size):
+        for start, end in _split(text, span, count, chunk_size, chunk_overlap):
+            chunks.append(_chunk(document, start, end, span.path))
+    return chunks
+
+
+def _chunk(document: Document, start: int, end: int, path: Sequence[str]) -> Chunk:
+    starts = document.meta.get("page_starts") or ()
+    return Chunk(
+        id=content_id(document.id, str(start), str(end)),
+        document_id=document.id,
+        text=document.text[start:end],
+        start=start,
+        end=end,
+        heading=" > ".join([document.title, *path] if document.title else path),
+        page=bisect_right(starts, start) or None,
+    )
+
+
+def heading_lines(document: Document) -> list[tuple[int, int, int]]:
+    """Return (start, end, level) of every heading line, in order; a loader's own list comes first."""
+    if document.meta.get("headings"):
+        return sorted((int(start), int(end), int(level)) for start, end, level in document.meta["headings"])
+    if document.media_type in {"text/markdown", "text/html"}:
+        return list(_markdown_headings(document.text))
+    return []
+
+
+def _markdown_headings(text: str) -> Iterator[tuple[int, int, int]]:
+    from markdown_it import MarkdownIt
+
+    front = _FRONT_MATTER.match(text)
+    skipped = front.end() if front else 0
+    offsets = [skipped]
+    for line in text[skipped:].split("\n"):
+        offsets.append(offsets[-1] + len(line) + 1)
+    for token in MarkdownIt("commonmark").disable("inline").parse(text[skipped:]):
+        if token.type == "heading_open" and token.level == 0 and token.map:
+            yield offsets[token.map[0]], min(offsets[token.map[1]], len(text)), int(token.tag[1:])
+
+
+def _sections(document: Document) -> Iterator[_Span]:
+    """Yield the text between headings, each with the headings it stands under."""
+    text, title = document.text, " ".join(document.title.split())
+    path: list[tuple[int, str]] = []
+    position = 0
+    for start, end, level in heading_lines(document):
+        yield _Span(position, start, tuple(name for _, name in path))
+        name = _heading_name(text[start:end])
+        while path and path[-1][0] >= level:
+            path.pop()
+        if name and name != title:
+            path.append((level, name))
+        position = end
+    yield _Span(position, len(text), tuple(name for _, name in path))
+
+
+def _heading_name(line: str) -> str:
+    line = re.sub(r"^#{1,6}[ \t]+|[ \t]+#+[ \t]*$|\n[=-]+[ \t]*$", "", line.strip())
+    return " ".join(_INLINE_MARKS.sub(lambda found: found[1] or "", line).split())
+
+
+def _merge_tiny(text: str, spans: Iterable[_Span], count: CountTokens, chunk_size: int) -> list[_Span]:
+    """Join a section with the next one where either is tiny and both fit; their common path stays."""
+    tiny = int(chunk_size * _TINY_SHARE)
+    merged: list[_Span] = []
+    for span in spans:
+        previous = merged[-1] if merged else None
+        if previous and _fits(text, previous, span, count, chunk_size, tiny):
+            merged[-1] = _Span(previous.start, span.end, _common(previous.path, span.path))
+        else:
+            merged.append(span)
+    return merged
+
+
+def _fits(text: str, first: _Span, second: _Span, count: CountTokens, chunk_size: int, tiny: int) -> bool:
+    if second.end - first.start > _LETTERS_PER_TOKEN * chunk_size:
+        return False
+    if min(count(text[span.start : span.end]) for span in (first, second)) > tiny:
+        return False
+    return count(text[first.start : second.end]) <= chunk_size
+
+
+def _common(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
+    common = []
+    for one, other in zip(first, second, strict=False):
+        if one != other:
+            break
+        common.append(one)
+    return tuple(common)
+
+
+def _split(text: str, span: _Span, count: CountTokens, chunk_size: int, chunk_overlap: int) -> list[tuple[int, int]]:
+    """Return (start, end) of the chunks of one section, visible characters at both ends."""
+    edges = _edges(text[span.start : span.end], count, chunk_size - chunk_overlap)
+    pieces = [(span.start + start, span.start + end) for start, end in pairwise(edges)]
+    pieces = _join_small(text, pieces, count, chunk_size - chunk_overlap)
+    trimmed = []
+    for number, (start, end) in enumerate(pieces):
+        body = text[start:end]
+        if not body.strip():
+            continue
+        if number and chunk_overlap:
+            start = _overlap_start(text, pieces[number - 1], count, chunk_overlap)  # noqa: PLW2901
+        left = start + len(text[start:end]) - len(text[start:end].lstrip())
+        trimmed.append((left, end - (len(body) - len(body.rstrip()))))
+    return trimmed
+
+
+def _edges(text: str, count: CountTokens, budget: int) -> list[int]:
+    """Return the offsets at which the recursive splitter cuts ``text``, both ends included."""
+    if count(text) <= budget:
+        return [0, len(text)]
+    from langchain_text_splitters import RecursiveCharacterTextSplitter
+
+    splitter = RecursiveCharacterTextSplitter(
+        separators=_SEPARATORS,
+        is_separator_regex=True,
+        keep_separator="end",
+        strip_whitespace=False,
+        chunk_size=budget,
+        chunk_overlap=0,
+        length_function=count,
+    )
+    edges = [0]
+    for piece in splitter.split_text(text):
+        edges.append(edges[-1] + len(piece))
+    return edges
+
+
+def _join_small(text: str, pieces: list[tuple[int, int]], count: CountTokens, budget: int) -> list[tuple[int, int]]:
+    """Join neighbouring pieces that fit together: the splitter leaves the tail of a long paragraph alone."""
+    joined: list[tuple[int, int]] = []
+    for start, end in pieces:
+        if joined and count(text[joined[-1][0] : end]) <= budget:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def _overlap_start(text: str, previous: tuple[int, int], count: CountTokens, chunk_overlap: int) -> int:
+    """Return where the overlap begins: the earliest sentence, else word, within the token budget."""
+    start, end = previous
+    body = text[start:end]
+    for pattern in (_SEPARATORS[2], r"\s"):
+        cuts = [found.end() for found in re.finditer(pattern, body) if found.end() < len(body.rstrip())]
+        fitting = [cut for cut in cuts if count(body[cut:]) <= chunk_overlap]
+        if fitting:
+            return start + fitting[0]
+    return end

@@ -1,0 +1,129 @@
+"""The arms a question can take: with or without passages, with or without an adapter.
+
+Resolves the name a caller gives (a mode, an adapter, the base model) to an arm. Knows nothing of how
+an arm is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from data.errors import InvalidRequest, NoLiveAdapter, UnknownAdapter, UnknownMode
+from data.records import MODES, Adapter, Mode, Model
+
+if TYPE_CHECKING:
+    from data.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One way to answer. ``name`` is what a table shows; ``adapter`` is ``name@version`` or None."""
+
+    name: str
+    passages: bool
+    adapter: str | None = None
+
+    @property
+    def mode(self) -> Mode:
+        """Return the mode this arm amounts to."""
+        if self.adapter is None:
+            return "rag" if self.passages else "base"
+        return "combined" if self.passages else "tuned"
+
+
+def did_you_mean(got: str, names: Iterable[str]) -> str:
+    """Return "Did you mean x?" if a name is close to ``got``, else "" (nothing is close)."""
+    close = get_close_matches(got, list(names), n=1)
+    return f"Did you mean {close[0]}?" if close else ""
+
+
+def adapter_label(adapter: Adapter) -> str:
+    """Return ``name@version``, the name under which answers and the engine know an adapter."""
+    return f"{adapter.name}@{adapter.version}"
+
+
+def find_adapter(store: Store, name: str) -> Adapter:
+    """Return the adapter called ``name`` or ``name@version``.
+
+    Raises:
+        UnknownAdapter: there is none; the hint names the closest.
+    """
+    bare, _, version = name.partition("@")
+    known = {adapter.name for adapter in store.adapters.list()}
+    if bare not in known or (version and not version.isdigit()):
+        hint = did_you_mean(bare, known) or "List them with: ragtune adapters list"
+        raise UnknownAdapter("No such adapter", got=name, wanted=", ".join(sorted(known)) or "none exist yet", hint=hint)
+    return store.adapters.get(bare, int(version) if version else None)
+
+
+def _recommended(store: Store, collection: str, live: Adapter | None) -> Mode:
+    latest = store.evaluations.latest(collection)
+    recommended = (latest or {}).get("recommendation")
+    if recommended in ("base", "rag"):
+        return recommended  # type: ignore[no-any-return]
+    if recommended in ("tuned", "combined") and live is not None:
+        return recommended  # type: ignore[no-any-return]
+    return "combined" if live is not None else "rag"
+
+
+def resolve_mode(mode: str, adapter: str | None, store: Store, model: Model, collection: str = "default") -> Arm:
+    """Return the arm that ``mode`` and ``adapter`` ask for.
+
+    ``auto`` is what the collection's latest evaluation recommends, else combined if an adapter is
+    live, else rag. An adapter that is named counts before the live one, and makes ``auto`` combined.
+
+    Args:
+        mode: one of ``data.records.MODES``.
+        adapter: ``name`` or ``name@version``; None stands for the live adapter.
+        model: the base model; a live adapter is live for one base model.
+
+    Raises:
+        UnknownMode: ``mode`` is none of the modes.
+        UnknownAdapter: no such adapter.
+        NoLiveAdapter: tuned or combined without an adapter named or live.
+        InvalidRequest: an adapter was named for base or rag.
+    """
+    if mode not in MODES:
+        raise UnknownMode("No such mode", got=mode, wanted=", ".join(MODES), hint=did_you_mean(mode, MODES))
+    if adapter is not None:
+        if mode in ("base", "rag"):
+            raise InvalidRequest(
+                f"The mode {mode} uses no adapter", got=adapter, hint="Ask with mode combined or tuned, or name no adapter."
+            )
+        found = find_adapter(store, adapter)
+        return Arm("combined" if mode == "auto" else mode, mode != "tuned", adapter_label(found))
+    live = store.adapters.live(model.sha256)
+    chosen = _recommended(store, collection, live) if mode == "auto" else mode
+    if chosen in ("base", "rag"):
+        return Arm(chosen, chosen == "rag")
+    if live is None:
+        raise NoLiveAdapter(
+            f"The mode {chosen} needs an adapter, and none is live",
+            got=chosen,
+            hint="Promote one with: ragtune adapters promote NAME, or name one in the request.",
+        )
+    return Arm(chosen, chosen == "combined", adapter_label(live))
+
+
+def resolve_arm(name: str, store: Store, model: Model, collection: str = "default") -> Arm:
+    """Return the arm called ``name``: a mode, an adapter (with passages), or the base model itself.
+
+    Raises:
+        UnknownMode: ``name`` is none of them.
+        NoLiveAdapter: tuned or combined, and no adapter is live.
+    """
+    if name in MODES:
+        return resolve_mode(name, None, store, model, collection)
+    if name == model.name:
+        return Arm(name, passages=False)
+    try:
+        found = find_adapter(store, name)
+    except UnknownAdapter as error:
+        names = [*MODES, model.name, *(adapter.name for adapter in store.adapters.list())]
+        raise UnknownMode(
+            "No such arm, adapter or model", got=name, wanted=", ".join(dict.fromkeys(names)), hint=did_you_mean(name, names)
+        ) from error
+    return Arm(found.name, passages=True, adapter=adapter_label(found))

@@ -1,0 +1,68 @@
+"""Commands about base models: list, pull, add."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from data.records import Model
+from service.commands.session import Json, print_json, print_line, print_rows, session
+
+models = typer.Typer(help="Base models: the starter, your own files, the hub's.", no_args_is_help=True)
+
+Default = Annotated[bool, typer.Option("--default", help="Serve it from now on.")]
+
+
+@models.command("list")
+def list_models(ctx: typer.Context, as_json: Json = False) -> None:
+    """List the models added so far, and the starter."""
+    from service.views import model_view
+
+    with session(ctx).workspace() as workspace:
+        known = workspace.store.models.list()
+        default = workspace.store.models.default()
+    chosen = default.name if default else "starter"
+    if as_json:
+        print_json([{**model_view(model), "default": model.name == chosen} for model in known])
+        return
+    rows = [(model.name, model.architecture, model.source, "yes" if model.name == chosen else "") for model in known]
+    print_rows(("name", "architecture", "source", "default"), rows, "Only the packaged starter; add one with: ragtune models add")
+
+
+@models.command("add")
+def add_model(
+    ctx: typer.Context,
+    source: Annotated[str, typer.Argument(help="A .gguf file, a Hugging Face folder or a hub id.")],
+    name: Annotated[str, typer.Option("--name", "-n", help="What to call it.")],
+    default: Default = False,
+    as_json: Json = False,
+) -> None:
+    """Make a model usable under a name; a Hugging Face folder is converted to GGUF."""
+    _add(ctx, source, name, default, as_json)
+
+
+@models.command("pull")
+def pull_model(
+    ctx: typer.Context,
+    source: Annotated[str, typer.Argument(help="A hub id, such as Qwen/Qwen2.5-1.5B-Instruct.")],
+    name: Annotated[str | None, typer.Option("--name", "-n", help="What to call it; by default its last part.")] = None,
+    default: Default = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch a model from the hub and make it usable."""
+    called = name or source.partition(":")[0].rpartition("/")[2]
+    _add(ctx, source, called, default, as_json)
+
+
+def _add(ctx: typer.Context, source: str, name: str, default: bool, as_json: bool) -> None:
+    from service.views import model_view
+
+    with session(ctx).workspace(mutates=True) as workspace:
+        model: Model = replace(workspace.models.resolve(source), name=name)
+        workspace.store.models.add(model, default)
+    if as_json:
+        print_json({**model_view(model), "default": default})
+    else:
+        print_line(f"{model.name} ({model.architecture}) is ready{', and the default' if default else ''}.")

@@ -1,0 +1,100 @@
+"""Commands about question-answer pairs: generate, import, export, list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from data.errors import UnknownDocument
+from data.formats import FORMATS, Format
+from data.records import PairStatus
+from service.commands.foreground import run_here
+from service.commands.session import Collection, Json, print_json, print_line, print_rows, session
+
+pairs = typer.Typer(help="Question-answer pairs made from your documents.", no_args_is_help=True)
+
+
+@pairs.command("generate")
+def generate(
+    ctx: typer.Context,
+    limit: Annotated[int, typer.Option(min=1, help="How many proposals to ask for.")] = 200,
+    collection: Collection = "default",
+    teacher: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server that writes them.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="The pair writer to use instead of the packaged one.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed asks for the same proposals.")] = 0,
+    exclude: Annotated[list[str] | None, typer.Option(help="Source of a document to leave out; repeatable.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Propose pairs from the documents and keep those that pass the checks. Resumes where it stopped."""
+    with session(ctx).workspace(mutates=True) as workspace:
+        inputs = {
+            "collection": collection,
+            "limit": limit,
+            "seed": seed,
+            "teacher": teacher,
+            "adapter": adapter,
+            "exclude_documents": document_ids(workspace, collection, exclude or []),
+        }
+        ledger = run_here(workspace, "pairs", inputs)
+    if as_json:
+        print_json(ledger)
+    else:
+        print_line(ledger_text(ledger))
+
+
+def document_ids(workspace: Any, collection: str, sources: list[str]) -> list[str]:
+    """Return the ids of the documents at ``sources``.
+
+    Raises:
+        UnknownDocument: the collection has none at one of them.
+    """
+    known = workspace.store.documents.by_source(collection) if sources else {}
+    missing = [source for source in sources if source not in known]
+    if missing:
+        raise UnknownDocument("No document has this source", got=missing[0], wanted=", ".join(list(known)[:10]))
+    return [known[source].id for source in sources]
+
+
+def ledger_text(ledger: dict[str, Any]) -> str:
+    """Return a ledger as one line; its numbers add up."""
+    rejected = ledger["rejected"]
+    reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(rejected.items(), key=lambda item: -item[1]))
+    total = sum(rejected.values())
+    pending = f", {ledger['pending']} pending" if ledger.get("pending") else ""
+    return (
+        f"{ledger['requested']} proposed: {ledger['accepted']} accepted, {total} rejected"
+        f"{f' ({reasons})' if reasons else ''}, {ledger['failed']} failed{pending}"
+    )
+
+
+def _status(value: str | None) -> str | None:
+    if value is not None and value not in get_args(PairStatus):
+        raise typer.BadParameter(f"{value!r} is not one of {', '.join(get_args(PairStatus))}")
+    return value
+
+
+@pairs.command("list")
+def list_pairs(
+    ctx: typer.Context,
+    collection: Collection = "default",
+    status: Annotated[str | None, typer.Option(callback=_status, help="candidate, accepted or rejected.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
+    cursor: Annotated[str | None, typer.Option(help="next_cursor of the page before.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List pairs and what became of them."""
+    from service.answerer import check_collection
+    from service.views import pair_view
+
+    with session(ctx).workspace() as workspace:
+        check_collection(workspace.store, collection)
+        found, following = workspace.store.pairs.list(collection, status=status, cursor=cursor, limit=limit)  # type: ignore[arg-type]  # checked by _status
+    if as_json:
+        print_json({"pairs": [pair_view(pair) for pair in found], "next_cursor": following})
+        return
+    rows = [(pair.status, pair.kind, pair.question, pair.answer, pair.reason) for pair in found]
+    print_rows(("status", "kind", "question", "answer", "reason"), rows, "No pairs yet: ragtune pairs generate")
+    if following:
+        print_line(f"More: --cursor {following}")

@@ -1,0 +1,144 @@
+"""What every command shares: settings, the workspace, output, and errors turned into exit statuses.
+
+Knows nothing of what any command does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+from data.errors import RagtuneError
+from service.settings import Settings
+from service.workspace import Workspace
+
+FAILED = 1
+INTERRUPTED = 130
+"""128 + SIGINT, as shells report it."""
+
+WorkspaceFactory = Callable[[Settings], Workspace]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Collection = Annotated[str, typer.Option("--collection", "-C", help="The collection to work on.")]
+
+
+@dataclass(slots=True)
+class Session:
+    """One run of the command line: how to make a workspace, and what overrides the settings."""
+
+    factory: WorkspaceFactory = Workspace
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    def settings(self, **values: Any) -> Settings:
+        """Return the settings; options that were given come first."""
+        given = {name: value for name, value in values.items() if value is not None}
+        return Settings.load(**{**self.overrides, **given})
+
+    @contextmanager
+    def workspace(self, *, mutates: bool = False, **values: Any) -> Iterator[Workspace]:
+        """Open the workspace; ``mutates`` takes the lock on the state directory.
+
+        Raises:
+            StateLocked: ``mutates``, and a server or another command holds the lock.
+        """
+        with self.factory(self.settings(**values)) as workspace:
+            if not mutates:
+                yield workspace
+                return
+            with workspace.lock():
+                yield workspace
+
+
+def session(ctx: typer.Context) -> Session:
+    """Return the session of this run."""
+    found = ctx.find_object(Session)
+    assert found is not None
+    return found
+
+
+class Commands(TyperGroup):
+    """The root group: an error of ragtune's own becomes one message and exit status 1."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Remember the command line, to say how to resume it."""
+        ctx.meta["ragtune.arguments"] = list(args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; map errors and Ctrl-C to exit statuses."""
+        try:
+            return super().invoke(ctx)
+        except RagtuneError as error:
+            complain(error)
+            raise typer.Exit(FAILED) from error
+        except KeyboardInterrupt as error:
+            command = shlex.join(["ragtune", *ctx.meta["ragtune.arguments"]])
+            stderr().print(f"Stopped. What was finished is kept. To go on, run again: {command}", markup=False)
+            raise typer.Exit(INTERRUPTED) from error
+
+
+def complain(error: RagtuneError) -> None:
+    """Print an error on standard error: what, the value, what would do, the next step."""
+    console = stderr()
+    console.print("error:", error.detail, style="bold red", markup=False)
+    for label, value in (("got", error.got), ("wanted", error.wanted)):
+        if value not in (None, ""):
+            console.print(f"  {label}: {value}", markup=False)
+    if error.hint:
+        console.print(f"  {error.hint}", markup=False)
+
+
+def stdout() -> Console:
+    """Return a console on standard output as it is now."""
+    return Console(file=sys.stdout, highlight=False, soft_wrap=True)
+
+
+def stderr() -> Console:
+    """Return a console on standard error as it is now."""
+    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+
+
+def print_json(document: object) -> None:
+    """Print one JSON document on standard output."""
+    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def print_line(text: str) -> None:
+    """Print one line on standard output, without markup."""
+    stdout().print(text, markup=False)
+
+
+def print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
+    """Print a table on standard output, or ``empty`` where there are no rows."""
+    if not rows:
+        print_line(empty)
+        return
+    table = Table(*columns, pad_edge=False)
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    stdout().print(table, markup=False)
+
+
+def print_fields(fields: Mapping[str, object]) -> None:
+    """Print names and values, one pair a line."""
+    width = max(map(len, fields), default=0)
+    for name, value in fields.items():
+        shown = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict | list | tuple) else value
+        print_line(f"{name:<{width}}  {shown}")
+
+
+def set_up_logging(verbose: bool) -> None:
+    """Send log records to standard error if ``verbose``, else keep them out of the output."""
+    handler = logging.StreamHandler(sys.stderr) if verbose else logging.NullHandler()
+    logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(levelname)s %(name)s: %(message)s", force=True)

@@ -1,0 +1,1 @@
+"""The comparison: the arms answer the same questions on the served model, and statistics decide."""

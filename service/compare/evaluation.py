@@ -1,0 +1,104 @@
+"""One whole evaluation over a workspace: arms chosen, questions asked, reports written, row kept.
+
+What the command line, the demo and the evaluation job share.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.protocols import Report
+from data.records import Question
+from service.compare.report import write_reports
+from service.compare.result import Comparison
+from service.compare.run import MAX_TOKENS, Setup, check_questions, choose_arms, compare, run_id
+
+if TYPE_CHECKING:
+    from service.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRequest:
+    """What to compare. ``arms`` empty means all that can run; ``out`` None a folder of its own."""
+
+    questions: tuple[Question, ...]
+    arms: tuple[str, ...] = ()
+    adapter: str | None = None
+    collection: str = "default"
+    top_k: int = 4
+    max_tokens: int = MAX_TOKENS
+    out: Path | None = None
+    fresh: bool = False
+    questions_file: str = ""
+
+    @property
+    def command(self) -> str:
+        """Return the command line that repeats this evaluation, "" if its questions are in no file."""
+        if not self.questions_file:
+            return ""
+        words = ["ragtune", "compare", "--questions", self.questions_file, "--top-k", str(self.top_k)]
+        words += ["--arms", ",".join(self.arms)] if self.arms else []
+        words += ["--adapter", self.adapter] if self.adapter else []
+        words += ["--collection", self.collection] if self.collection != "default" else []
+        return shlex.join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A finished evaluation: its id, its folder with index.html and result.json, and what it found."""
+
+    id: str
+    folder: Path
+    comparison: Comparison
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """Return the result of design.md section 4."""
+        return self.comparison.result
+
+
+def plan(workspace: Workspace, request: EvaluationRequest) -> Setup:
+    """Return the setup that ``request`` amounts to now.
+
+    Raises:
+        NothingIndexed: an arm uses passages and the collection holds none.
+        Everything ``choose_arms`` raises.
+    """
+    model = workspace.model
+    arms = choose_arms(workspace.store, model, request.arms, request.adapter, request.collection)
+    passages = any(arm.passages for arm in arms)
+    generation = workspace.retriever.generation(request.collection) if passages else None
+    return Setup(
+        arms=arms,
+        collection=request.collection,
+        model=model.name,
+        model_sha256=model.sha256,
+        index_generation=generation,
+        top_k=request.top_k,
+        max_tokens=request.max_tokens,
+    )
+
+
+def evaluate(workspace: Workspace, request: EvaluationRequest, report: Report) -> Evaluation:
+    """Run the comparison, write its reports and keep its result.
+
+    Raises:
+        NoQuestions, InvalidRequest: the questions cannot be used.
+        Everything ``plan`` and ``compare`` raise.
+    """
+    check_questions(request.questions)
+    setup = plan(workspace, request)
+    folder = request.out or workspace.state.reports / f"compare-{run_id(request.questions, setup)[:12]}"
+    comparison = compare(workspace.answerer, request.questions, setup, folder, report, fresh=request.fresh)
+    identity = uuid.uuid4().hex
+    stored = dict(comparison.result) | {"id": identity, "folder": str(folder), "created_at": time.time()}
+    write_reports(comparison, folder, command=request.command)
+    workspace.store.evaluations.add(identity, stored, request.collection)
+    return Evaluation(identity, folder, comparison)
+

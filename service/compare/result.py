@@ -1,0 +1,132 @@
+"""From scored answers to the result of a comparison: the JSON that scripts read.
+
+Knows nothing of how the answers came about; ``statistics`` supplies the numbers' meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from data.records import Question
+from service.compare.outcomes import Outcome
+from service.compare.statistics import (
+    FEWEST_QUESTIONS,
+    Difference,
+    bootstrap_interval,
+    compare_arms,
+    minimum_detectable_difference,
+    verdict,
+)
+
+_PREFERENCE = ("combined", "tuned", "reader", "rag", "base")
+_RECOMMENDED = ("base", "rag", "tuned", "combined")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A finished comparison: the questions, every arm's outcomes in their order, and the result."""
+
+    questions: tuple[Question, ...]
+    outcomes: Mapping[str, tuple[Outcome, ...]]
+    result: Mapping[str, Any]
+
+
+def _share(flags: Sequence[bool]) -> float | None:
+    return sum(flags) / len(flags) if flags else None
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def citation_precision(outcomes: Sequence[Outcome]) -> float | None:
+    """Return the share (0-1) of cited passages that hold an accepted answer; None if none is cited."""
+    return _share([number in outcome.supporting for outcome in outcomes for number in outcome.cited])
+
+
+def citation_recall(outcomes: Sequence[Outcome]) -> float | None:
+    """Return the share (0-1) of answers with a supporting passage at hand that cite one of them."""
+    could = [outcome for outcome in outcomes if outcome.supporting and not outcome.abstained and not outcome.error]
+    return _share([bool(set(outcome.cited) & set(outcome.supporting)) for outcome in could])
+
+
+def summarize_arm(outcomes: Sequence[Outcome], questions: Sequence[Question]) -> dict[str, Any]:
+    """Return one arm's figures: F1, EM and containment 0-100, rates 0-1, latency in milliseconds."""
+    answered = [not outcome.abstained and not outcome.error for outcome in outcomes]
+    pairs = list(zip(answered, questions, strict=True))
+    latency = [outcome.latency_ms for outcome in outcomes if not outcome.error] or [0.0]
+    median, slow = np.percentile(latency, [50, 95])
+    precision, recall = citation_precision(outcomes), citation_recall(outcomes)
+    f1 = [outcome.f1 for outcome in outcomes]
+    return {
+        "f1": float(np.mean(f1)),
+        "f1_ci": list(bootstrap_interval(f1)),
+        "em": 100 * float(np.mean([outcome.em for outcome in outcomes])),
+        "containment": 100 * float(np.mean([outcome.contained for outcome in outcomes])),
+        "n": len(outcomes),
+        "abstained": sum(outcome.abstained for outcome in outcomes),
+        "false_answer_rate": _share([flag for flag, question in pairs if not question.answerable]),
+        "coverage_answerable": _share([flag for flag, question in pairs if question.answerable]),
+        "citation_precision": precision,
+        "citation_recall": recall if any(outcome.passages for outcome in outcomes) else None,
+        "latency_ms_p50": float(median),
+        "latency_ms_p95": float(slow),
+        "prompt_tokens": _mean([outcome.prompt_tokens for outcome in outcomes if not outcome.error]),
+        "adapter": next((outcome.adapter for outcome in outcomes if outcome.adapter), None),
+        "errors": [{"id": o.question_id, "error": o.error} for o in outcomes if o.error],
+    }
+
+
+def _preference(arm: str) -> int:
+    return _PREFERENCE.index(arm) if arm in _PREFERENCE else 1
+
+
+def all_differences(outcomes: Mapping[str, Sequence[Outcome]]) -> list[Difference]:
+    """Compare every two arms, the main difference first: combined-rag, else the two that matter most."""
+    f1 = {arm: [outcome.f1 for outcome in row] for arm, row in outcomes.items()}
+    right = {arm: [outcome.em for outcome in row] for arm, row in outcomes.items()}
+    arms = sorted(outcomes, key=_preference)
+    pairs = [(a, b) for i, a in enumerate(arms) for b in arms[i + 1 :]]
+    pairs.sort(key=lambda pair: pair != ("combined", "rag"))
+    return [compare_arms(a, b, f1, right) for a, b in pairs]
+
+
+def _recommendation(means: Mapping[str, float], questions: int) -> str | None:
+    """Return the mode with the highest mean F1, or None where too few questions were asked."""
+    modes = [arm for arm in means if arm in _RECOMMENDED]
+    if questions < FEWEST_QUESTIONS or not modes:
+        return None
+    return max(modes, key=means.__getitem__)
+
+
+def summarize(
+    outcomes: Mapping[str, Sequence[Outcome]], questions: Sequence[Question], seconds: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return the result of design.md section 4: arms, differences, verdict, what was detectable.
+
+    Args:
+        outcomes: every arm's outcomes, in the order of ``questions``.
+        questions: at least one.
+        seconds: wall time of each stage.
+    """
+    arms = {arm: summarize_arm(rows, questions) for arm, rows in outcomes.items()}
+    means = {arm: figures["f1"] for arm, figures in arms.items()}
+    differences = all_differences(outcomes)
+    n = len(questions)
+    spread = differences[0].sd if differences else 0.0
+    detectable = minimum_detectable_difference(n, spread) if spread else minimum_detectable_difference(n)
+    return {
+        "arms": arms,
+        "difference": {
+            f"{d.a}-{d.b}": {"f1": d.f1, "ci": list(d.ci), "p": d.p, "decisive": d.decisive} for d in differences
+        },
+        "verdict": verdict(differences, means),
+        "recommendation": _recommendation(means, n),
+        "minimum_detectable_difference": detectable,
+        "questions": {"n": n, "answerable": sum(question.answerable for question in questions)},
+        "seconds": dict(seconds),
+    }

@@ -1,0 +1,203 @@
+"""Runs the arms over the questions, so that a stopped run goes on where it was.
+
+Knows nothing of the engine: it asks whatever answers an ``AskRequest``, and calls no statistics
+itself. Arms alternate question by question, so that a stopped run is still paired.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from data.errors import BaseModelMismatch, InvalidRequest, JobCancelled, NoQuestions, RagtuneError, StateError
+from data.protocols import Report
+from data.records import Answer, Model, Progress, Question, content_id
+from service.answerer import AskRequest
+from service.arms import Arm, find_adapter, resolve_arm, resolve_mode
+from service.compare.outcomes import Outcome, OutcomeFile, failed, score_answer
+from service.compare.result import Comparison, summarize
+
+if TYPE_CHECKING:
+    from data.store import Store
+
+READER = "reader"
+"""Name of the starter adapter that is shown as a row of its own."""
+MAX_TOKENS = 48
+"""Enough for any short answer with its mark; the same for every arm."""
+_RECENT = 32
+
+
+class Answers(Protocol):
+    """Anything that answers a request: the service's ``Answerer``."""
+
+    def answer(self, ask: AskRequest) -> Answer:
+        """Answer to the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a comparison runs with; equal setups over equal questions share their answers."""
+
+    arms: tuple[Arm, ...]
+    collection: str
+    model: str
+    model_sha256: str
+    index_generation: int | None
+    top_k: int = 4
+    max_tokens: int = MAX_TOKENS
+
+
+def check_questions(questions: Sequence[Question]) -> None:
+    """Refuse an empty set, and one that has an id twice.
+
+    Raises:
+        NoQuestions: there is none.
+        InvalidRequest: two questions share an id, or an answerable one has no accepted answer.
+    """
+    if not questions:
+        raise NoQuestions("There are no questions to compare on", hint="Give a file with --questions FILE.")
+    seen: set[str] = set()
+    for question in questions:
+        if question.id in seen:
+            raise InvalidRequest("Two questions have the same id", got=question.id, wanted="an id of its own for each")
+        if question.answerable and not question.answers:
+            raise InvalidRequest(
+                "An answerable question has no accepted answer",
+                got=question.id,
+                hint='Give it "answers", or mark it "answerable": false.',
+            )
+        seen.add(question.id)
+
+
+def choose_arms(
+    store: Store, model: Model, names: Sequence[str] = (), adapter: str | None = None, collection: str = "default"
+) -> tuple[Arm, ...]:
+    """Return the arms to run: those named, else all that can run.
+
+    Args:
+        store: where adapters are looked up.
+        model: the base model.
+        names: modes, "reader" or adapter names; empty for all of base, rag, tuned, combined, reader that exist.
+        adapter: the adapter of tuned and combined; None for the live one.
+        collection: the collection asked.
+
+    Raises:
+        UnknownMode, UnknownAdapter, NoLiveAdapter: as ``resolve_arm`` raises.
+        InvalidRequest: an arm is named twice.
+    """
+    if len(set(names)) < len(names):
+        raise InvalidRequest("An arm is named twice", got=",".join(names))
+    live = adapter is not None or store.adapters.live(model.sha256) is not None
+    wanted = list(names) or ["base", "rag", *(["tuned", "combined"] if live else [])]
+    arms = [
+        resolve_mode(name, adapter, store, model, collection)
+        if name in ("tuned", "combined")
+        else resolve_arm(name, store, model, collection)
+        for name in wanted
+    ]
+    arms = [Arm(name, arm.passages, arm.adapter) for name, arm in zip(wanted, arms, strict=True)]
+    known = store.adapters.list()
+    if not names and any(a.name == READER and a.base_sha256 == model.sha256 for a in known):
+        reader = resolve_arm(READER, store, model, collection)
+        if reader.adapter not in {arm.adapter for arm in arms}:
+            arms.append(reader)
+    for arm in arms:
+        check_base(store, model, arm)
+    return tuple(arms)
+
+
+def check_base(store: Store, model: Model, arm: Arm) -> None:
+    """Raise ``BaseModelMismatch`` if the arm's adapter was trained for another base model."""
+    if arm.adapter is None:
+        return
+    found = find_adapter(store, arm.adapter)
+    if found.base_sha256 != model.sha256:
+        raise BaseModelMismatch(
+            f"The adapter {found.name} was trained for another base model",
+            got=found.base_model,
+            wanted=f"an adapter trained for {model.name}",
+            hint="Choose its base with RAGTUNE_MODEL, or train one for this base: ragtune train",
+        )
+
+
+def run_id(questions: Sequence[Question], setup: Setup) -> str:
+    """Return the id that equal questions and setups share."""
+    described = [asdict(setup), *(asdict(question) for question in questions)]
+    return content_id(json.dumps(described, ensure_ascii=False, sort_keys=True))
+
+
+def compare(
+    answers: Answers, questions: Sequence[Question], setup: Setup, out: Path, report: Report, *, fresh: bool = False
+) -> Comparison:
+    """Ask every question through every arm and summarize.
+
+    Each answer is on disk in ``out / answers.jsonl`` before the next question, so that the same call
+    goes on after a stop. A question that fails counts as wrong and is listed; a failing state
+    directory or a cancel ends the run.
+
+    Args:
+        answers: answers requests through the served model.
+        questions: what to ask, each with its accepted answers.
+        setup: the arms and their settings.
+        out: the folder of this comparison.
+        report: receives progress; raises ``JobCancelled`` to stop.
+        fresh: ask again what an earlier run has answered.
+
+    Raises:
+        NoQuestions, InvalidRequest: the questions cannot be used.
+        StateError: the folder cannot be written.
+    """
+    check_questions(questions)
+    path = out / "answers.jsonl"
+    if fresh:
+        path.unlink(missing_ok=True)
+    started = time.perf_counter()
+    with OutcomeFile(path, run_id(questions, setup)) as kept:
+        for done in _ask_all(answers, questions, setup, kept):
+            report(done)
+        found = dict(kept.kept)
+    spent = time.perf_counter() - started
+    outcomes = {arm.name: tuple(found[arm.name, question.id] for question in questions) for arm in setup.arms}
+    started = time.perf_counter()
+    result = summarize(outcomes, questions, {"answers": spent})
+    result["seconds"]["statistics"] = time.perf_counter() - started
+    result |= {"model": setup.model, "collection": setup.collection, "index_generation": setup.index_generation}
+    return Comparison(tuple(questions), outcomes, result)
+
+
+def _ask_all(answers: Answers, questions: Sequence[Question], setup: Setup, kept: OutcomeFile) -> Iterator[Progress]:
+    """Ask what is not kept yet; yield the progress after each answer."""
+    todo = [(q, arm) for q in questions for arm in setup.arms if (arm.name, q.id) not in kept.kept]
+    total = len(questions) * len(setup.arms)
+    recent: deque[float] = deque(maxlen=_RECENT)
+    yield Progress(total - len(todo), total, "answers", None, "compare")
+    for position, (question, arm) in enumerate(todo, 1):
+        started = time.perf_counter()
+        outcome = _ask(answers, question, arm, setup)
+        kept.add(outcome)
+        recent.append(time.perf_counter() - started)
+        left = (len(todo) - position) * sum(recent) / len(recent)
+        yield Progress(total - len(todo) + position, total, "answers", left, "compare", {"arm": arm.name})
+
+
+def _ask(answers: Answers, question: Question, arm: Arm, setup: Setup) -> Outcome:
+    ask = AskRequest(
+        question.question,
+        collection=setup.collection,
+        top_k=setup.top_k,
+        max_tokens=setup.max_tokens,
+        temperature=0.0,
+        arm=arm,
+        keep=False,
+    )
+    try:
+        return score_answer(arm.name, question, answers.answer(ask))
+    except (StateError, JobCancelled):
+        raise
+    except RagtuneError as error:
+        return failed(arm.name, question, error)

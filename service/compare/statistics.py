@@ -1,0 +1,158 @@
+"""What the scores of a comparison can and cannot show: intervals, p-values, verdicts.
+
+Scores run 0-100 here, one per question, paired by position. Knows nothing of questions, models or
+files; every random draw comes from a fixed seed, so the same scores give the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest, norm
+
+RESAMPLES = 10_000
+"""Resamples of one bootstrap: enough for the 2.5 % tails to move by less than a tenth of a point."""
+SEED = 20_240
+CONFIDENCE = 0.95
+POWER = 0.8
+"""Chance to see a difference that is really there: Cohen's convention (1988)."""
+PLANNING_SD = 45.0
+"""Standard deviation of a paired F1 difference assumed before a run. Extractive answers are mostly 0
+or 100; two arms that disagree wholly on every fifth question have about 45."""
+
+FEWEST_QUESTIONS = 20
+"""Below this the percentile bootstrap is too narrow (one question would even have no width)."""
+SMALLEST_OF_INTEREST = 1.0
+"""F1 points: nobody should collect thousands of questions to settle a difference below this."""
+
+Scores = NDArray[np.float64]
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Arm ``a`` minus arm ``b`` over the same questions: F1 points, interval, exact p-value."""
+
+    a: str
+    b: str
+    f1: float
+    ci: Interval
+    p: float
+    sd: float
+    n: int
+
+    @property
+    def decisive(self) -> bool:
+        """Tell whether the interval leaves zero out, over enough questions for it to be believed."""
+        return self.n >= FEWEST_QUESTIONS and (self.ci[0] > 0 or self.ci[1] < 0)
+
+
+def _resampled_means(scores: Scores) -> Scores:
+    """Return the means of RESAMPLES draws with replacement, in blocks that keep memory small."""
+    generator = np.random.default_rng(SEED)
+    size = len(scores)
+    block = max(1, min(RESAMPLES, 4_000_000 // size))
+    means: list[Scores] = []
+    for start in range(0, RESAMPLES, block):
+        rows = min(block, RESAMPLES - start)
+        means.append(scores[generator.integers(0, size, (rows, size))].mean(axis=1))
+    return np.concatenate(means)
+
+
+def bootstrap_interval(scores: Sequence[float]) -> Interval:
+    """Return the percentile bootstrap 95 % interval of the mean (Efron 1979).
+
+    Raises:
+        ValueError: no scores.
+    """
+    if not len(scores):
+        raise ValueError("an interval needs at least one score")
+    means = _resampled_means(np.asarray(scores, dtype=np.float64))
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def mcnemar(a_right: Sequence[bool], b_right: Sequence[bool]) -> float:
+    """Return the exact two-sided McNemar p-value: a binomial test on the questions they split on."""
+    only_a = sum(a and not b for a, b in zip(a_right, b_right, strict=True))
+    only_b = sum(b and not a for a, b in zip(a_right, b_right, strict=True))
+    if not only_a + only_b:
+        return 1.0
+    return float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
+
+
+def compare_arms(a: str, b: str, f1: Mapping[str, Sequence[float]], right: Mapping[str, Sequence[bool]]) -> Difference:
+    """Compare two arms: paired bootstrap over questions for F1, exact McNemar for exact matches.
+
+    Args:
+        a: name of the arm to subtract from.
+        b: name of the arm to subtract.
+        f1: each arm's F1 per question, 0-100, in one order of questions.
+        right: each arm's exact matches, in the same order.
+    """
+    paired = np.asarray(f1[a], dtype=np.float64) - np.asarray(f1[b], dtype=np.float64)
+    spread = float(paired.std(ddof=1)) if len(paired) > 1 else 0.0
+    return Difference(
+        a, b, float(paired.mean()), bootstrap_interval(paired.tolist()), mcnemar(right[a], right[b]), spread, len(paired)
+    )
+
+
+def _effect() -> float:
+    return float(norm.ppf(1 - (1 - CONFIDENCE) / 2) + norm.ppf(POWER))
+
+
+def minimum_detectable_difference(questions: int, sd: float = PLANNING_SD) -> float:
+    """Return the smallest true difference (F1 points) that ``questions`` show with 80 % power.
+
+    Normal approximation of the paired test; ``sd`` is the standard deviation of the paired
+    differences in F1 points.
+    """
+    return _effect() * sd / math.sqrt(questions)
+
+
+def questions_needed(difference: float, sd: float) -> int:
+    """Return how many questions show a true ``difference`` (F1 points, not 0) with 80 % power."""
+    return math.ceil((_effect() * sd / abs(difference)) ** 2)
+
+
+def describe(difference: Difference) -> str:
+    """Return one sentence on a difference: who is better by how much, or that it is not decisive."""
+    a, b, f1, n = difference.a, difference.b, difference.f1, difference.n
+    low, high = difference.ci
+    interval = f"95 % interval {low:+.1f} to {high:+.1f}, {n} questions"
+    if difference.decisive and f1 > 0:
+        return f"{a} is better than {b} by {f1:.1f} F1 points ({interval})"
+    if difference.decisive:
+        return f"{b} is better than {a} by {-f1:.1f} F1 points (95 % interval {-high:+.1f} to {-low:+.1f}, {n} questions)"
+    if abs(f1) < SMALLEST_OF_INTEREST and n >= FEWEST_QUESTIONS:
+        return f"{a} against {b} is not decisive: they are alike on these questions, {f1:+.1f} F1 points ({interval})"
+    wanted = questions_needed(f1, max(difference.sd, 1.0)) if f1 else FEWEST_QUESTIONS
+    more = max(wanted, FEWEST_QUESTIONS, n + 1) - n
+    return f"{a} against {b} is not decisive: ask {more} more questions ({f1:+.1f} F1 points so far, {interval})"
+
+
+def verdict(differences: Sequence[Difference], means: Mapping[str, float]) -> str:
+    """Return the sentence that heads a report: what the main difference shows, then who leads.
+
+    Args:
+        differences: the main one first (combined-rag where both arms ran).
+        means: every arm's mean F1, 0-100.
+    """
+    if not differences:
+        (arm, value), *_ = means.items()
+        return f"{arm} alone reaches {value:.1f} F1; run a second arm to compare it with"
+    sentences = [describe(differences[0])]
+    added = next((d for d in differences if (d.a, d.b) == ("combined", "reader")), None)
+    if added is not None and added is not differences[0]:
+        sentences.append(f"against the starter reader alone: {describe(added)}")
+    best: Callable[[str], float] = means.__getitem__
+    leader = max(means, key=best)
+    if leader not in (differences[0].a, differences[0].b):
+        sentences.append(f"the highest mean is {leader}'s, {means[leader]:.1f} F1")
+    text = ". ".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
+    return text + "."

@@ -1,0 +1,58 @@
+"""A comparison as a table in the terminal. Knows nothing of how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+_COLUMNS = ("arm", "F1", "95 % interval", "EM", "contains", "abstains", "cites right", "p50 ms", "errors")
+
+
+def _percent(rate: float | None) -> str:
+    return "–" if rate is None else f"{100 * rate:.0f} %"
+
+
+def _row(arm: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
+    low, high = figures["f1_ci"]
+    return (
+        arm,
+        f"{figures['f1']:.1f}",
+        f"{low:.1f} – {high:.1f}",
+        f"{figures['em']:.1f}",
+        f"{figures['containment']:.1f}",
+        str(figures["abstained"]),
+        _percent(figures["citation_precision"]),
+        f"{figures['latency_ms_p50']:.0f}",
+        str(len(figures["errors"])),
+    )
+
+
+def comparison_table(result: Mapping[str, Any]) -> RenderableType:
+    """Return the arms as a table, the differences below it, and the verdict last."""
+    table = Table(title=f"{result['questions']['n']} questions", title_justify="left", pad_edge=False)
+    best = max(result["arms"], key=lambda arm: result["arms"][arm]["f1"])
+    for position, column in enumerate(_COLUMNS):
+        table.add_column(column, justify="left" if position == 0 else "right", no_wrap=True)
+    for arm, figures in result["arms"].items():
+        table.add_row(*_row(arm, figures), style="bold" if arm == best else "")
+    return Group(table, *_differences(result), Text(), Text(result["verdict"], style="bold"))
+
+
+def _differences(result: Mapping[str, Any]) -> list[Text]:
+    lines = []
+    for name, difference in result["difference"].items():
+        low, high = difference["ci"]
+        shown = f"{name:<18} {difference['f1']:+6.1f} F1   95 % {low:+.1f} to {high:+.1f}   p {difference['p']:.2g}"
+        lines.append(Text(shown, style="" if difference["decisive"] else "dim"))
+    smallest = result["minimum_detectable_difference"]
+    lines.append(Text(f"Smallest difference these questions can show: {smallest:.1f} F1 points (80 % power)", "dim"))
+    return lines
+
+
+def print_comparison(result: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print the table on standard output, or on ``console``."""
+    (console or Console()).print(comparison_table(result))

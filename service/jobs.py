@@ -1,0 +1,224 @@
+"""Long work: what kinds there are, how one job runs, and the process a job runs in.
+
+``run_job`` runs one job here (the command line does, in the foreground); ``python -m service.jobs
+--state DIR --job ID`` runs one in a child process (the server does, see ``runner``). A job's row is
+the truth about it: progress, cancellation and its end all go through the store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from data.errors import Conflict, InvalidRequest, JobCancelled
+from data.protocols import Report
+from data.records import Job, JobStatus, Progress
+from service.arms import did_you_mean
+from service.problems import problem
+
+if TYPE_CHECKING:
+    from data.store import Store
+    from service.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+WORK = {kind: f"service.work.{kind}" for kind in ("ingest", "rebuild", "pairs", "train", "evaluate")}
+"""The module of each kind of job; its ``run(workspace, inputs, report)`` returns the outputs."""
+HEAVY = frozenset(("pairs", "train", "evaluate"))
+"""Kinds that use a model for long: one of them runs at a time."""
+RESUMABLE = frozenset(("ingest", "rebuild", "pairs", "train"))
+"""Kinds that continue where they stopped, so an interrupted one is queued again."""
+
+BEAT_S = 0.5
+GRACE_S = 1.0
+"""A cancelled job that has not reported for so long is ended; with BEAT_S this keeps within 2 s."""
+_REPORT_EVERY_S = 0.25
+
+
+def submit(store: Store, kind: str, inputs: Mapping[str, Any], idempotency_key: str | None = None) -> Job:
+    """Queue a job and return it; the same key with the same inputs returns the job made before.
+
+    Raises:
+        InvalidRequest: there is no such kind.
+        Conflict: the key was used with other inputs.
+    """
+    if kind not in WORK:
+        raise InvalidRequest("No such kind of job", got=kind, wanted=", ".join(WORK), hint=did_you_mean(kind, WORK))
+    return store.jobs.create(kind, dict(inputs), idempotency_key)
+
+
+def run_job(
+    workspace: Workspace, job_id: str, *, watch: Report | None = None, on_stuck: Callable[[], None] | None = None
+) -> Job:
+    """Run one queued job to its end and return it.
+
+    A failure is recorded in the job, not raised. ``KeyboardInterrupt`` marks the job interrupted and
+    is raised again.
+
+    Args:
+        watch: also receives every progress report (a terminal's progress bar, say).
+        on_stuck: called when the job was cancelled and does not react within ``GRACE_S``.
+
+    Raises:
+        UnknownJob: there is none.
+        Conflict: it runs already, or has ended.
+    """
+    jobs = workspace.store.jobs
+    worker = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    job = jobs.claim_one(job_id, worker, workspace.settings.lease_s)
+    pulse = Pulse(workspace.store, job_id, worker, watch=watch, on_stuck=on_stuck)
+    try:
+        with pulse:
+            outputs = import_module(WORK[job.kind]).run(workspace, dict(job.inputs), pulse.report)
+    except JobCancelled:
+        return end_job(workspace.store, job_id, "cancelled", worker=worker)
+    except KeyboardInterrupt:
+        end_job(workspace.store, job_id, "interrupted", worker=worker)
+        raise
+    except Exception as error:
+        log.exception("job %s (%s) failed", job_id, job.kind)
+        return end_job(workspace.store, job_id, "failed", error=problem(error), worker=worker)
+    return end_job(workspace.store, job_id, "succeeded", outputs=outputs, worker=worker)
+
+
+def end_job(
+    store: Store,
+    job_id: str,
+    status: JobStatus,
+    *,
+    outputs: Mapping[str, Any] | None = None,
+    error: Mapping[str, Any] | None = None,
+    worker: str | None = None,
+) -> Job:
+    """End a job unless someone else has ended it or taken it over; return it as it is then."""
+    try:
+        return store.jobs.finish(job_id, status, outputs, error, worker)
+    except Conflict:
+        log.info("job %s had ended before it could become %s", job_id, status)
+        return store.jobs.get(job_id)
+
+
+class Pulse:
+    """Keeps a running job's lease, passes its progress on, and notices that it was cancelled."""
+
+    def __init__(
+        self,
+        store: Store,
+        job_id: str,
+        worker: str,
+        *,
+        watch: Report | None = None,
+        on_stuck: Callable[[], None] | None = None,
+    ) -> None:
+        self._store = store
+        self._job_id = job_id
+        self._worker = worker
+        self._watch = watch
+        self._on_stuck = on_stuck
+        self._progress = Progress()
+        self._written = 0.0
+        self._stage_started = time.monotonic()
+        self._stop = threading.Event()
+        self._cancelled = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"pulse-{job_id}", daemon=True)
+
+    def __enter__(self) -> Pulse:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def report(self, progress: Progress) -> None:
+        """Take a progress report, with the time to go filled in where the job left it open.
+
+        Raises:
+            JobCancelled: the job was asked to stop.
+        """
+        if self._cancelled.is_set():
+            raise JobCancelled("The job was cancelled", got=self._job_id)
+        changed = progress.stage != self._progress.stage or progress.total != self._progress.total
+        if changed:
+            self._stage_started = time.monotonic()
+        self._progress = self._with_eta(progress)
+        if self._watch is not None:
+            self._watch(self._progress)
+        if changed or progress.done >= progress.total or time.monotonic() - self._written >= _REPORT_EVERY_S:
+            self._written = time.monotonic()
+            self._store.jobs.heartbeat(self._job_id, self._progress, self._worker)
+
+    def _with_eta(self, progress: Progress) -> Progress:
+        if progress.eta_s is not None or not 0 < progress.done <= progress.total:
+            return progress
+        elapsed = time.monotonic() - self._stage_started
+        return replace(progress, eta_s=round(elapsed * (progress.total - progress.done) / progress.done, 1))
+
+    def _beat(self) -> None:
+        while not self._stop.wait(BEAT_S):
+            try:
+                self._store.jobs.heartbeat(self._job_id, self._progress, self._worker)
+            except JobCancelled:
+                self._cancelled.set()
+                if not self._stop.wait(GRACE_S) and self._on_stuck is not None:
+                    self._on_stuck()
+                return
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one job in this process, as a child of the server; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m service.jobs", description="Run one queued job.")
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--job", required=True)
+    options = parser.parse_args(arguments)
+
+    from service.settings import Settings
+    from service.workspace import Workspace
+
+    settings = Settings.load(state_dir=options.state)
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGTERM, _interrupt)
+    _end_with_parent()
+    with Workspace(settings) as workspace:
+        workspace.state.join()
+
+        def stuck() -> None:
+            end_job(workspace.store, options.job, "cancelled")
+            os.killpg(os.getpgid(0), signal.SIGKILL)
+
+        try:
+            job = run_job(workspace, options.job, on_stuck=stuck)
+        except KeyboardInterrupt:
+            return 1
+    return 0 if job.status == "succeeded" else 1
+
+
+def _interrupt(_signum: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent does: nobody would cancel it any more."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(BEAT_S)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

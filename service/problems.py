@@ -1,0 +1,68 @@
+"""The one mapping from errors to RFC 9457 problem objects, for HTTP, jobs and ``--json`` output.
+
+Knows nothing of where a problem object goes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from data.errors import RagtuneError
+
+MEDIA_TYPE = "application/problem+json"
+_SHOWN_CHARS = 500
+
+
+def problem(error: BaseException) -> dict[str, Any]:
+    """Return the problem object of ``error``; a foreign exception becomes ``internal-error`` (500)."""
+    if isinstance(error, RagtuneError):
+        return {
+            "type": error.type,
+            "title": (type(error).__doc__ or "").strip().splitlines()[0],
+            "status": error.status,
+            "detail": error.detail,
+            "got": _plain(error.got),
+            "wanted": error.wanted,
+            "hint": error.hint,
+        }
+    return {
+        "type": "internal-error",
+        "title": "An error that ragtune did not expect.",
+        "status": 500,
+        "detail": f"{type(error).__name__}: {error}"[:_SHOWN_CHARS],
+        "got": None,
+        "wanted": "",
+        "hint": "Look into the logs folder of the state directory; please report it.",
+    }
+
+
+def invalid_request(errors: list[dict[str, Any]], status: int = 422) -> dict[str, Any]:
+    """Return the problem object of a request that does not fit its schema.
+
+    Args:
+        errors: pydantic's list; the first is shown in ``got`` and ``wanted``, all in ``errors``.
+    """
+    shown = [{"where": _where(e), "message": str(e["msg"]), "got": _plain(e.get("input"))} for e in errors]
+    first = shown[0]
+    return {
+        "type": "invalid-request",
+        "title": "A value that the caller can correct.",
+        "status": status,
+        "detail": f"{first['where']}: {first['message']}",
+        "got": first["got"],
+        "wanted": first["message"],
+        "hint": "See /docs for what this route accepts.",
+        "errors": shown,
+    }
+
+
+def _where(error: dict[str, Any]) -> str:
+    parts = [str(part) for part in error.get("loc", ()) if part != "body"]
+    return ".".join(parts) or "body"
+
+
+def _plain(value: object) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = value if isinstance(value, str) else repr(value) if isinstance(value, bytes) else str(value)
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}… ({len(text)} characters)"

@@ -1,0 +1,89 @@
+"""The gate before an adapter serves, and the way back.
+
+Knows nothing of HTTP or of the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from data.errors import BaseModelMismatch, ParityFailed
+from data.records import Adapter, Model
+from service.arms import adapter_label, find_adapter
+
+if TYPE_CHECKING:
+    from data.store import Store
+
+STARTER_ORIGIN = "starter"
+"""Lineage of packaged adapters, whose parity was measured when they were made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """What a promotion changed: the adapter that is live, and the one that was."""
+
+    live: Adapter
+    before: Adapter | None
+
+
+def check_promotable(adapter: Adapter, model: Model) -> None:
+    """Refuse an adapter that cannot serve ``model``.
+
+    Raises:
+        BaseModelMismatch: it was trained for another base model.
+        ParityFailed: its GGUF was never compared with what was trained, or answers differently.
+    """
+    if adapter.base_sha256 != model.sha256:
+        raise BaseModelMismatch(
+            f"The adapter {adapter_label(adapter)} was trained for another base model",
+            got=adapter.base_model,
+            wanted=f"an adapter trained for {model.name}",
+            hint="Choose its base model with RAGTUNE_MODEL, or train one for this base: ragtune train",
+        )
+    parity: Mapping[str, Any] | None = adapter.metrics.get("parity")
+    if adapter.lineage.get("origin") == STARTER_ORIGIN:
+        return
+    if not parity:
+        raise ParityFailed(
+            f"The GGUF of {adapter_label(adapter)} was never compared with the adapter that was trained",
+            hint=f"Measure it with: ragtune export {adapter.name}",
+        )
+    if parity.get("passed") is False:
+        raise ParityFailed(
+            f"The GGUF of {adapter_label(adapter)} does not answer like the adapter that was trained",
+            got=f"greedy agreement {parity.get('greedy_agreement')}, KL {parity.get('kl')}",
+            hint="Train it again; if it fails again, report it with the adapter's recipe.",
+        )
+
+
+def promote(store: Store, model: Model, name: str, version: int | None = None) -> Promotion:
+    """Make an adapter the live one of ``model``; the one before it is retired.
+
+    Args:
+        store: where adapters are kept.
+        model: the base model served.
+        name: ``name`` (its newest version) or ``name@version``.
+        version: instead of ``@version``.
+
+    Raises:
+        UnknownAdapter: there is none.
+        Everything ``check_promotable`` raises.
+    """
+    adapter = find_adapter(store, name if version is None else f"{name.partition('@')[0]}@{version}")
+    if version is None and "@" not in name:
+        adapter = max(store.adapters.list(adapter.name), key=lambda known: known.version)
+    check_promotable(adapter, model)
+    before = store.adapters.live(model.sha256)
+    return Promotion(store.adapters.promote(adapter.name, adapter.version), before)
+
+
+def rollback(store: Store, model: Model) -> Promotion:
+    """Make the adapter live again that was live before the present one.
+
+    Raises:
+        NoLiveAdapter: none is live, or none was before.
+    """
+    before = store.adapters.live(model.sha256)
+    return Promotion(store.adapters.rollback(model.sha256), before)

@@ -1,0 +1,61 @@
+"""``POST /v1/answers``: one question, one answer, whole or streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from fastapi.sse import ServerSentEvent
+
+from data.records import Answer
+from service.answerer import AnswerEvent, PassagesFound, Token
+from service.deps import WorkspaceDep
+from service.metrics import Metrics
+from service.problems import problem
+from service.schemas import AnswerBody
+from service.sse import event_stream
+from service.views import answer_view, passage_view
+
+router = APIRouter(tags=["answers"])
+
+
+@router.post("/answers", response_model=None)
+def create_answer(body: AnswerBody, request: Request, workspace: WorkspaceDep) -> Response:
+    """Answer a question. With ``stream``, events: passages, token (any number), answer or error."""
+    metrics: Metrics = request.app.state.metrics
+    if not body.stream:
+        answer = workspace.answerer.answer(body.ask())
+        metrics.count(answer)
+        return JSONResponse(answer_view(answer))
+    events = workspace.answerer.stream(body.ask())
+    # What can be refused is refused with a status, before the stream begins.
+    first = next(events)
+    return event_stream(_events(first, events, metrics))
+
+
+def _events(first: AnswerEvent, events: Iterator[AnswerEvent], metrics: Metrics) -> Iterator[ServerSentEvent]:
+    try:
+        for event in chain([first], events):
+            if isinstance(event, Answer):
+                metrics.count(event)
+            yield _event(event)
+    except Exception as error:
+        # The status is sent already: the error can only be an event.
+        yield ServerSentEvent(event="error", data=problem(error))
+    finally:
+        close = getattr(events, "close", None)
+        if close is not None:
+            close()
+
+
+def _event(event: AnswerEvent) -> ServerSentEvent:
+    data: dict[str, Any]
+    if isinstance(event, PassagesFound):
+        data = {"passages": [passage_view(passage) for passage in event.passages]}
+        return ServerSentEvent(event="passages", data=data)
+    if isinstance(event, Token):
+        return ServerSentEvent(event="token", data={"text": event.text})
+    return ServerSentEvent(event="answer", data=answer_view(event))

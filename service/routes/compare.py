@@ -1,0 +1,39 @@
+"""``POST /v1/compare``: one question through several arms, side by side."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from fastapi import APIRouter
+
+from data.errors import RagtuneError
+from service.answerer import check_collection, check_question
+from service.arms import resolve_arm
+from service.deps import WorkspaceDep
+from service.problems import problem
+from service.schemas import CompareBody
+from service.views import answer_view
+
+router = APIRouter(tags=["answers"])
+
+
+@router.post("/compare")
+def compare_answers(body: CompareBody, workspace: WorkspaceDep) -> dict[str, Any]:
+    """Answer through every arm named (by default all that can run) and each adapter, by arm.
+
+    An arm that fails has an ``error`` in place of its answer; the others are answered all the same.
+    """
+    store, model = workspace.store, workspace.model
+    check_question(body.question, workspace.settings.max_question_chars)
+    check_collection(store, body.collection)
+    live = store.adapters.live(model.sha256) is not None
+    names = body.arms if body.arms is not None else ["base", "rag", *(["tuned", "combined"] if live else [])]
+    arms = {name: resolve_arm(name, store, model, body.collection) for name in [*names, *body.adapters]}
+    answers: dict[str, Any] = {}
+    for name, arm in arms.items():
+        try:
+            answers[name] = answer_view(workspace.answerer.answer(replace(body.ask(), arm=arm)))
+        except RagtuneError as error:
+            answers[name] = {"error": problem(error)}
+    return {"question": body.question, "collection": body.collection, "arms": answers}

@@ -1,0 +1,74 @@
+"""``/v1/documents``: upload, list, show, read and delete documents."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Form, UploadFile
+from fastapi.responses import JSONResponse
+
+from data.errors import InvalidRequest
+from data.state import check_name
+from service.answerer import check_collection
+from service.deps import Cursor, IdempotencyKey, Limit, RunnerDep, WorkspaceDep, accepted
+from service.uploads import file_name, forget_upload, keep_upload
+
+router = APIRouter(prefix="/documents", tags=["documents"])
+
+
+@router.post("", status_code=202, response_model=None)
+def upload_documents(
+    files: Annotated[list[UploadFile], File(description="One or more files.")],
+    workspace: WorkspaceDep,
+    runner: RunnerDep,
+    collection: Annotated[str, Form()] = "default",
+    idempotency_key: IdempotencyKey = None,
+) -> JSONResponse:
+    """Keep the bytes of every file, then answer 202 with the job that ingests them."""
+    check_name(collection, "collection name")
+    names = [file_name(file.filename) for file in files]
+    if len(set(names)) < len(names):
+        raise InvalidRequest("Two files have the same name", got=", ".join(names), wanted="a name of its own for each")
+    limit = workspace.settings.max_document_bytes
+    paths = [
+        keep_upload(workspace.state, name, file.file, limit) for name, file in zip(names, files, strict=True)
+    ]
+    inputs = {"paths": [str(path) for path in paths], "collection": collection, "sync": False}
+    return accepted(workspace, runner, "ingest", inputs, idempotency_key)
+
+
+@router.get("")
+def list_documents(
+    workspace: WorkspaceDep, collection: str = "default", cursor: Cursor = None, limit: Limit = 50
+) -> dict[str, Any]:
+    """Return a page of documents, without their text, and the cursor of the next page."""
+    check_collection(workspace.store, collection)
+    rows, following = workspace.store.documents.list(collection, cursor, limit)
+    return {"documents": [asdict(row) for row in rows], "next_cursor": following}
+
+
+@router.get("/{document_id}")
+def get_document(document_id: str, workspace: WorkspaceDep) -> dict[str, Any]:
+    """Return a document without its text."""
+    return {**asdict(workspace.store.documents.row(document_id)), "meta": dict(_meta(workspace, document_id))}
+
+
+def _meta(workspace: WorkspaceDep, document_id: str) -> dict[str, Any]:
+    return dict(workspace.store.documents.get(document_id).meta)
+
+
+@router.get("/{document_id}/text")
+def get_document_text(document_id: str, workspace: WorkspaceDep) -> dict[str, Any]:
+    """Return a document's text, in which every citation's quote stands at start:end."""
+    document = workspace.store.documents.get(document_id)
+    return {"id": document.id, "source": document.source, "text": document.text}
+
+
+@router.delete("/{document_id}")
+def delete_document(document_id: str, workspace: WorkspaceDep) -> dict[str, Any]:
+    """Delete a document, its chunks, its place in the index and its uploaded bytes."""
+    row = workspace.store.documents.row(document_id)
+    workspace.ingestor.delete(document_id)
+    forget_upload(workspace.state, row.sha256)
+    return {"deleted": [{"id": row.id, "source": row.source}]}

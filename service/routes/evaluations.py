@@ -1,0 +1,69 @@
+"""``/v1/evaluations``: the arms over held-out questions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import HTMLResponse, JSONResponse
+
+from data.errors import NoQuestions, UnknownEvaluation, UnknownJob
+from service.answerer import check_collection
+from service.compare.run import check_questions, choose_arms
+from service.deps import IdempotencyKey, RunnerDep, WorkspaceDep, accepted
+from service.schemas import EvaluationBody
+from service.work.evaluate import question_from
+from service.workspace import Workspace
+
+router = APIRouter(prefix="/evaluations", tags=["evaluations"])
+
+
+@router.post("", status_code=202, response_model=None)
+def create_evaluation(
+    body: EvaluationBody, workspace: WorkspaceDep, runner: RunnerDep, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """Compare the arms over the questions, as a job; its id also names the evaluation."""
+    if not body.questions:
+        raise NoQuestions("There are no questions to evaluate on", hint='Send "questions".')
+    check_collection(workspace.store, body.collection)
+    check_questions([question_from(question.model_dump()) for question in body.questions])
+    choose_arms(workspace.store, workspace.model, body.arms, body.adapter, body.collection)
+    return accepted(workspace, runner, "evaluate", body.model_dump(), idempotency_key)
+
+
+@router.get("")
+def list_evaluations(workspace: WorkspaceDep) -> dict[str, Any]:
+    """Return the newest evaluations."""
+    return {"evaluations": workspace.store.evaluations.list()}
+
+
+@router.get("/{evaluation_id}")
+def get_evaluation(evaluation_id: str, workspace: WorkspaceDep) -> dict[str, Any]:
+    """Return a result; while its job runs, the job's status and progress."""
+    return _evaluation(workspace, evaluation_id)
+
+
+@router.get("/{evaluation_id}/report", response_class=HTMLResponse)
+def get_report(evaluation_id: str, workspace: WorkspaceDep) -> HTMLResponse:
+    """Return the self-contained page of a finished evaluation."""
+    found = _evaluation(workspace, evaluation_id)
+    page = Path(found.get("folder", "")) / "index.html"
+    if "folder" not in found or not page.is_file():
+        raise UnknownEvaluation("This evaluation has no report (yet)", got=evaluation_id)
+    return HTMLResponse(page.read_text(encoding="utf-8"))
+
+
+def _evaluation(workspace: Workspace, evaluation_id: str) -> dict[str, Any]:
+    try:
+        return workspace.store.evaluations.get(evaluation_id)
+    except UnknownEvaluation as error:
+        try:
+            job = workspace.store.jobs.get(evaluation_id)
+        except UnknownJob:
+            raise error from None
+    if job.kind != "evaluate":
+        raise UnknownEvaluation("This job is no evaluation", got=evaluation_id)
+    if job.status == "succeeded":
+        return workspace.store.evaluations.get(str(job.outputs["evaluation_id"]))
+    return {"id": job.id, "status": job.status, "progress": job.progress, "error": job.error}

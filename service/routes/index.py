@@ -1,0 +1,54 @@
+"""``/v1/index``: the state of a collection's index, its generations, rebuild and rollback."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from service.answerer import check_collection
+from service.deps import IdempotencyKey, RunnerDep, WorkspaceDep, accepted
+from service.schemas import CollectionBody
+
+router = APIRouter(prefix="/index", tags=["retrieval"])
+
+
+@router.get("")
+def index_status(workspace: WorkspaceDep, collection: str = "default") -> dict[str, Any]:
+    """Return what is indexed and with what."""
+    check_collection(workspace.store, collection)
+    status = workspace.ingestor.status(collection)
+    return asdict(status) if is_dataclass(status) and not isinstance(status, type) else dict(status)
+
+
+@router.post("/rebuild", status_code=202, response_model=None)
+def rebuild_index(
+    body: CollectionBody, workspace: WorkspaceDep, runner: RunnerDep, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """Build a new generation from the stored documents, as a job."""
+    check_collection(workspace.store, body.collection)
+    return accepted(workspace, runner, "rebuild", {"collection": body.collection}, idempotency_key)
+
+
+@router.get("/generations")
+def list_generations(workspace: WorkspaceDep, collection: str = "default") -> dict[str, Any]:
+    """Return the generations, oldest first, and which one is in use."""
+    check_collection(workspace.store, collection)
+    return {
+        "collection": collection,
+        "current": workspace.store.collections.current_generation(collection),
+        "generations": [asdict(row) for row in workspace.store.generations.list(collection)],
+    }
+
+
+@router.post("/rollback")
+def rollback_index(body: CollectionBody, workspace: WorkspaceDep) -> dict[str, Any]:
+    """Use the generation before the current one."""
+    check_collection(workspace.store, body.collection)
+    workspace.ingestor.rollback(body.collection)
+    return {
+        "collection": body.collection,
+        "index_generation": workspace.store.collections.current_generation(body.collection),
+    }

@@ -1,0 +1,24 @@
+"""``POST /v1/search``: passages for a query."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from service.answerer import check_collection, check_question
+from service.deps import WorkspaceDep
+from service.schemas import SearchBody
+from service.views import passage_view
+
+router = APIRouter(tags=["retrieval"])
+
+
+@router.post("/search")
+def search(body: SearchBody, workspace: WorkspaceDep) -> dict[str, Any]:
+    """Return the best passages, and the index generation they come from."""
+    check_question(body.query, workspace.settings.max_question_chars)
+    check_collection(workspace.store, body.collection)
+    generation = workspace.retriever.generation(body.collection)
+    passages = workspace.retriever.search(body.query, body.collection, body.top_k, body.method)
+    return {"passages": [passage_view(passage) for passage in passages], "index_generation": generation}

@@ -1,0 +1,166 @@
+"""The JSON that HTTP clients send, checked. Unknown fields are refused, so that a typo is noticed.
+
+What is sent back is built in ``views``. Limits that depend on settings are checked where they apply.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from data.records import Message, Method
+from service.answerer import AskRequest
+
+
+class Body(BaseModel):
+    """A request body without unknown fields."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Turn(Body):
+    """One earlier turn of a conversation."""
+
+    role: Literal["user", "assistant", "system"]
+    content: str
+
+    def message(self) -> Message:
+        """Return it as a prompt message."""
+        return Message(self.role, (self.content,))
+
+
+class Sampling(Body):
+    """How an answer is retrieved and generated."""
+
+    collection: str = "default"
+    top_k: int = Field(4, ge=1, le=50)
+    max_tokens: int = Field(256, ge=1, le=8192)
+    temperature: float = Field(0.0, ge=0, le=2)
+    seed: int | None = None
+    history: list[Turn] = Field(default_factory=list, max_length=200)
+    max_false_answer_rate: float | None = Field(None, ge=0, le=1)
+    method: Method = "hybrid"
+
+
+class AnswerBody(Sampling):
+    """``POST /v1/answers``."""
+
+    question: str
+    mode: str = "auto"
+    adapter: str | None = None
+    stream: bool = False
+
+    def ask(self) -> AskRequest:
+        """Return it as the answerer's request."""
+        values = self.model_dump(exclude={"stream", "history"})
+        return AskRequest(**values, history=tuple(turn.message() for turn in self.history))
+
+
+class CompareBody(Sampling):
+    """``POST /v1/compare``: ``arms`` are modes, adapter names or the base model's name."""
+
+    question: str
+    arms: list[str] | None = Field(None, max_length=16)
+    adapters: list[str] = Field(default_factory=list, max_length=16)
+
+    def ask(self) -> AskRequest:
+        """Return it as the answerer's request, without an arm."""
+        values = self.model_dump(exclude={"arms", "adapters", "history"})
+        return AskRequest(**values, history=tuple(turn.message() for turn in self.history))
+
+
+class SearchBody(Body):
+    """``POST /v1/search``."""
+
+    query: str
+    collection: str = "default"
+    top_k: int = Field(4, ge=1, le=100)
+    method: Method = "hybrid"
+
+
+class CollectionBody(Body):
+    """A request about one collection."""
+
+    collection: str = "default"
+
+
+class GeneratePairsBody(Body):
+    """``POST /v1/pairs/generate``: ``limit`` accepted pairs are asked for."""
+
+    collection: str = "default"
+    limit: int = Field(200, ge=1, le=100_000)
+    seed: int = 0
+    teacher: str | None = None
+    adapter: str | None = None
+    exclude_documents: list[str] = Field(default_factory=list)
+
+
+class PairPatch(Body):
+    """``PATCH /v1/pairs/{id}``: review of one pair; what is left out stays."""
+
+    question: str | None = Field(None, min_length=1, max_length=20_000)
+    answer: str | None = Field(None, max_length=20_000)
+    status: Literal["candidate", "accepted", "rejected"] | None = None
+    reason: str | None = None
+
+    @field_validator("question")
+    @classmethod
+    def _not_blank(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("the question is blank")
+        return value
+
+
+class ImportPairsBody(Body):
+    """``POST /v1/pairs/import`` as JSON: rows in any of the three formats, or plain pairs."""
+
+    collection: str = "default"
+    rows: list[dict[str, Any]] = Field(min_length=1, max_length=100_000)
+
+
+class TrainBody(Body):
+    """``POST /v1/adapters``: train an adapter on the accepted pairs."""
+
+    name: str = Field("adapter", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    collection: str = "default"
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    promote: bool = False
+
+
+class PromoteBody(Body):
+    """``POST /v1/adapters/{name}/promote``: the newest version unless one is named."""
+
+    version: int | None = Field(None, ge=1)
+
+
+class EvaluationBody(Body):
+    """``POST /v1/evaluations``: the arms over held-out questions."""
+
+    questions: list[EvaluationQuestion] = Field(default_factory=list, max_length=10_000)
+    collection: str = "default"
+    arms: list[str] = Field(default_factory=list, max_length=16)
+    adapter: str | None = None
+    top_k: int = Field(4, ge=1, le=50)
+
+
+class EvaluationQuestion(Body):
+    """One held-out question with every accepted answer."""
+
+    id: str
+    question: str
+    answers: list[str] = Field(default_factory=list)
+    answerable: bool = True
+    document: str | None = None
+
+
+class FeedbackBody(Body):
+    """``POST /v1/feedback``: a rating, a correction, or both."""
+
+    answer_id: str
+    rating: int | None = Field(None, ge=-1, le=1)
+    correction: str | None = Field(None, min_length=1, max_length=20_000)
+    comment: str | None = Field(None, max_length=20_000)
+
+
+EvaluationBody.model_rebuild()

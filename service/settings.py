@@ -1,0 +1,89 @@
+"""Every setting, and the only place that reads the environment.
+
+A value comes from (first wins) an argument, an environment variable ``RAGTUNE_<NAME>``, or the default
+below. Knows nothing of what the values are used for.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from data.errors import InvalidRequest
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_PREFIX = "RAGTUNE_"
+
+
+class Settings(BaseSettings):
+    """Settings of one ragtune process. Sizes are tokens unless the name says otherwise."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True)
+
+    state_dir: Path = Field(Path("var"), description="Where everything is kept.")
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    api_key: SecretStr | None = Field(None, description="A key that is always accepted; required off loopback.")
+    allowed_hosts: tuple[str, ...] = Field((), description="Host headers accepted besides the loopback names.")
+
+    model: str = Field("starter", description="Base model: starter, a .gguf path, a folder, a hub id or a name.")
+    embedder: str = Field("starter", description="Embedding model: starter, a folder or a hub id.")
+    embed_batch_size: int = Field(32, ge=1)
+
+    n_ctx: int = Field(4096, ge=256)
+    n_threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    queue_size: int = Field(16, ge=1)
+    sequences: int = Field(4, ge=1)
+    engine_timeout_s: float = Field(300.0, gt=0)
+
+    chunk_size: int = Field(200, ge=16)
+    chunk_overlap: int = Field(0, ge=0)
+    max_document_bytes: int = Field(100 * 1024 * 1024, ge=1)
+    max_question_chars: int = Field(20_000, ge=1)
+
+    teacher_url: str | None = Field(None, description="An OpenAI-compatible server that writes pairs.")
+    teacher_model: str = "default"
+    teacher_api_key: SecretStr | None = None
+
+    lease_s: float = Field(15.0, gt=1, description="A job whose process is silent for so long is interrupted.")
+    log_level: str = "INFO"
+
+    @classmethod
+    def load(cls, **values: Any) -> Settings:
+        """Return the settings, ``values`` first.
+
+        Raises:
+            InvalidRequest: a value is of the wrong type or out of range, or a name is unknown.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise InvalidRequest(
+                f"The setting {name} is not valid: {first['msg']}",
+                got=first.get("input"),
+                hint=f"Set {_PREFIX}{name.upper()} or the matching option.",
+            ) from error
+
+    @property
+    def loopback(self) -> bool:
+        """Tell whether the server can be reached from this machine only."""
+        return self.host in LOOPBACK
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment in which a child process reads these same settings."""
+        values = dict(os.environ)
+        for name, value in self.model_dump(exclude_unset=True, exclude_none=True).items():
+            if isinstance(value, tuple):
+                values[_PREFIX + name.upper()] = "[" + ",".join(f'"{item}"' for item in value) + "]"
+            elif isinstance(value, SecretStr):
+                values[_PREFIX + name.upper()] = value.get_secret_value()
+            else:
+                values[_PREFIX + name.upper()] = str(value)
+        values[_PREFIX + "STATE_DIR"] = str(self.state_dir.resolve())
+        return values

@@ -1,0 +1,1 @@
+"""Long work, one module for each kind of job: ``run(workspace, inputs, report) -> outputs``."""

@@ -1,0 +1,41 @@
+"""The ``evaluate`` job: the arms over held-out questions, with its reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.protocols import Report
+from data.records import Question
+from service.compare.evaluation import EvaluationRequest, evaluate
+
+if TYPE_CHECKING:
+    from service.workspace import Workspace
+
+
+def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Compare ``arms`` over ``questions``; return the evaluation's id and its result."""
+    workspace.ensure_starter_adapters()
+    request = EvaluationRequest(
+        questions=tuple(question_from(row) for row in inputs["questions"]),
+        arms=tuple(inputs.get("arms", ())),
+        adapter=inputs.get("adapter"),
+        collection=inputs.get("collection", "default"),
+        top_k=inputs.get("top_k", 4),
+        out=Path(inputs["out"]) if inputs.get("out") else None,
+        fresh=inputs.get("fresh", False),
+        questions_file=inputs.get("questions_file", ""),
+    )
+    evaluation = evaluate(workspace, request, report)
+    return {"evaluation_id": evaluation.id, "folder": str(evaluation.folder), **evaluation.result}
+
+
+def question_from(row: dict[str, Any]) -> Question:
+    """Return a question from its JSON form."""
+    return Question(
+        id=row["id"],
+        question=row["question"],
+        answers=tuple(row.get("answers", ())),
+        answerable=row.get("answerable", True),
+        document=row.get("document"),
+    )

@@ -1,0 +1,34 @@
+"""The ``ingest`` job: files become documents, chunks and a new index generation.
+
+Inputs: ``paths``, ``collection``, ``sync`` (documents whose file is gone are deleted). Knows nothing
+of where the files came from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.protocols import Report
+from service.work.failures import raise_if_all_failed
+
+if TYPE_CHECKING:
+    from service.workspace import Workspace
+
+
+def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Ingest ``paths``; return what was indexed, unchanged, deleted and failed.
+
+    Raises:
+        UnreadableDocument: every file failed.
+    """
+    done = workspace.ingestor.ingest(
+        inputs.get("collection", "default"),
+        [Path(path) for path in inputs["paths"]],
+        sync=inputs.get("sync", False),
+        report=report,
+    )
+    outputs = asdict(done)
+    raise_if_all_failed(outputs)
+    return outputs

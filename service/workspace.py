@@ -1,0 +1,258 @@
+"""The composition root: puts the parts together over one state directory, each on first use.
+
+The one place that chooses implementations; everything else is handed the parts it needs. Heavy
+libraries are imported when their part is first used. Knows nothing of HTTP or of the command line.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from data.errors import UnknownAdapter
+from data.prompt import answer_messages
+from data.protocols import Embedder, GenerationRequest, Generator, Report
+from data.records import Adapter, Model
+from data.state import StateDirectory
+from service.answerer import Answerer
+from service.arms import adapter_label
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from data.store import Store
+    from retrieval.ingest import Ingestor
+    from retrieval.retriever import Retriever
+    from service.engine.models import ModelRegistry
+
+ADAPTER_GGUF = "adapter.gguf"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+@runtime_checkable
+class AdapterHost(Protocol):
+    """A generator that loads adapter files itself (the local engine does; a remote server does not)."""
+
+    def add_adapter(self, key: str, gguf_path: str, base_sha256: str) -> None:
+        """Make ``key`` usable in requests."""
+
+    def remove_adapter(self, key: str) -> None:
+        """Forget ``key``."""
+
+
+class Workspace:
+    """The parts of ragtune over one state directory; a context manager that closes what was opened.
+
+    Args:
+        settings: where the state is and what to serve.
+        embedder: used instead of the configured one.
+        generator: used instead of the local engine.
+        model: the base model, where ``generator`` is given.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        embedder: Embedder | None = None,
+        generator: Generator | None = None,
+        model: Model | None = None,
+    ) -> None:
+        self.settings = settings
+        self._embedder = embedder
+        self._generator = generator
+        self._model = model
+        self._loaded: set[str] = set()
+        self._mutex = threading.RLock()
+
+    def __enter__(self) -> Workspace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def lock(self, url: str = "") -> AbstractContextManager[None]:
+        """Return the lock on the state directory, held by one server or one command at a time.
+
+        Raises:
+            StateLocked: another process holds it.
+            StateNotWritable: the state directory cannot be made or written.
+        """
+        return self.state.lock(url)
+
+    @cached_property
+    def state(self) -> StateDirectory:
+        """The state directory, created where it was missing."""
+        state = StateDirectory(self.settings.state_dir)
+        state.create()
+        return state
+
+    @cached_property
+    def store(self) -> Store:
+        """The SQL store, migrated."""
+        from data.store import Store
+
+        with self._mutex:
+            return Store.open(self.state.db)
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """The embedding model."""
+        if self._embedder is not None:
+            return self._embedder
+        from retrieval.embed import SentenceTransformerEmbedder, starter_embedder_path
+
+        name = self.settings.embedder
+        source = str(starter_embedder_path()) if name == "starter" else name
+        return SentenceTransformerEmbedder(source, batch_size=self.settings.embed_batch_size)
+
+    @cached_property
+    def retriever(self) -> Retriever:
+        """The production retriever."""
+        from retrieval.retriever import Retriever
+
+        return Retriever(self.store, self.state, self.embedder)
+
+    @cached_property
+    def ingestor(self) -> Ingestor:
+        """What turns files into documents, chunks and index generations."""
+        from retrieval.ingest import Ingestor
+
+        return Ingestor(self.store, self.state, self.embedder, self.settings)
+
+    @cached_property
+    def models(self) -> ModelRegistry:
+        """The base models known here."""
+        from service.engine.models import ModelRegistry
+
+        return ModelRegistry(self.store, self.state, self.settings)
+
+    @cached_property
+    def model(self) -> Model:
+        """The base model served: the one set, else the store's default, else the starter."""
+        if self._model is not None:
+            return self._model
+        with self._mutex:
+            if "model" in self.settings.model_fields_set:
+                return self.models.resolve(self.settings.model)
+            return self.store.models.default() or self.models.resolve(self.settings.model)
+
+    @property
+    def generator(self) -> Generator:
+        """The engine, started on first use."""
+        with self._mutex:
+            if self._generator is None:
+                self._generator = self.new_engine()
+            return self._generator
+
+    def new_engine(self) -> Any:
+        """Return a started engine of one's own (the caller closes it)."""
+        from service.engine import Engine
+
+        engine = Engine(
+            self.model,
+            n_ctx=self.settings.n_ctx,
+            n_threads=self.settings.n_threads,
+            queue_size=self.settings.queue_size,
+            sequences=self.settings.sequences,
+        )
+        engine.start()
+        return engine
+
+    @property
+    def teacher(self) -> Generator:
+        """What writes pairs: the configured OpenAI-compatible server, else the engine."""
+        return self.teacher_at(self.settings.teacher_url) if self.settings.teacher_url else self.generator
+
+    def teacher_at(self, url: str) -> Generator:
+        """Return the OpenAI-compatible server at ``url`` as a generator."""
+        from service.engine.openai import OpenAIGenerator
+
+        key = self.settings.teacher_api_key
+        return OpenAIGenerator(url, key.get_secret_value() if key else "", self.settings.teacher_model)
+
+    @cached_property
+    def answerer(self) -> Answerer:
+        """What answers questions."""
+        return Answerer(self)
+
+    def adapter_file(self, adapter: Adapter, name: str) -> Path:
+        """Return the path of one of an adapter's files (kept relative to the state directory).
+
+        Raises:
+            UnknownAdapter: the adapter has no such file.
+        """
+        relative = adapter.files.get(name)
+        if relative is None:
+            raise UnknownAdapter(f"The adapter {adapter_label(adapter)} has no file {name}", got=name)
+        return self.state.root / relative
+
+    def adapter_key(self, adapter: Adapter) -> str:
+        """Return the key under which the generator knows ``adapter``, loading it on first use.
+
+        Raises:
+            BaseModelMismatch: trained for another base model.
+            AdapterInert: it does not change the logits.
+        """
+        key = adapter_label(adapter)
+        generator = self.generator
+        with self._mutex:
+            if key not in self._loaded and isinstance(generator, AdapterHost):
+                generator.add_adapter(key, str(self.adapter_gguf(adapter)), adapter.base_sha256)
+                self._loaded.add(key)
+        return key
+
+    def forget_adapter(self, adapter: Adapter) -> None:
+        """Unload an adapter that is about to be deleted."""
+        key = adapter_label(adapter)
+        with self._mutex:
+            if key in self._loaded and isinstance(self._generator, AdapterHost):
+                self._generator.remove_adapter(key)
+                self._loaded.discard(key)
+
+    def adapter_gguf(self, adapter: Adapter) -> Path:
+        """Return the GGUF of ``adapter``, converted from its weights where it is missing."""
+        if ADAPTER_GGUF in adapter.files and self.adapter_file(adapter, ADAPTER_GGUF).exists():
+            return self.adapter_file(adapter, ADAPTER_GGUF)
+        from finetune.export import lora_to_gguf
+
+        folder = self.adapter_file(adapter, ADAPTER_WEIGHTS).parent
+        target = folder / ADAPTER_GGUF
+        partial = folder / f"{ADAPTER_GGUF}.partial"
+        lora_to_gguf(folder, Path(self.model.gguf), partial)
+        partial.replace(target)
+        return target
+
+    def ensure_starter_adapters(self) -> tuple[str, ...]:
+        """Register the packaged adapters where the base model is the starter; return their names."""
+        from service.starter import register_starter_adapters
+
+        return register_starter_adapters(self.store, self.state, self.model)
+
+    def warm(self) -> None:
+        """Start the engine and answer one trivial question, so that the first real one is not slow."""
+        self.generator.generate(GenerationRequest(answer_messages("Ready?", ()), max_tokens=1))
+
+    def close(self) -> None:
+        """Stop the engine and release the store; safe to call twice."""
+        with self._mutex:
+            close = getattr(self._generator, "close", None)
+            if close is not None:
+                close()
+            self._generator = None
+            self._loaded.clear()
+            if "retriever" in self.__dict__ and hasattr(self.retriever, "close"):
+                self.retriever.close()
+            if "store" in self.__dict__:
+                self.store.close()
+                del self.__dict__["store"]
+
+
+def no_report(_progress: object) -> None:
+    """Ignore progress (a ``Report`` for callers that show none)."""
+
+
+_: Report = no_report
