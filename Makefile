@@ -60,7 +60,7 @@ bench: install
 	$(BIN)/python -m bench
 
 starter: install
-	$(BIN)/python -m service.starter
+	$(BIN)/python -m service.starter_training
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -55,9 +55,10 @@ def _turns(value: object, role_key: str, text_key: str, roles: Mapping[str, str]
     for turn in value:
         if not isinstance(turn, dict) or role_key not in turn or text_key not in turn:
             raise _invalid("A turn is incomplete.", turn, f"an object with {role_key} and {text_key}")
-        if turn[role_key] not in roles:
+        role = roles.get(str(turn[role_key]))
+        if role is None:
             raise _invalid("A turn has an unknown role.", turn[role_key], ", ".join(roles))
-        turns.append({"role": roles[turn[role_key]], "content": _text(turn[text_key], text_key)})
+        turns.append({"role": role, "content": _text(turn[text_key], text_key)})
     return turns
 
 

@@ -80,6 +80,15 @@ def answer_messages(
     return (Message("system", (system or default,)), *history, Message("user", tuple(parts)))
 
 
+def asked_question(content: str) -> str:
+    """Return the question in the content of a user message of ``answer_messages``; other content as it is."""
+    for label in _QUESTION.values():
+        before, _, question = content.rpartition(label)
+        if content.startswith(label) or (before.startswith("[1]\n") and before.endswith("\n\n")):
+            return question.strip()
+    return content.strip()
+
+
 def pair_messages(passage: Passage, *, answerable: bool = True) -> tuple[Message, ...]:
     """Build the messages that ask for a question (and its answer) about one passage."""
     system = (WRITE_PAIR if answerable else WRITE_UNANSWERABLE)[language(passage.chunk.text)]

@@ -19,12 +19,14 @@ from data.errors import InvalidRequest, SplitLeak
 
 _T = TypeVar("_T")
 _DIGITS = re.compile(r"\d+")
+_CJK = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
 
 NEAR_DUPLICATE = 0.8
-"""Jaccard similarity of character trigrams from which two questions count as the same.
+"""Jaccard similarity of shingles from which two questions count as the same.
 
 The usual threshold of text deduplication (Lee et al. 2022, arXiv:2107.06499, use 0.8 of 5-grams on
-documents); trigrams because questions are short.
+documents). Shingles are character trigrams because questions are short, and bigrams where there are
+Chinese characters because those questions are shorter still.
 """
 
 
@@ -121,13 +123,14 @@ def _normalized(question: str) -> str:
 
 def _shingles(text: str) -> frozenset[str]:
     padded = f" {text} "
-    return frozenset(padded[i : i + 3] for i in range(max(1, len(padded) - 2)))
+    size = 2 if _CJK.search(text) else 3
+    return frozenset(padded[i : i + size] for i in range(max(1, len(padded) - size + 1)))
 
 
 class QuestionIndex:
     """Finds near-duplicates of questions among those added, without comparing each with each.
 
-    Two questions are near-duplicates if the Jaccard similarity of their character trigrams reaches
+    Two questions are near-duplicates if the Jaccard similarity of their character shingles reaches
     the threshold and they hold the same numbers ("in 2019" and "in 2020" ask different things).
     The search is exact (prefix filter of Chaudhuri et al. 2006): of two sets that similar, the
     first few elements in any fixed order must have one in common.
@@ -205,7 +208,7 @@ def assert_disjoint(
         train: rows with a ``question``, or strings.
         evaluation: likewise.
         question_of: gives a row's question, for other rows.
-        threshold: Jaccard similarity of character trigrams, over 0, up to 1.
+        threshold: Jaccard similarity of character shingles, over 0, up to 1.
 
     Raises:
         SplitLeak: one is; both rows are named.

@@ -169,7 +169,7 @@ def llama3_factors(parameters: dict[str, Any], head_dim: int) -> NDArray[np.floa
     factor, context = parameters["factor"], parameters["original_max_position_embeddings"]
     low, high = parameters["low_freq_factor"], parameters["high_freq_factor"]
     blend = np.clip((context / waves - low) / (high - low), 0.0, 1.0)
-    return (1.0 / ((1.0 - blend) / factor + blend)).astype(np.float32)
+    return np.asarray(1.0 / ((1.0 - blend) / factor + blend), dtype=np.float32)
 
 
 Weights = dict[str, tuple[tuple[int, ...], Callable[[], NDArray[np.float32]]]]
@@ -190,7 +190,7 @@ def _open_weights(folder: Path) -> Weights:
     for file in files:
         try:
             # Torch's view, because numpy has no bfloat16; the file is memory-mapped.
-            opened = safe_open(file, framework="pt")
+            opened: Any = safe_open(file, framework="pt")
             for name in opened.keys():  # noqa: SIM118 -- not a mapping
                 shape = tuple(opened.get_slice(name).get_shape())
                 weights[name] = (shape, partial(_load, opened, name))

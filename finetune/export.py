@@ -22,6 +22,7 @@ from finetune.gguf_tensors import (
     Dtype,
     GgufFile,
     LazyTensor,
+    Value,
     heads_to_permute,
     permute_rows,
     tensor_name,
@@ -68,7 +69,7 @@ def lora_to_gguf(adapter_dir: Path | str, base_gguf: Path | str, out: Path | str
         rows = permute_rows(pair["B"], heads) if heads else pair["B"]
         for side, values in (("lora_a", pair["A"]), ("lora_b", rows)):
             tensors.append(LazyTensor(f"{name}.weight.{side}", values.shape, partial(np.asarray, values)))
-    metadata = {
+    metadata: dict[str, Value] = {
         "general.type": "adapter",
         "adapter.type": "lora",
         # llama.cpp scales by alpha / rank, the rank being that of each tensor, as peft does.

@@ -70,7 +70,9 @@ def tokenizer_metadata(folder: Path, n_vocab: int, config: dict[str, Any]) -> di
         f"{_TOKENS}pre": pre,
         f"{_TOKENS}tokens": tokens,
         f"{_TOKENS}token_type": types,
-        f"{_TOKENS}merges": [pair if isinstance(pair, str) else " ".join(pair) for pair in tokenizer["model"]["merges"]],
+        f"{_TOKENS}merges": [
+            pair if isinstance(pair, str) else " ".join(pair) for pair in tokenizer["model"]["merges"]
+        ],
     }
     special = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
     for name, key in special.items():
@@ -91,7 +93,9 @@ def recognise(tokenizer: dict[str, Any]) -> str:
     model = tokenizer.get("model") or {}
     steps = _steps(tokenizer.get("pre_tokenizer"))
     kinds = [step.get("type") for step in steps]
-    plain = not (model.get("byte_fallback") or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"))
+    plain = not (
+        model.get("byte_fallback") or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
+    )
     normalizers = {step.get("type") for step in _steps(tokenizer.get("normalizer"))}
     # llama.cpp does not normalise to NFC, which Qwen2 does: text that is NFC already gets the same tokens.
     if model.get("type") == "BPE" and plain and kinds[-1:] == ["ByteLevel"] and normalizers <= {"NFC"}:
@@ -109,8 +113,8 @@ def recognise(tokenizer: dict[str, Any]) -> str:
 def tokenizer_from_gguf(model: GgufFile) -> Tokenizer:
     """Rebuild the tokenizer of a GGUF file so that it yields llama.cpp's tokens.
 
-    transformers' own rebuild differs where it knows no rules for a name (it splits "smollm" like GPT-2, so
-    "\\n\\n1994" gets other tokens) and where merges are ignored for whole words ("llama-bpe").
+    transformers' own rebuild differs where it knows no rules for a name (it splits "smollm" like GPT-2, so a
+    number after white space gets other tokens) and where merges are ignored for whole words ("llama-bpe").
 
     Raises:
         UnsupportedArchitecture: the file's tokenizer is not byte-level BPE with known rules.

@@ -130,21 +130,20 @@ def _heading_name(line: str) -> str:
 
 def _merge_tiny(text: str, spans: Iterable[_Span], count: CountTokens, chunk_size: int) -> list[_Span]:
     """Join a section with the next one where either is tiny and both fit; their common path stays."""
-    tiny = int(chunk_size * _TINY_SHARE)
     merged: list[_Span] = []
     for span in spans:
         previous = merged[-1] if merged else None
-        if previous and _fits(text, previous, span, count, chunk_size, tiny):
+        if previous and _fits(text, previous, span, count, chunk_size):
             merged[-1] = _Span(previous.start, span.end, _common(previous.path, span.path))
         else:
             merged.append(span)
     return merged
 
 
-def _fits(text: str, first: _Span, second: _Span, count: CountTokens, chunk_size: int, tiny: int) -> bool:
+def _fits(text: str, first: _Span, second: _Span, count: CountTokens, chunk_size: int) -> bool:
     if second.end - first.start > _LETTERS_PER_TOKEN * chunk_size:
         return False
-    if min(count(text[span.start : span.end]) for span in (first, second)) > tiny:
+    if min(count(text[span.start : span.end]) for span in (first, second)) > chunk_size * _TINY_SHARE:
         return False
     return count(text[first.start : second.end]) <= chunk_size
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from data.prompt import abstains, language, strip_citations
 from data.records import PairKind, Passage
 from data.scoring import token_f1
-from retrieval.duplicates import QuestionIndex
+from data.splits import QuestionIndex
 from retrieval.wording import dangling_reference, is_short, points_at_source, stretch_of, terms
 
 MIN_QUESTION_TERMS = {"en": 3, "zh": 5}
@@ -147,13 +147,13 @@ def self_contained(candidate: Candidate, _context: Context) -> CheckResult:
 
 def not_duplicate(candidate: Candidate, context: Context) -> CheckResult:
     """Check that no accepted question is nearly the same."""
-    like = context.accepted.find(candidate.question)
+    like = context.accepted.match(candidate.question)
     return CheckResult("not_duplicate", like is None, f"like: {like}" if like else "")
 
 
 def uncontaminated(candidate: Candidate, context: Context) -> CheckResult:
     """Check that no evaluation question is nearly the same."""
-    like = context.evaluation.find(candidate.question)
+    like = context.evaluation.match(candidate.question)
     return CheckResult("uncontaminated", like is None, "like an evaluation question" if like else "")
 
 

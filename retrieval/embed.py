@@ -6,11 +6,12 @@ fingerprint and token counts need only the model's files. Knows nothing of chunk
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,8 @@ class SentenceTransformerEmbedder:
             return model
 
     def _load(self) -> Any:
-        from sentence_transformers import SentenceTransformer
+        with _quiet_import():
+            from sentence_transformers import SentenceTransformer
 
         try:
             return SentenceTransformer(
@@ -183,6 +185,21 @@ class SentenceTransformerEmbedder:
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """Embed queries; shape (len(texts), dimension)."""
         return self._embed(texts, "query")
+
+
+@contextlib.contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Let transformers see switched-off progress bars when it is imported: loading a local file needs none."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 def _computes_bfloat16() -> bool:

@@ -166,11 +166,20 @@ class GenerationBuilder:
             keys = self._store.chunks.keys(collection)
             current = self._store.collections.current_generation(collection)
             base = None if fresh or current is None else self._usable(root / str(current))
-            if (base is not None and base["keys_sha256"] == _keys_sha256(keys)) or (current is None and not keys):
+            if current is None and not keys:
+                return None
+            if base is not None and self.is_current(base, keys):
                 return current
             number = self._build(collection, root, keys, None if base is None else root / str(current), report)
             self._prune(collection, root)
             return number
+
+    def is_current(self, manifest: Mapping[str, Any], keys: set[int]) -> bool:
+        """Say whether a generation was built by this embedder from exactly these chunk keys."""
+        if not manifest:
+            return not keys
+        same_embedder = bool(manifest["embedder"] == self._embedder.fingerprint)
+        return same_embedder and bool(manifest["keys_sha256"] == _keys_sha256(keys))
 
     def rollback(self, collection: str) -> int:
         """Make the newest undamaged generation before the current one current; return its number.
@@ -219,7 +228,10 @@ class GenerationBuilder:
         try:
             if base is not None:
                 _copy(base, folder)
-            legs = [FaissIndex(folder / "dense", self._embedder.dimension), TantivyIndex(folder / "lexical")]
+            legs: list[Index] = [
+                FaissIndex(folder / "dense", self._embedder.dimension),
+                TantivyIndex(folder / "lexical"),
+            ]
             self._fill(collection, legs, keys, report)
             for leg in legs:
                 leg.save()
@@ -229,12 +241,13 @@ class GenerationBuilder:
             manifest = self._manifest(collection, number, folder, held)
             write_atomic(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
             sync_folder(root)
-            self._store.generations.commit(collection, number, manifest)
         except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
             detail = error.detail if isinstance(error, RagtuneError) else repr(error)
             self._store.generations.fail(collection, number, detail)
             raise
+        # Outside the try: what interrupts us from here on must not take away files that are in use.
+        self._store.generations.commit(collection, number, manifest)
         return number
 
     def _fill(self, collection: str, legs: Sequence[Index], keys: set[int], report: Report) -> None:

@@ -70,7 +70,7 @@ class FaissIndex:
         with self._lock:
             held = self._keys.intersection(keys)
             if held:
-                self._index.remove_ids(np.fromiter(held, dtype=np.int64))
+                self._index.remove_ids(faiss.IDSelectorBatch(np.fromiter(held, dtype=np.int64)))
                 self._keys -= held
 
     def search(self, query: str, vector: Vectors, k: int) -> list[Hit]:  # noqa: ARG002

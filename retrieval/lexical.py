@@ -64,7 +64,9 @@ class TantivyIndex:
             raise map_os_error(error, folder) from error
         except ValueError as error:
             raise StorageCorrupt(
-                f"The lexical index cannot be opened: {error}", got=str(folder), hint="Rebuild it: ragtune index rebuild."
+                f"The lexical index cannot be opened: {error}",
+                got=str(folder),
+                hint="Repair it: ragtune index rebuild.",
             ) from error
         self._folder = folder
         self._writer: Any = None
@@ -96,9 +98,7 @@ class TantivyIndex:
         if not stemmed or k < 1:
             return []
         schema = self._index.schema
-        clauses = [
-            (tantivy.Occur.Should, tantivy.Query.term_query(schema, "body", term, "freq")) for term in stemmed
-        ]
+        clauses = [(tantivy.Occur.Should, tantivy.Query.term_query(schema, "body", term, "freq")) for term in stemmed]
         return self._find(tantivy.Query.boolean_query(clauses), k)
 
     def keys(self) -> set[int]:

@@ -19,9 +19,10 @@ _EDGE = " \t\r\n.,;:!?\"'“”‘’。，；：！？、《》「」"
 _SOURCE_WORDS = r"(?:passage|text|article|paragraph|section|document|excerpt|sentence|chapter|page|extract|snippet)"
 _POINTS_AT_SOURCE_EN = re.compile(
     rf"\b(?:this|these|above|given|following|preceding|aforementioned|provided)\s+{_SOURCE_WORDS}s?\b"
-    rf"|\b(?:according\s+to|mentioned\s+in|described\s+in|discussed\s+in|stated\s+in|in|by|from)\s+the\s+{_SOURCE_WORDS}\b(?!\s+of\b)"
-    rf"|\bthe\s+(?:passage|excerpt|snippet)\b"
-    rf"|\bthe\s+(?:author|writer|speaker|narrator)\b(?!\s+of\b)|\bthe\s+(?:text|article)\s+(?:say|mention|state|describe|discuss)",
+    rf"|\b(?:according\s+to|in|by|from)\s+the\s+{_SOURCE_WORDS}\b(?!\s+of\b)"
+    r"|\bthe\s+(?:passage|excerpt|snippet)\b"
+    r"|\bthe\s+(?:author|writer|speaker|narrator)\b(?!\s+of\b)"
+    r"|\bthe\s+(?:text|article)\s+(?:say|mention|state|describe|discuss)",
     re.IGNORECASE,
 )
 _POINTS_AT_SOURCE_ZH = re.compile(
@@ -44,7 +45,8 @@ he she they him her them his hers their theirs its himself herself itself themse
 """
 _PRONOUNS = frozenset(_PRONOUN_LIST.split())
 _EXPLETIVE_IT = re.compile(
-    r"\bit\s+(?:take|takes|took|mean|means|meant|cost|costs|cause|possible|important|called|true|said|thought|believed|known|estimated|to|that|necessary)\b",
+    r"\bit\s+(?:takes?|took|means?|meant|costs?|possible|important|necessary|true|called|said|thought|believed|known|"
+    r"estimated|to|that)\b",
     re.IGNORECASE,
 )
 _DANGLING_ZH = re.compile(
@@ -75,11 +77,11 @@ def stretch_of(answer: str, text: str) -> str | None:
     answer must begin and end at word boundaries ("art" does not stand in "party").
     """
     words = answer.strip(_EDGE).split()
-    if not words:
+    if not terms(answer):
         return None
     pattern = r"\s+".join(map(re.escape, words))
-    before = r"(?<![^\W_])" if _is_word_letter(words[0][0]) else ""
-    after = r"(?![^\W_])" if _is_word_letter(words[-1][-1]) else ""
+    before = rf"(?<![^\W_{_HAN}])" if _is_word_letter(words[0][0]) else ""
+    after = rf"(?![^\W_{_HAN}])" if _is_word_letter(words[-1][-1]) else ""
     match = re.search(before + pattern + after, text, re.IGNORECASE)
     return " ".join(match.group().split()) if match else None
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 import time
 import uuid
+from collections.abc import Generator as Events
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from data.errors import Conflict, ContextOverflow, InvalidRequest, QuestionInvalid, UnknownCollection
+from data.errors import Conflict, ContextOverflow, InvalidRequest, NothingIndexed, QuestionInvalid, UnknownCollection
 from data.prompt import abstains, answer_messages
 from data.protocols import GenerationRequest, GenerationResult, Generator
 from data.records import Adapter, Answer, Message, Method, Model, Passage
@@ -151,7 +152,7 @@ class Answerer:
             except ContextOverflow as error:
                 turn.drop_passage(error)
 
-    def stream(self, ask: AskRequest) -> Iterator[AnswerEvent]:
+    def stream(self, ask: AskRequest) -> Events[AnswerEvent, None, None]:
         """Yield the passages, the text as it comes, and the answer. Closing it stops the generation.
 
         Raises:
@@ -187,8 +188,14 @@ class Answerer:
         passages: list[Passage] = []
         generation = None
         if arm.passages:
-            generation = parts.retriever.generation(ask.collection)
-            passages = list(parts.retriever.search(ask.question, ask.collection, ask.top_k, ask.method))
+            found = parts.retriever.retrieve(ask.question, ask.collection, ask.top_k, ask.method)
+            passages, generation = list(found.passages), found.generation
+            if not passages and not parts.store.documents.count(ask.collection):
+                raise NothingIndexed(
+                    "Every document of this collection was deleted",
+                    got=ask.collection,
+                    hint="Index documents first: ragtune ingest PATH",
+                )
         retrieve_ms = (time.perf_counter() - started) * 1000
         key = parts.adapter_key(find_adapter(parts.store, arm.adapter)) if arm.adapter else None
         return _Turn(ask, arm, key, passages, generation, started, retrieve_ms)

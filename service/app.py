@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from typing import Any
 
 from anyio.to_thread import run_sync
@@ -65,7 +64,7 @@ def create_app(workspace: Workspace, *, run_jobs: bool = True) -> FastAPI:
 
     app = FastAPI(
         title="ragtune",
-        version=version("ragtune"),
+        version="1",
         description="Question answering over your own documents, tuned on them.",
         lifespan=lifespan,
     )

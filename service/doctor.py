@@ -55,7 +55,9 @@ def check_python() -> Finding:
 def check_compiler() -> Finding:
     """Look for a C++ compiler, which installing llama-cpp-python needs (running does not)."""
     found = next((path for name in _COMPILERS if (path := shutil.which(name))), None)
-    hint = "Needed only to install or upgrade llama-cpp-python: apt install g++ (Debian), xcode-select --install (macOS)"
+    hint = (
+        "Needed only to install or upgrade llama-cpp-python: apt install g++ (Debian), xcode-select --install (macOS)"
+    )
     return Finding("compiler", "ok" if found else "warning", found or "none on PATH", "" if found else hint)
 
 
@@ -120,7 +122,8 @@ def check_store(workspace: Workspace) -> Finding:
 
     def count() -> str:
         store = workspace.store
-        return f"{store.documents.count()} documents, {len(store.adapters.list())} adapters, {len(store.models.list())} models"
+        adapters, models = len(store.adapters.list()), len(store.models.list())
+        return f"{store.documents.count()} documents, {adapters} adapters, {models} models"
 
     return _checked("store", count)
 
@@ -154,7 +157,14 @@ def examine(workspace: Workspace, *, engine: bool = True) -> list[Finding]:
         engine: also load the base model (seconds to minutes).
     """
     folder = workspace.settings.state_dir
-    findings = [check_python(), check_compiler(), check_packages(), check_cpu(), check_disk(folder), check_state(folder)]
+    findings = [
+        check_python(),
+        check_compiler(),
+        check_packages(),
+        check_cpu(),
+        check_disk(folder),
+        check_state(folder),
+    ]
     if findings[-1].verdict == "failed":
         return findings
     findings += [check_store(workspace), check_embedder()]

@@ -26,6 +26,7 @@ from data.protocols import Report
 from data.records import Job, JobStatus, Progress
 from service.arms import did_you_mean
 from service.problems import problem
+from service.work.failures import WorkFailed
 
 if TYPE_CHECKING:
     from data.store import Store
@@ -86,6 +87,9 @@ def run_job(
     except KeyboardInterrupt:
         end_job(workspace.store, job_id, "interrupted", worker=worker)
         raise
+    except WorkFailed as failure:
+        failed = problem(failure.error)
+        return end_job(workspace.store, job_id, "failed", outputs=failure.outputs, error=failed, worker=worker)
     except Exception as error:
         log.exception("job %s (%s) failed", job_id, job.kind)
         return end_job(workspace.store, job_id, "failed", error=problem(error), worker=worker)

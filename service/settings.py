@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from data.errors import InvalidRequest
@@ -51,6 +51,11 @@ class Settings(BaseSettings):
 
     lease_s: float = Field(15.0, gt=1, description="A job whose process is silent for so long is interrupted.")
     log_level: str = "INFO"
+    demo_serve: bool = Field(
+        True,
+        validation_alias=AliasChoices("demo_serve", "RAGTUNE_DEMO_SERVE", "DEMO_SERVE"),
+        description="Whether the demo ends by serving.",
+    )
 
     @classmethod
     def load(cls, **values: Any) -> Settings:

@@ -220,11 +220,7 @@ class Workspace:
         from finetune.export import lora_to_gguf
 
         folder = self.adapter_file(adapter, ADAPTER_WEIGHTS).parent
-        target = folder / ADAPTER_GGUF
-        partial = folder / f"{ADAPTER_GGUF}.partial"
-        lora_to_gguf(folder, Path(self.model.gguf), partial)
-        partial.replace(target)
-        return target
+        return lora_to_gguf(folder, self.model.gguf, folder / ADAPTER_GGUF)
 
     def ensure_starter_adapters(self) -> tuple[str, ...]:
         """Register the packaged adapters where the base model is the starter; return their names."""

@@ -119,6 +119,8 @@ def _mapped() -> Iterator[None]:
         yield
     except DBAPIError as error:
         raise map_database_error(error) from error
+    except OverflowError as error:
+        raise InvalidRequest("A number is too large to be stored.", wanted="a 64-bit integer") from error
     except UnicodeEncodeError as error:
         raise InvalidRequest(
             "Text holds half of a surrogate pair, which is no character.", got=repr(error.object[error.start])

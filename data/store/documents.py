@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -86,17 +86,16 @@ class Documents:
         size: int = 0,
         settings_fingerprint: str = "",
     ) -> DocumentRow:
-        """Store a document with its chunks, in place of the one of the same collection and source.
+        """Store a document with all its chunks, in place of the one of the same collection and source.
 
-        Putting the same document again changes nothing; chunks that did not change keep their keys.
-        Pairs whose chunks are gone become stale. Durable when this returns.
+        Durable when this returns. Unchanged chunks keep their keys; pairs whose chunks are gone become stale.
 
         Args:
             collection: created if it does not exist.
             document: its id must not be in use for another source.
+            chunks: all of them.
             sha256: of the file's bytes, 64 hex digits.
-            chunks: the document's chunks.
-            size: length of the file in bytes.
+            size: of the file, in bytes.
             settings_fingerprint: of whatever else decided the chunks.
 
         Raises:
@@ -104,19 +103,17 @@ class Documents:
             Conflict: the id belongs to another source or collection.
         """
         _check(document, chunks)
-        values = {field: getattr(document, field) for field in ("id", "source", "title", "media_type", "text")}
-        values |= {"collection": collection, "sha256": sha256, "size": size, "chunks": len(chunks)}
-        values |= {"settings_fingerprint": settings_fingerprint, "meta": dict(document.meta)}
+        values = asdict(document) | {"collection": collection, "sha256": sha256, "size": size}
+        values |= {"chunks": len(chunks), "settings_fingerprint": settings_fingerprint}
         with self._database.write() as connection:
             ensure_collection(self._database, connection, collection)
             self._refuse_foreign_id(connection, collection, document)
             old = self._at_source(connection, collection, document.source)
-            if old == document.id:
-                connection.execute(sa.update(documents).where(documents.c.id == old).values(values))
-            else:
-                if old is not None:
-                    _delete(connection, old)
-                connection.execute(sa.insert(documents).values(values | {"created_at": time.time()}))
+            if old is not None and old != document.id:
+                _delete(connection, old)
+            new = sa.insert(documents).values(created_at=time.time())
+            change = new if old != document.id else sa.update(documents).where(documents.c.id == old)
+            connection.execute(change.values(values))
             _put_chunks(connection, collection, document.id, chunks)
             return _row(connection.execute(sa.select(*_ROW).where(documents.c.id == document.id)).one())
 

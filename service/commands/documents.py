@@ -64,6 +64,7 @@ def _method(value: str) -> Method:
 
 def search(
     ctx: typer.Context,
+    *,
     query: Annotated[str, typer.Argument(help="What to search for.")],
     collection: Collection = "default",
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=100)] = 4,
@@ -90,6 +91,7 @@ def search(
 
 def ask(
     ctx: typer.Context,
+    *,
     question: Annotated[str, typer.Argument(help="The question.")],
     mode: Annotated[str, typer.Option("--mode", "-m", help="base, rag, tuned, combined or auto.")] = "auto",
     adapter: Annotated[str | None, typer.Option(help="NAME or NAME@VERSION; the live one by default.")] = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,12 +15,13 @@ from service.commands.session import Collection, Json, print_json, print_line, p
 
 evaluate = typer.Typer(help="Measure one part on labelled data.", no_args_is_help=True)
 
-_FILE = {"exists": True, "dir_okay": False, "readable": True}
+_FILE: dict[str, Any] = {"exists": True, "dir_okay": False, "readable": True}
 
 
 @evaluate.command("retrieval")
 def evaluate_retrieval_command(
     ctx: typer.Context,
+    *,
     corpus: Annotated[Path, typer.Option(help="JSONL of id, title, text.", **_FILE)],
     queries: Annotated[Path, typer.Option(help="JSONL of id, text.", **_FILE)],
     qrels: Annotated[Path, typer.Option(help="TSV with a header: query-id, corpus-id, score.", **_FILE)],
@@ -68,14 +69,21 @@ def sample_questions() -> Path:
 
 def compare(
     ctx: typer.Context,
+    *,
     questions: Annotated[
         Path | None, typer.Option(help="JSONL of id, question, answers; the sample questions by default.", **_FILE)
     ] = None,
-    arms: Annotated[str | None, typer.Option(help="Comma-separated modes or adapters; all that can run by default.")] = None,
-    adapter: Annotated[str | None, typer.Option(help="The adapter of tuned and combined; the live one by default.")] = None,
+    arms: Annotated[
+        str | None, typer.Option(help="Comma-separated modes or adapters; all that can run by default.")
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="The adapter of tuned and combined; the live one by default.")
+    ] = None,
     collection: Collection = "default",
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=50)] = 4,
-    out: Annotated[Path | None, typer.Option(help="Folder for the report; one under the state directory by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the report; one under the state directory by default.")
+    ] = None,
     max_false_answer_rate: Annotated[float | None, typer.Option(min=0, max=1)] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ask again what an earlier run has answered.")] = False,
     as_json: Json = False,

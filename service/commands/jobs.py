@@ -41,7 +41,8 @@ def list_jobs(
         print_json([job_view(job) for job in found])
         return
     rows = [
-        (job.id, job.kind, job.status, f"{job.progress.done}/{job.progress.total}", moment(job.created_at)) for job in found
+        (job.id, job.kind, job.status, f"{job.progress.done}/{job.progress.total}", moment(job.created_at))
+        for job in found
     ]
     print_rows(("id", "kind", "status", "progress", "created"), rows, "No jobs yet.")
 
@@ -78,7 +79,9 @@ def cancel_job(ctx: typer.Context, job_id: Annotated[str, typer.Argument()], as_
 
 
 @keys.command("create")
-def create_key(ctx: typer.Context, name: Annotated[str, typer.Argument(help="Whose key it is.")], as_json: Json = False) -> None:
+def create_key(
+    ctx: typer.Context, name: Annotated[str, typer.Argument(help="Whose key it is.")], as_json: Json = False
+) -> None:
     """Make an API key. It is shown once; only its hash is kept."""
     # Without the lock, so that a key can be made while the server runs.
     with session(ctx).workspace() as workspace:
@@ -95,7 +98,9 @@ def list_keys(ctx: typer.Context, as_json: Json = False) -> None:
     with session(ctx).workspace() as workspace:
         found = workspace.store.keys.list()
     if as_json:
-        print_json([{"id": k.id, "name": k.name, "created_at": k.created_at, "revoked_at": k.revoked_at} for k in found])
+        print_json(
+            [{"id": k.id, "name": k.name, "created_at": k.created_at, "revoked_at": k.revoked_at} for k in found]
+        )
         return
     rows = [(key.id, key.name, moment(key.created_at), moment(key.revoked_at)) for key in found]
     print_rows(("id", "name", "created", "revoked"), rows, "No keys: the service is open to this machine.")

@@ -28,7 +28,11 @@ def list_models(ctx: typer.Context, as_json: Json = False) -> None:
         print_json([{**model_view(model), "default": model.name == chosen} for model in known])
         return
     rows = [(model.name, model.architecture, model.source, "yes" if model.name == chosen else "") for model in known]
-    print_rows(("name", "architecture", "source", "default"), rows, "Only the packaged starter; add one with: ragtune models add")
+    print_rows(
+        ("name", "architecture", "source", "default"),
+        rows,
+        "Only the packaged starter; add one with: ragtune models add",
+    )
 
 
 @models.command("add")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
@@ -11,7 +12,9 @@ from data.errors import UnknownDocument
 from data.formats import FORMATS, Format
 from data.records import PairStatus
 from service.commands.foreground import run_here
-from service.commands.session import Collection, Json, print_json, print_line, print_rows, session
+from service.commands.session import FAILED, Collection, Json, print_json, print_line, print_rows, session, stderr
+
+_FILE: dict[str, Any] = {"exists": True, "dir_okay": False, "readable": True}
 
 pairs = typer.Typer(help="Question-answer pairs made from your documents.", no_args_is_help=True)
 
@@ -19,6 +22,7 @@ pairs = typer.Typer(help="Question-answer pairs made from your documents.", no_a
 @pairs.command("generate")
 def generate(
     ctx: typer.Context,
+    *,
     limit: Annotated[int, typer.Option(min=1, help="How many proposals to ask for.")] = 200,
     collection: Collection = "default",
     teacher: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server that writes them.")] = None,
@@ -78,6 +82,7 @@ def _status(value: str | None) -> str | None:
 @pairs.command("list")
 def list_pairs(
     ctx: typer.Context,
+    *,
     collection: Collection = "default",
     status: Annotated[str | None, typer.Option(callback=_status, help="candidate, accepted or rejected.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
@@ -98,3 +103,71 @@ def list_pairs(
     print_rows(("status", "kind", "question", "answer", "reason"), rows, "No pairs yet: ragtune pairs generate")
     if following:
         print_line(f"More: --cursor {following}")
+
+
+@pairs.command("import")
+def import_file(
+    ctx: typer.Context,
+    path: Annotated[
+        Path, typer.Argument(help="JSONL of chat, instruction or sharegpt rows, or of questions.", **_FILE)
+    ],
+    collection: Collection = "default",
+    as_json: Json = False,
+) -> None:
+    """Take in pairs made elsewhere; each bad row fails alone."""
+    from retrieval.rowfiles import import_pairs
+
+    with session(ctx).workspace(mutates=True) as workspace:
+        indexed = collection in workspace.store.collections.names()
+        searchable = indexed and workspace.store.collections.current_generation(collection) is not None
+        done = import_pairs(workspace.store, collection, path, retriever=workspace.retriever if searchable else None)
+    if as_json:
+        print_json(asdict(done))
+    else:
+        for row in done.failed:
+            stderr().print(f"failed: {row['detail']}", markup=False)
+        print_line(f"{done.imported} imported, {done.known} known already, {len(done.failed)} failed")
+    if done.failed and not done.imported and not done.known:
+        raise typer.Exit(FAILED)
+
+
+@pairs.command("export")
+def export(
+    ctx: typer.Context,
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for train.jsonl and eval.jsonl.", file_okay=False)],
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="chat, instruction or sharegpt; repeatable.")
+    ] = None,
+    collection: Collection = "default",
+    eval_share: Annotated[float, typer.Option(min=0, max=1, help="Share of rows kept for evaluation.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Decides the split.")] = 0,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=50)] = 4,
+    as_json: Json = False,
+) -> None:
+    """Write the accepted pairs as training rows over production passages, split without leaks."""
+    from retrieval.rowfiles import export_rows
+    from service.answerer import check_collection
+
+    unknown = [name for name in formats or () if name not in FORMATS]
+    if unknown:
+        raise typer.BadParameter(f"{', '.join(unknown)} is not among {', '.join(FORMATS)}", param_hint="--format")
+    chosen = cast("list[Format]", formats) or ["chat", "instruction"]
+    with session(ctx).workspace() as workspace:
+        check_collection(workspace.store, collection)
+        done = export_rows(
+            workspace.store,
+            workspace.retriever,
+            collection,
+            out,
+            formats=chosen,
+            eval_share=eval_share,
+            seed=seed,
+            top_k=top_k,
+        )
+    if as_json:
+        print_json(done)
+    else:
+        print_line(
+            f"{done['train']} rows to train on, {done['eval']} to evaluate on: {', '.join(done['files'].values())}"
+        )

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bars, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 
 from data.records import Progress
 from service.commands.session import stderr
@@ -54,13 +55,21 @@ class ProgressView:
 
     def __enter__(self) -> ProgressView:
         if self._console.is_terminal:
-            columns = ("{task.description}", BarColumn(), "{task.fields[count]}", TimeElapsedColumn(), "{task.fields[note]}")
+            columns = (
+                "{task.description}",
+                BarColumn(),
+                "{task.fields[count]}",
+                TimeElapsedColumn(),
+                "{task.fields[note]}",
+            )
             built = [TextColumn(c, markup=False) if isinstance(c, str) else c for c in columns]
             self._bars = Bars(*built, console=self._console, transient=True)
             self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bars is not None:
             self._bars.stop()
 

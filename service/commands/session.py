@@ -124,7 +124,9 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: 
     if not rows:
         print_line(empty)
         return
-    table = Table(*columns, pad_edge=False)
+    table = Table(pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
     stdout().print(table, markup=False)
@@ -141,4 +143,6 @@ def print_fields(fields: Mapping[str, object]) -> None:
 def set_up_logging(verbose: bool) -> None:
     """Send log records to standard error if ``verbose``, else keep them out of the output."""
     handler = logging.StreamHandler(sys.stderr) if verbose else logging.NullHandler()
-    logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(levelname)s %(name)s: %(message)s", force=True)
+    logging.basicConfig(
+        level=logging.INFO, handlers=[handler], format="%(levelname)s %(name)s: %(message)s", force=True
+    )

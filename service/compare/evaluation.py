@@ -101,4 +101,3 @@ def evaluate(workspace: Workspace, request: EvaluationRequest, report: Report) -
     write_reports(comparison, folder, command=request.command)
     workspace.store.evaluations.add(identity, stored, request.collection)
     return Evaluation(identity, folder, comparison)
-

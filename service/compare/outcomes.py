@@ -96,11 +96,18 @@ def from_json(row: Mapping[str, Any]) -> Outcome:
     return Outcome(**{**row, **lists})
 
 
+def read_outcomes(path: Path) -> list[Outcome]:
+    """Return the outcomes kept in a file, whatever run they are of; none if there is no file."""
+    lines = path.read_bytes().splitlines()[1:] if path.exists() else []
+    return [from_json(json.loads(line)) for line in lines]
+
+
 class OutcomeFile:
     """JSON lines of outcomes, each durable before the next question; the first line names the run.
 
     Opening a file of the same run keeps its outcomes; a file of another run is replaced. A last line
-    that a crash cut short is dropped, and so is everything from a damaged line on. Failed questions are not kept: a resumed run asks them again.
+    that a crash cut short is dropped, and so is everything from a damaged line on. Failed questions
+    are not kept: a resumed run asks them again.
     """
 
     def __init__(self, path: Path, run: str) -> None:
@@ -124,7 +131,9 @@ class OutcomeFile:
             raise map_os_error(error, self._path) from error
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._file is not None:
             self._file.close()
 

@@ -55,7 +55,11 @@ def chart_bars(arms: Mapping[str, Mapping[str, Any]]) -> list[Bar]:
 @lru_cache(maxsize=1)
 def _template() -> Template:
     environment = Environment(
-        loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda rate: "–" if rate is None else f"{100 * rate:.0f} %"
     return environment.get_template(_TEMPLATE)
@@ -96,7 +100,9 @@ def render_report(comparison: Comparison, *, title: str = "Which arm answers bes
     )
 
 
-def write_reports(comparison: Comparison, folder: Path, *, title: str = "Which arm answers best", command: str = "") -> Path:
+def write_reports(
+    comparison: Comparison, folder: Path, *, title: str = "Which arm answers best", command: str = ""
+) -> Path:
     """Write ``result.json`` and ``index.html`` into ``folder``; return the path of the page."""
     from data.state import write_atomic
 

@@ -98,7 +98,13 @@ def compare_arms(a: str, b: str, f1: Mapping[str, Sequence[float]], right: Mappi
     paired = np.asarray(f1[a], dtype=np.float64) - np.asarray(f1[b], dtype=np.float64)
     spread = float(paired.std(ddof=1)) if len(paired) > 1 else 0.0
     return Difference(
-        a, b, float(paired.mean()), bootstrap_interval(paired.tolist()), mcnemar(right[a], right[b]), spread, len(paired)
+        a,
+        b,
+        float(paired.mean()),
+        bootstrap_interval(paired.tolist()),
+        mcnemar(right[a], right[b]),
+        spread,
+        len(paired),
     )
 
 
@@ -128,7 +134,9 @@ def describe(difference: Difference) -> str:
     if difference.decisive and f1 > 0:
         return f"{a} is better than {b} by {f1:.1f} F1 points ({interval})"
     if difference.decisive:
-        return f"{b} is better than {a} by {-f1:.1f} F1 points (95 % interval {-high:+.1f} to {-low:+.1f}, {n} questions)"
+        return (
+            f"{b} is better than {a} by {-f1:.1f} F1 points (95 % interval {-high:+.1f} to {-low:+.1f}, {n} questions)"
+        )
     if abs(f1) < SMALLEST_OF_INTEREST and n >= FEWEST_QUESTIONS:
         return f"{a} against {b} is not decisive: they are alike on these questions, {f1:+.1f} F1 points ({interval})"
     wanted = questions_needed(f1, max(difference.sd, 1.0)) if f1 else FEWEST_QUESTIONS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import chain
 from typing import Any
 
@@ -36,7 +36,7 @@ def create_answer(body: AnswerBody, request: Request, workspace: WorkspaceDep) -
     return event_stream(_events(first, events, metrics))
 
 
-def _events(first: AnswerEvent, events: Iterator[AnswerEvent], metrics: Metrics) -> Iterator[ServerSentEvent]:
+def _events(first: AnswerEvent, events: Generator[AnswerEvent, None, None], metrics: Metrics) -> Iterator[ServerSentEvent]:
     try:
         for event in chain([first], events):
             if isinstance(event, Answer):
@@ -46,9 +46,7 @@ def _events(first: AnswerEvent, events: Iterator[AnswerEvent], metrics: Metrics)
         # The status is sent already: the error can only be an event.
         yield ServerSentEvent(event="error", data=problem(error))
     finally:
-        close = getattr(events, "close", None)
-        if close is not None:
-            close()
+        events.close()
 
 
 def _event(event: AnswerEvent) -> ServerSentEvent:

@@ -34,7 +34,7 @@ def upload_documents(
     paths = [
         keep_upload(workspace.state, name, file.file, limit) for name, file in zip(names, files, strict=True)
     ]
-    inputs = {"paths": [str(path) for path in paths], "collection": collection, "sync": False}
+    inputs = {"paths": [str(path) for path in paths], "collection": collection, "sync": False, "strict": True}
     return accepted(workspace, runner, "ingest", inputs, idempotency_key)
 
 
@@ -51,11 +51,8 @@ def list_documents(
 @router.get("/{document_id}")
 def get_document(document_id: str, workspace: WorkspaceDep) -> dict[str, Any]:
     """Return a document without its text."""
-    return {**asdict(workspace.store.documents.row(document_id)), "meta": dict(_meta(workspace, document_id))}
-
-
-def _meta(workspace: WorkspaceDep, document_id: str) -> dict[str, Any]:
-    return dict(workspace.store.documents.get(document_id).meta)
+    row = workspace.store.documents.row(document_id)
+    return {**asdict(row), "meta": dict(workspace.store.documents.get(document_id).meta)}
 
 
 @router.get("/{document_id}/text")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
+import anyio
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Header
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
@@ -59,24 +60,24 @@ def is_over(job: Job) -> bool:
     return job.status in FINAL or (job.status == "interrupted" and job.kind not in RESUMABLE)
 
 
-def follow(workspace: Workspace, job_id: str, after: int) -> Iterator[ServerSentEvent]:
+async def follow(workspace: Workspace, job_id: str, after: int) -> AsyncIterator[ServerSentEvent]:
     """Yield a job's events from the one after ``after`` to its end."""
     jobs = workspace.store.jobs
     while True:
         # Read before the events: what a job wrote before it ended is then never missed.
-        ended = is_over(jobs.get(job_id))
-        for number, event in jobs.events(job_id, after):
+        ended = is_over(await run_sync(jobs.get, job_id))
+        for number, event in await run_sync(jobs.events, job_id, after):
             after = number
             yield ServerSentEvent(id=str(number), event="end" if event["status"] in FINAL else "progress", data=event)
         if ended:
             return
-        time.sleep(_POLL_S)
-        yield ServerSentEvent(comment="waiting")
+        await anyio.sleep(_POLL_S)
 
 
 @router.get("/{job_id}/events", response_class=EventSourceResponse)
-def job_events(
+async def job_events(
     job: Annotated[Job, Depends(existing_job)], after: Annotated[int, Depends(last_event)], workspace: WorkspaceDep
-) -> Iterator[ServerSentEvent]:
+) -> AsyncIterator[ServerSentEvent]:
     """Stream progress events; ``Last-Event-ID`` continues after the event of that number."""
-    yield from follow(workspace, job.id, after)
+    async for event in follow(workspace, job.id, after):
+        yield event

@@ -19,6 +19,5 @@ def search(body: SearchBody, workspace: WorkspaceDep) -> dict[str, Any]:
     """Return the best passages, and the index generation they come from."""
     check_question(body.query, workspace.settings.max_question_chars)
     check_collection(workspace.store, body.collection)
-    generation = workspace.retriever.generation(body.collection)
-    passages = workspace.retriever.search(body.query, body.collection, body.top_k, body.method)
-    return {"passages": [passage_view(passage) for passage in passages], "index_generation": generation}
+    found = workspace.retriever.retrieve(body.query, body.collection, body.top_k, body.method)
+    return {"passages": [passage_view(passage) for passage in found.passages], "index_generation": found.generation}

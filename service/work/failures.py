@@ -1,26 +1,31 @@
-"""When an ingest as a whole has failed: every file did, and why the first one did.
-
-Knows nothing of jobs.
-"""
+"""Work that failed and still has something to show: its outputs are kept with the failed job."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from data import errors
+from data.errors import RagtuneError
 
 
-def raise_if_all_failed(outputs: dict[str, Any]) -> None:
-    """Raise the first file's error again if no file was indexed or left unchanged.
+class WorkFailed(Exception):
+    """Ends a job as failed with ``error``, and keeps its ``outputs``."""
 
-    Raises:
-        UnreadableDocument: of the kind the first file failed with.
-    """
-    if not outputs["failed"] or outputs["indexed"] or outputs["unchanged"] or outputs.get("deleted"):
-        return
+    def __init__(self, error: RagtuneError, outputs: Mapping[str, Any]) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.outputs = outputs
+
+
+def error_of_all_failed(outputs: Mapping[str, Any]) -> RagtuneError | None:
+    """Return the first file's error if every file of an ingest failed, else None."""
+    if not outputs["failed"] or outputs["indexed"] or outputs["unchanged"]:
+        return None
     first = outputs["failed"][0]
     name = "".join(part.title() for part in str(first["type"]).split("-"))
     kind = getattr(errors, name, errors.UnreadableDocument)
     more = len(outputs["failed"]) - 1
     detail = f"{first['source']}: {first['detail']}" + (f" ({more} more files failed)" if more else "")
-    raise kind(detail, got=first["source"], hint=first["hint"])
+    error: RagtuneError = kind(detail, got=first["source"], hint=first.get("hint") or "")
+    return error

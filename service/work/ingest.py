@@ -1,7 +1,7 @@
 """The ``ingest`` job: files become documents, chunks and a new index generation.
 
-Inputs: ``paths``, ``collection``, ``sync`` (documents whose file is gone are deleted). Knows nothing
-of where the files came from.
+Inputs: ``paths``, ``collection``, ``sync`` (documents whose file is gone are deleted), ``strict``
+(a job none of whose files became a document has failed). Knows nothing of where files come from.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.protocols import Report
-from service.work.failures import raise_if_all_failed
+from service.work.failures import WorkFailed, error_of_all_failed
 
 if TYPE_CHECKING:
     from service.workspace import Workspace
@@ -21,7 +21,7 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
     """Ingest ``paths``; return what was indexed, unchanged, deleted and failed.
 
     Raises:
-        UnreadableDocument: every file failed.
+        WorkFailed: ``strict``, and every file failed.
     """
     done = workspace.ingestor.ingest(
         inputs.get("collection", "default"),
@@ -30,5 +30,7 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
         report=report,
     )
     outputs = asdict(done)
-    raise_if_all_failed(outputs)
+    error = error_of_all_failed(outputs)
+    if error is not None and inputs.get("strict", False):
+        raise WorkFailed(error, outputs)
     return outputs

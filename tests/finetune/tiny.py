@@ -1,20 +1,15 @@
-"""Tiny random models, tokenizers and adapters of the real families, and llama.cpp to check them against."""
+"""Tiny random models, tokenizers and adapters of the real families; torch is imported only when used."""
 
 from __future__ import annotations
 
-import ctypes
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from tokenizers import Regex
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 CORPUS = Path(__file__).resolve().parents[2] / "data" / "samples" / "corpus"
 CHINESE = "今天天气很好，我们去公园散步。文档检索增强生成可以引用资料回答问题。北京是中国的首都，人口超过两千万。"
@@ -66,6 +61,7 @@ def train_tokenizer(pre: str, vocab_size: int = 700) -> Tokenizer:
 
 def save_model(folder: Path, family: str, *, tokenizer: Tokenizer | None = None, **settings: Any) -> Path:
     """Save a random model of ``family`` (llama, qwen2, qwen3) with twice as many query as key-value heads."""
+    import torch
     import transformers
 
     pre = {"llama": "smollm", "qwen2": "qwen2", "qwen3": "qwen2"}[family]
@@ -77,11 +73,12 @@ def save_model(folder: Path, family: str, *, tokenizer: Tokenizer | None = None,
     }
     config_class, model_class = classes[family]
     # One embedding more than there are tokens, as real models pad theirs.
-    shape = dict(
-        vocab_size=tokenizer.get_vocab_size() + 1, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.2,
-        bos_token_id=1, eos_token_id=2, pad_token_id=0,
-    )  # fmt: skip
+    shape = {
+        "vocab_size": tokenizer.get_vocab_size() + 1, "max_position_embeddings": 256, "initializer_range": 0.2,
+        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2,
+        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+    }  # fmt: skip
     torch.manual_seed(7)
     model = model_class(config_class(**{**shape, **settings}))
     for name, parameter in model.named_parameters():
@@ -101,6 +98,7 @@ def save_model(folder: Path, family: str, *, tokenizer: Tokenizer | None = None,
 def save_adapter(folder: Path, model_folder: Path, **settings: Any) -> Path:
     """Save a random LoRA on all linear layers of a model, with a B that is not zero."""
     import peft
+    import torch
     from transformers import AutoModelForCausalLM
 
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -119,6 +117,7 @@ def save_adapter(folder: Path, model_folder: Path, **settings: Any) -> Path:
 def hf_logits(model_folder: Path, ids: Sequence[int], adapter: Path | None = None) -> NDArray[np.float32]:
     """Return transformers' logits in float32; shape (len(ids), n_vocab)."""
     import peft
+    import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
@@ -126,60 +125,3 @@ def hf_logits(model_folder: Path, ids: Sequence[int], adapter: Path | None = Non
         model = peft.PeftModel.from_pretrained(model, adapter)
     with torch.no_grad():
         return model.eval()(torch.tensor([list(ids)])).logits[0].numpy()
-
-
-class Llama:
-    """A GGUF model in llama.cpp, computing attention in float32."""
-
-    def __init__(self, path: Path, adapter: Path | None = None) -> None:
-        llama_cpp.llama_backend_init()
-        llama_cpp.llama_log_set(_QUIET, ctypes.c_void_p(0))
-        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
-        assert self._model, f"llama.cpp refuses {path}"
-        settings = llama_cpp.llama_context_default_params()
-        settings.n_ctx, settings.n_batch, settings.n_threads, settings.n_threads_batch = 512, 512, 1, 1
-        settings.type_k = settings.type_v = 0
-        settings.flash_attn_type = 0
-        self._context = llama_cpp.llama_init_from_model(self._model, settings)
-        self.vocab = llama_cpp.llama_model_get_vocab(self._model)
-        if adapter is not None:
-            loaded = llama_cpp.llama_adapter_lora_init(self._model, str(adapter).encode())
-            assert loaded, f"llama.cpp refuses {adapter}"
-            adapters, scales = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(loaded), (ctypes.c_float * 1)(1.0)
-            assert llama_cpp.llama_set_adapters_lora(self._context, adapters, 1, scales) == 0
-
-    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
-        raw = text.encode()
-        room = (llama_cpp.llama_token * (len(raw) + 8))()
-        count = llama_cpp.llama_tokenize(self.vocab, raw, len(raw), room, len(room), False, special)
-        return list(room[:count])
-
-    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        batch = llama_cpp.llama_batch_init(len(ids), 0, 1)
-        batch.n_tokens = len(ids)
-        for i, token in enumerate(ids):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, i, 1, 1
-            batch.seq_id[i][0] = 0
-        assert llama_cpp.llama_decode(self._context, batch) == 0
-        n_vocab = llama_cpp.llama_vocab_n_tokens(self.vocab)
-        rows = [np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self._context, i), (n_vocab,)) for i in range(len(ids))]
-        result = np.stack(rows).copy()
-        llama_cpp.llama_batch_free(batch)
-        return result
-
-    def close(self) -> None:
-        llama_cpp.llama_free(self._context)
-        llama_cpp.llama_model_free(self._model)
-
-
-_QUIET = llama_cpp.llama_log_callback(lambda level, text, data: None)
-
-
-@contextmanager
-def llama(path: Path, adapter: Path | None = None) -> Iterator[Llama]:
-    """Open a GGUF in llama.cpp."""
-    model = Llama(path, adapter)
-    try:
-        yield model
-    finally:
-        model.close()

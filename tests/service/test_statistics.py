@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import bootstrap, binom
+from scipy.stats import binom, bootstrap
 
 from service.compare.statistics import (
     Difference,

@@ -1,0 +1,132 @@
+"""Rows of tokens to tensors: positions, the tree attention mask, and where the loss is.
+
+Knows nothing of models beyond "additive 4D mask", and nothing of text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from finetune.recipe import Attention
+from finetune.rows import Row
+
+PADDING = -1
+"""Branch number of padding tokens: they see the context and are seen by nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where each token of a row stands; every tensor has shape (length,), int64.
+
+    ``branch`` is 0 for the context and counts branches from 1; ``passage`` is 0 outside passages.
+    """
+
+    ids: torch.Tensor
+    position: torch.Tensor
+    branch: torch.Tensor
+    passage: torch.Tensor
+
+
+def lay_out(row: Row) -> Layout:
+    """Put the branches one after the other behind the context, each continuing its positions."""
+    start = len(row.context_ids)
+    ids, position = list(row.context_ids), list(range(start))
+    branch, passage = [0] * start, list(row.passages)
+    for number, item in enumerate(row.branches, 1):
+        ids += item.tail_ids + item.completion_ids
+        position += range(start, start + len(item))
+        branch += [number] * len(item)
+        passage += [0] * len(item)
+    return Layout(*(torch.tensor(values, dtype=torch.int64) for values in (ids, position, branch, passage)))
+
+
+def allowed(layout: Layout, attention: Attention) -> torch.Tensor:
+    """Return who may see whom: (length, length) bool, True where the row's token sees the column's.
+
+    Everything is causal; a branch sees the context and itself. Under ``blockwise`` a passage's tokens
+    see only their passage, while instruction, labels and branches see everything before them.
+    """
+    length = len(layout.ids)
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    tree = (layout.branch[None] == 0) | (layout.branch[None] == layout.branch[:, None])
+    mask = causal & tree
+    if attention == "blockwise":
+        mask &= (layout.passage[:, None] == 0) | (layout.passage[:, None] == layout.passage[None])
+    return mask
+
+
+def losses(row: Row) -> tuple[list[int], list[int]]:
+    """Return, for every trained token, the place that predicts it and the token.
+
+    A completion's first token is predicted by the last prompt token: of the branch's own tail, or
+    of the context where the branch has none.
+    """
+    sources: list[int] = []
+    targets: list[int] = []
+    start = len(row.context_ids)
+    for branch in row.branches:
+        first = start + len(branch.tail_ids)
+        before = first - 1 if branch.tail_ids else len(row.context_ids) - 1
+        sources += [before, *range(first, first + len(branch.completion_ids) - 1)]
+        targets += branch.completion_ids
+        start += len(branch)
+    return sources, targets
+
+
+class Collator:
+    """Makes batches of rows.
+
+    Args:
+        attention: who sees whom, see ``allowed``.
+        dtype: of the additive mask: the model's, so that attention does not convert it.
+        pad_id: any valid token id.
+    """
+
+    def __init__(self, attention: Attention, dtype: torch.dtype, pad_id: int = 0) -> None:
+        self.attention = attention
+        self.dtype = dtype
+        self.pad_id = pad_id
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        """Return one batch, rows padded to the longest.
+
+        Returns:
+            ``input_ids`` and ``position_ids`` (rows, length); ``attention_mask`` (rows, 1, length,
+            length), 0 where attention may go and the dtype's minimum elsewhere; ``sources`` and
+            ``targets`` (trained tokens,): the flat index row * length + place that predicts each
+            trained token, and that token; ``counts`` (3,): tokens, branches and the number of leading
+            places where plain causal attention holds in every row (0 under ``blockwise``).
+        """
+        layouts = [_pad(lay_out(row), max(map(len, rows)), self.pad_id) for row in rows]
+        length = len(layouts[0].ids)
+        visible = torch.stack([allowed(layout, self.attention) for layout in layouts])
+        mask = torch.zeros(visible.shape, dtype=self.dtype).masked_fill_(~visible, torch.finfo(self.dtype).min)
+        sources: list[int] = []
+        targets: list[int] = []
+        for number, row in enumerate(rows):
+            places, tokens = losses(row)
+            sources += [number * length + place for place in places]
+            targets += tokens
+        causal = 0 if self.attention == "blockwise" else min(len(row.context_ids) for row in rows)
+        counts = (sum(map(len, rows)), sum(len(row.branches) for row in rows), causal)
+        return {
+            "input_ids": torch.stack([layout.ids for layout in layouts]),
+            "position_ids": torch.stack([layout.position for layout in layouts]),
+            "attention_mask": mask[:, None],
+            "sources": torch.tensor(sources, dtype=torch.int64),
+            "targets": torch.tensor(targets, dtype=torch.int64),
+            "counts": torch.tensor(counts, dtype=torch.int64),
+        }
+
+
+def _pad(layout: Layout, length: int, pad_id: int) -> Layout:
+    missing = length - len(layout.ids)
+    if not missing:
+        return layout
+    fills = {"ids": pad_id, "position": 0, "branch": PADDING, "passage": 0}
+    return Layout(
+        **{name: torch.nn.functional.pad(getattr(layout, name), (0, missing), value=fill) for name, fill in fills.items()}
+    )

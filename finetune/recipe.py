@@ -1,0 +1,153 @@
+"""The training recipe: every knob of one LoRA run, in peft's and transformers' own words.
+
+A recipe is TOML on disk, beside the adapter it made. It names its base model and its starting
+adapter but opens neither; it knows nothing of rows, tokenizers or devices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from data.errors import RecipeInvalid
+
+LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The seven linear layers of a Llama or Qwen block (LoRA on all of them: Dettmers et al., 2023, QLoRA)."""
+
+Attention = Literal["full", "blockwise"]
+Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One LoRA run.
+
+    Attributes:
+        base_model: name, path or hub id of the model to adapt.
+        r: rank; the update is scaled by ``lora_alpha / r`` (``/ sqrt(r)`` with ``use_rslora``).
+        lora_dropout: probability, 0 to below 1. Above 0 the slower stock LoRA layer runs.
+        learning_rate: peak, after ``warmup_steps`` optimizer steps.
+        num_train_epochs: passes over the rows; may be a fraction.
+        max_steps: optimizer steps, overriding the epochs; -1 leaves them in charge.
+        per_device_train_batch_size: rows in one forward pass.
+        gradient_accumulation_steps: forward passes in one optimizer step.
+        max_length: tokens in one row, its shared context and all its branches together.
+        max_branches: questions that share one context in one row.
+        attention: ``blockwise`` makes passages blind to each other, so their KV state can be reused.
+        init_adapter: folder of an adapter to continue from; None starts at zero.
+        qlora: load the base in 4 bits (CUDA only).
+        save_steps: optimizer steps between checkpoints.
+    """
+
+    base_model: str = "starter"
+    r: int = 8
+    lora_alpha: int = 16
+    lora_dropout: float = 0.0
+    target_modules: tuple[str, ...] = LINEAR_LAYERS
+    use_rslora: bool = False
+    use_dora: bool = False
+    learning_rate: float = 3e-4
+    num_train_epochs: float = 1.0
+    max_steps: int = -1
+    per_device_train_batch_size: int = 1
+    gradient_accumulation_steps: int = 2
+    max_length: int = 2048
+    max_branches: int = 6
+    warmup_steps: int = 8
+    lr_scheduler_type: Schedule = "linear"
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    seed: int = 0
+    attention: Attention = "full"
+    init_adapter: str | None = None
+    qlora: bool = False
+    save_steps: int = 50
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values.
+
+        Raises:
+            RecipeInvalid: naming the field, its value and what it may be.
+        """
+        object.__setattr__(self, "target_modules", tuple(self.target_modules))
+        for name in ("r", "lora_alpha", "per_device_train_batch_size", "gradient_accumulation_steps"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("max_branches", "save_steps"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        self._require("max_length", self.max_length >= 16, "at least 16 tokens")
+        self._require("lora_dropout", 0 <= self.lora_dropout < 1, "0 to below 1")
+        self._require("learning_rate", 0 < self.learning_rate <= 1, "above 0, at most 1")
+        self._require("num_train_epochs", self.num_train_epochs > 0, "above 0")
+        self._require("max_steps", self.max_steps == -1 or self.max_steps >= 1, "-1, or at least 1")
+        for name in ("warmup_steps", "weight_decay", "max_grad_norm", "seed"):
+            self._require(name, getattr(self, name) >= 0, "at least 0")
+        self._require("target_modules", bool(self.target_modules), "at least one layer name")
+        self._require("attention", self.attention in get_args(Attention), " or ".join(get_args(Attention)))
+        self._require(
+            "lr_scheduler_type", self.lr_scheduler_type in get_args(Schedule), " or ".join(get_args(Schedule))
+        )
+
+    def _require(self, name: str, holds: bool, wanted: str) -> None:
+        if not holds:
+            raise RecipeInvalid(f"Recipe field {name} has an impossible value", got=getattr(self, name), wanted=wanted)
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any]) -> Recipe:
+        """Build a recipe from plain values, defaults filling the gaps.
+
+        Raises:
+            RecipeInvalid: an unknown field, a value of another type, or an impossible value.
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(fields))
+        if unknown:
+            raise RecipeInvalid("Unknown recipe field", got=", ".join(unknown), wanted=", ".join(fields))
+        return cls(**{name: _typed(name, value, fields[name].default) for name, value in values.items()})
+
+    @classmethod
+    def load(cls, path: Path | str) -> Recipe:
+        """Read a recipe from a TOML file.
+
+        Raises:
+            RecipeInvalid: the file is missing, is not TOML, or holds an unknown or impossible value.
+        """
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise RecipeInvalid(f"The recipe cannot be read: {error}", got=path, wanted="a TOML file") from error
+        return cls.from_mapping(values)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        values = dataclasses.asdict(self)
+        values["target_modules"] = list(self.target_modules)
+        return values
+
+    def save(self, path: Path | str) -> None:
+        """Write the recipe as TOML; fields that are None are left out (TOML has no null)."""
+        # JSON's strings, numbers, booleans and flat lists are all valid TOML values.
+        lines = [f"{name} = {json.dumps(v, ensure_ascii=False)}" for name, v in self.to_mapping().items() if v is not None]
+        Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _typed(name: str, value: Any, default: Any) -> Any:
+    if name == "init_adapter":
+        fits = value is None or isinstance(value, str)
+    elif isinstance(default, bool) or isinstance(value, bool):
+        fits = isinstance(default, bool) and isinstance(value, bool)
+    elif isinstance(default, float):
+        fits = isinstance(value, int | float)
+        value = float(value) if fits else value
+    elif isinstance(default, tuple):
+        fits = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+    else:
+        fits = isinstance(value, type(default))
+    if not fits:
+        raise RecipeInvalid(
+            f"Recipe field {name} has a value of the wrong type", got=repr(value), wanted=f"like {default!r}"
+        )
+    return value

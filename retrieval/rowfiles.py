@@ -1,0 +1,215 @@
+"""Pairs to row files and back: train.jsonl and eval.jsonl for other trainers, and files of pairs made elsewhere.
+
+Exported rows hold the messages that production would send. Knows nothing of training itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data.errors import InvalidRequest, NoAcceptedPairs
+from data.formats import FORMATS, Format, read_questions, read_rows, write_rows
+from data.prompt import ABSTENTION, abstains, answer_messages, asked_question, cite, language, strip_citations
+from data.records import PairKind, QAPair, content_id
+from data.splits import Split, assert_disjoint, split_by_document, without_leaks
+from data.store import Store
+from retrieval.examples import TrainingExample, examples_from_pairs
+from retrieval.retriever import Retriever
+from retrieval.wording import stretch_of
+
+IMPORT_DEPTH = 10
+"""How many passages are searched for the answer of an imported pair."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """How many pairs are new, how many were there already, and what is wrong with each other row."""
+
+    imported: int
+    known: int
+    failed: list[dict[str, str]] = field(default_factory=list)
+
+
+def row_of(example: TrainingExample) -> dict[str, Any]:
+    """Return an example as a chat row: production's messages and the target."""
+    if example.answer is None:
+        target = ABSTENTION[language(example.question)]
+    else:
+        target = cite(example.answer, example.gold_number) if example.gold_number else example.answer
+    messages = [{"role": m.role, "content": m.content} for m in answer_messages(example.question, example.passages)]
+    return {"messages": [*messages, {"role": "assistant", "content": target}], "chunk_id": example.chunk_id}
+
+
+def split_pairs(store: Store, collection: str, *, eval_share: float, seed: int) -> Split[QAPair]:
+    """Split a collection's accepted pairs by document, without questions that stand (nearly) on both sides.
+
+    Raises:
+        NoAcceptedPairs: there are none.
+        InvalidRequest: ``eval_share`` is not from 0 to 1.
+    """
+    pairs = store.pairs.all(collection, "accepted", stale=False)
+    if not pairs:
+        raise NoAcceptedPairs(
+            f'No accepted pairs in "{collection}"', hint="Generate or import some first: ragtune pairs generate."
+        )
+    chunks = store.chunks.by_ids(dict.fromkeys(chunk_id for pair in pairs for chunk_id in pair.chunk_ids))
+
+    def documents_of(pair: QAPair) -> list[str]:
+        return [chunks[i][0].document_id for i in pair.chunk_ids if i in chunks] or [f"pair {pair.id}"]
+
+    split = split_by_document(pairs, documents_of, eval_share, seed)
+    train = without_leaks(split.train, split.evaluation)
+    assert_disjoint(train, split.evaluation)
+    return Split(train, split.evaluation)
+
+
+def export_rows(
+    store: Store,
+    retriever: Retriever,
+    collection: str,
+    out_dir: Path,
+    *,
+    formats: Sequence[Format] = ("chat", "instruction"),
+    eval_share: float = 0.1,
+    seed: int = 0,
+    top_k: int = 4,
+) -> dict[str, Any]:
+    """Write the accepted pairs as rows over the passages that production retrieves for each question.
+
+    The chat format is written to train.jsonl and eval.jsonl, every other one to files that carry
+    its name (train.instruction.jsonl).
+
+    Args:
+        store: holds the pairs.
+        retriever: the production retriever.
+        collection: whose pairs.
+        out_dir: created if missing; files in it are replaced.
+        formats: of ``data.formats.FORMATS``.
+        eval_share: share of rows kept for evaluation, 0 to 1; whole documents.
+        seed: decides the split and every draw.
+        top_k: passages per question.
+
+    Returns:
+        ``{"train": n, "eval": n, "files": {name: path}}``.
+
+    Raises:
+        NoAcceptedPairs: there is nothing to export.
+        InvalidRequest: an unknown format.
+    """
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise InvalidRequest("Unknown format", got=", ".join(unknown), wanted=", ".join(FORMATS))
+    split = split_pairs(store, collection, eval_share=eval_share, seed=seed)
+    result: dict[str, Any] = {"files": {}}
+    for name, pairs, abstain_share in (("train", split.train, 0.12), ("eval", split.evaluation, 0.0)):
+        examples = examples_from_pairs(
+            store,
+            retriever,
+            pairs,
+            top_k=top_k,
+            seed=seed,
+            collection=collection,
+            share_passages=False,
+            abstain_share=abstain_share,
+        )
+        rows = [row_of(example) for example in examples]
+        result[name] = len(rows)
+        for chosen in formats:
+            path = out_dir / (f"{name}.jsonl" if chosen == "chat" else f"{name}.{chosen}.jsonl")
+            write_rows(path, rows, chosen)
+            result["files"][path.name] = str(path)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Imported:
+    """A question with every answer that its row accepts (none: not answerable)."""
+
+    question: str
+    answers: tuple[str, ...]
+    document: str | None = None
+
+
+def import_pairs(store: Store, collection: str, path: Path, *, retriever: Retriever | None = None) -> ImportReport:
+    """Read pairs from a file of rows (chat, instruction, sharegpt) or of questions; each bad row fails alone.
+
+    Passages in a row's prompt are dropped: training retrieves them anew. With a retriever, a pair is
+    linked to the chunk that holds its answer; one without a chunk is of kind "free".
+
+    Raises:
+        InvalidRequest: the file cannot be read.
+    """
+    failures: list[InvalidRequest] = []
+    pairs = [_pair(collection, path.name, row, retriever) for row in _rows(path, failures)]
+    imported = store.pairs.add(collection, None, pairs)
+    failed = [{"type": error.type, "detail": str(error), "hint": error.hint} for error in failures]
+    return ImportReport(imported, len(pairs) - imported, failed)
+
+
+def _rows(path: Path, failures: list[InvalidRequest]) -> Iterator[_Imported]:
+    if _holds_questions(path):
+        for item in read_questions(path, on_error=failures.append):
+            yield _Imported(item.question.strip(), item.answers if item.answerable else (), item.document)
+        return
+    for row in read_rows(path, on_error=failures.append):
+        try:
+            yield _from_messages(row["messages"])
+        except InvalidRequest as error:
+            failures.append(error)
+
+
+def _holds_questions(path: Path) -> bool:
+    """Tell by the first line that is an object; what is wrong with lines is told by those who read them."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    except OSError as error:
+        raise InvalidRequest(f"Cannot read the file: {error.strerror}", got=str(path)) from error
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            return "question" in row and not {"messages", "conversations", "instruction"} & row.keys()
+    return False
+
+
+def _from_messages(messages: Sequence[dict[str, str]]) -> _Imported:
+    turns = [message["content"] for message in messages if message["role"] != "system"]
+    question = asked_question(turns[0])
+    if len(turns) != 2 or not question:
+        raise InvalidRequest(
+            f"A row of {len(turns)} turns is no pair" if question else "A row without a question",
+            got=question[:200],
+            wanted="one question and one answer",
+        )
+    return _Imported(question, () if abstains(turns[1]) else (strip_citations(turns[1]),))
+
+
+def _pair(collection: str, file_name: str, row: _Imported, retriever: Retriever | None) -> QAPair:
+    answer, chunk_id = _linked(collection, row, retriever) if row.answers else ("", None)
+    kind: PairKind = "unanswerable" if not row.answers else "span" if chunk_id else "free"
+    return QAPair(
+        id=content_id("imported pair", collection, row.question, answer),
+        question=row.question,
+        answer=answer,
+        chunk_ids=(chunk_id,) if chunk_id else (),
+        kind=kind,
+        generated_by=f"import:{file_name}",
+        status="accepted",
+    )
+
+
+def _linked(collection: str, row: _Imported, retriever: Retriever | None) -> tuple[str, str | None]:
+    """Return the answer and the chunk that holds it: the best passage with any accepted answer, if one has."""
+    passages = retriever.search(row.question, collection, IMPORT_DEPTH) if retriever else []
+    for passage in passages:
+        if row.document is not None and not passage.source.endswith(row.document):
+            continue
+        for answer in row.answers:
+            if stretch_of(answer, passage.chunk.text):
+                return answer, passage.chunk.id
+    return row.answers[0], None

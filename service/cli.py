@@ -1,0 +1,70 @@
+"""The console script ``ragtune``: every command, put together.
+
+The commands are in ``service.commands``; exit status 0 is success, 1 a failure that is explained on
+standard error, 2 wrong usage, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.commands import adapters, documents, evaluation, jobs, models, operations, pairs
+from service.commands.session import Commands, Session, set_up_logging
+
+app = typer.Typer(
+    name="ragtune",
+    cls=Commands,
+    help="Question answering over your own documents, tuned on them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ragtune {version('ragtune')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    ctx: typer.Context,
+    state_dir: Annotated[
+        Path | None, typer.Option(help="Where everything is kept; RAGTUNE_STATE_DIR, else ./var.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Base model: starter, a name, a file, a hub id.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log to standard error.")] = False,
+    _show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Question answering over your own documents, tuned on them."""
+    set_up_logging(verbose)
+    ctx.obj = ctx.obj if isinstance(ctx.obj, Session) else Session()
+    given = {"state_dir": state_dir, "model": model}
+    ctx.obj.overrides.update({name: value for name, value in given.items() if value is not None})
+
+
+for _command in (operations.demo, operations.serve, documents.ingest, documents.ask, documents.search):
+    app.command()(_command)
+app.add_typer(evaluation.evaluate, name="evaluate")
+app.add_typer(pairs.pairs, name="pairs")
+for _command in (adapters.train, adapters.export, evaluation.compare):
+    app.command()(_command)
+app.add_typer(adapters.adapters, name="adapters")
+app.add_typer(documents.index, name="index")
+app.add_typer(models.models, name="models")
+app.add_typer(jobs.jobs, name="jobs")
+app.add_typer(jobs.keys, name="keys")
+app.command()(operations.doctor)
+
+
+def main() -> None:
+    """Run the console script."""
+    app()

@@ -1,0 +1,188 @@
+"""Commands about adapters: train, export, and the registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from service import promotion
+from service.arms import adapter_label, find_adapter
+from service.commands.foreground import run_here
+from service.commands.progress import duration
+from service.commands.session import Collection, Json, print_fields, print_json, print_line, print_rows, session
+from service.lineage import is_stale
+from service.views import adapter_view
+
+adapters = typer.Typer(help="Trained adapters: candidate, live, retired.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="NAME (its newest version) or NAME@VERSION.")]
+
+
+def train(
+    ctx: typer.Context,
+    *,
+    name: Annotated[str, typer.Option("--name", "-n", help="What to call the adapter.")] = "adapter",
+    recipe: Annotated[
+        Path | None, typer.Option(help="TOML recipe; sensible values by default.", exists=True, dir_okay=False)
+    ] = None,
+    collection: Collection = "default",
+    promote: Annotated[bool, typer.Option("--promote", help="Serve it if it passes the gate.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train an adapter on the accepted pairs, export it to GGUF and compare the two. Resumes."""
+    values: dict[str, Any] = {}
+    if recipe is not None:
+        import tomllib
+
+        from finetune.recipe import Recipe
+
+        Recipe.load(recipe)
+        values = tomllib.loads(recipe.read_text(encoding="utf-8"))
+    inputs = {"name": name, "collection": collection, "recipe": values, "promote": promote}
+    with session(ctx).workspace(mutates=True) as workspace:
+        outputs = run_here(workspace, "train", inputs)
+    if as_json:
+        print_json(outputs)
+    else:
+        print_line(trained_text(outputs))
+
+
+def trained_text(outputs: dict[str, Any]) -> str:
+    """Return what a training made, in one line."""
+    metrics = outputs.get("metrics", {})
+    loss = metrics.get("train_loss", metrics.get("loss"))
+    parity = outputs.get("parity") or metrics.get("parity") or {}
+    parts = [
+        f"{outputs['name']}@{outputs['version']} is a {outputs.get('stage', 'candidate')}",
+        f"loss {loss:.3f}" if isinstance(loss, int | float) else "",
+        f"greedy agreement with the GGUF {parity['greedy_agreement']:.3f}" if "greedy_agreement" in parity else "",
+        duration(metrics.get("train_runtime")),
+    ]
+    return ", ".join(filter(None, parts))
+
+
+@adapters.command("list")
+def list_adapters(ctx: typer.Context, as_json: Json = False) -> None:
+    """List every version of every adapter."""
+    with session(ctx).workspace() as workspace:
+        workspace.ensure_starter_adapters()
+        found = [(adapter, is_stale(workspace.store, adapter)) for adapter in workspace.store.adapters.list()]
+    if as_json:
+        print_json([adapter_view(adapter, stale=stale) for adapter, stale in found])
+        return
+    rows = [(a.name, a.version, a.stage, a.base_model, a.attention, "yes" if stale else "") for a, stale in found]
+    print_rows(("name", "version", "stage", "base model", "attention", "stale"), rows, "No adapters yet: ragtune train")
+
+
+@adapters.command("show")
+def show_adapter(ctx: typer.Context, name: Name, as_json: Json = False) -> None:
+    """Show one adapter: recipe, parity, metrics, lineage."""
+    with session(ctx).workspace() as workspace:
+        workspace.ensure_starter_adapters()
+        adapter = find_adapter(workspace.store, name)
+        view = adapter_view(adapter, stale=is_stale(workspace.store, adapter))
+    if as_json:
+        print_json(view)
+    else:
+        print_fields(view)
+
+
+@adapters.command("promote")
+def promote_adapter(ctx: typer.Context, name: Name, as_json: Json = False) -> None:
+    """Let an adapter serve; the one before it is retired."""
+    with session(ctx).workspace(mutates=True) as workspace:
+        workspace.ensure_starter_adapters()
+        done = promotion.promote(workspace.store, workspace.model, name)
+        stale = is_stale(workspace.store, done.live)
+    _tell(done, stale, as_json)
+
+
+@adapters.command("rollback")
+def rollback_adapter(ctx: typer.Context, as_json: Json = False) -> None:
+    """Let the adapter serve again that served before."""
+    with session(ctx).workspace(mutates=True) as workspace:
+        done = promotion.rollback(workspace.store, workspace.model)
+        stale = is_stale(workspace.store, done.live)
+    _tell(done, stale, as_json)
+
+
+def _tell(done: promotion.Promotion, stale: bool, as_json: bool) -> None:
+    before = adapter_label(done.before) if done.before else None
+    if as_json:
+        print_json({**adapter_view(done.live, stale=stale), "before": before})
+    else:
+        print_line(f"{adapter_label(done.live)} is live{f', in place of {before}' if before else ''}.")
+
+
+@adapters.command("import")
+def import_folder(
+    ctx: typer.Context,
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="A peft LoRA: adapter_config.json, adapter_model.safetensors.", exists=True, file_okay=False
+        ),
+    ],
+    name: Annotated[
+        str | None, typer.Option("--name", "-n", help="What to call it; the folder's name by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Register a LoRA trained elsewhere, as a candidate."""
+    from service.adapters import IMPORTABLE, import_adapter
+
+    files = {file: (folder / file).read_bytes() for file in IMPORTABLE if (folder / file).is_file()}
+    with session(ctx).workspace(mutates=True) as workspace:
+        adapter = import_adapter(workspace, name or folder.resolve().name, files)
+    if as_json:
+        print_json(adapter_view(adapter, stale=False))
+    else:
+        print_line(
+            f"{adapter_label(adapter)} is a candidate; compare it, then: ragtune adapters promote {adapter.name}"
+        )
+
+
+@adapters.command("delete")
+def delete(ctx: typer.Context, name: Name, as_json: Json = False) -> None:
+    """Delete an adapter and its files: the version named, or all of them."""
+    from service.adapters import delete_adapter
+
+    with session(ctx).workspace(mutates=True) as workspace:
+        found = find_adapter(workspace.store, name)
+        gone = delete_adapter(workspace, found.name, found.version if "@" in name else None)
+    labels = [adapter_label(adapter) for adapter in gone]
+    if as_json:
+        print_json({"deleted": labels})
+    else:
+        print_line(f"Deleted {', '.join(labels)}.")
+
+
+def export(
+    ctx: typer.Context,
+    *,
+    name: Name,
+    out: Annotated[Path | None, typer.Option(help="Where to put the GGUF; beside the adapter by default.")] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Merge the adapter into its base: one GGUF that needs no adapter.")
+    ] = False,
+    quantize: Annotated[str | None, typer.Option(help="With --merge: q8_0, q4_k_m, …; f16 by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write an adapter as a GGUF file that llama.cpp serves."""
+    from data.errors import InvalidRequest
+    from service.export import export_adapter
+
+    if quantize and not merge:
+        raise InvalidRequest(
+            "Only a merged model is quantized", got=quantize, hint="Add --merge, or leave --quantize out."
+        )
+    with session(ctx).workspace(mutates=True) as workspace:
+        workspace.ensure_starter_adapters()
+        adapter = find_adapter(workspace.store, name)
+        done = export_adapter(workspace, adapter, out, merge=merge, quantize=quantize)
+    if as_json:
+        print_json(done)
+    else:
+        print_line(f"{done['file']} ({done['bytes'] / 1024**2:.1f} MiB, sha256 {done['sha256'][:16]}…)")

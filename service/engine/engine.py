@@ -1,0 +1,413 @@
+"""The local engine: satisfies ``Generator`` with llama.cpp in a supervised child process.
+
+Any number of threads may call it; the child decodes one request at a time and the others wait in a
+bounded queue. When the child dies, the requests in flight fail with EngineUnavailable and the next
+one starts a new child with the same adapters. Knows nothing of llama.cpp itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from data.errors import (
+    BaseModelMismatch,
+    EngineBusy,
+    EngineTimeout,
+    EngineUnavailable,
+    InvalidModel,
+    RagtuneError,
+    UnknownAdapter,
+)
+from data.protocols import Delta, GenerationRequest, GenerationResult, TokenScores
+from data.records import Message, Model
+from service.engine.child import Child
+from service.engine.protocol import error_from_wire, messages_to_wire, request_to_wire, result_from_wire
+
+START_TIMEOUT_S = 300.0
+ADAPTER_TIMEOUT_S = 120.0
+_GRACE_S = 15.0
+"""How much later than a request's own deadline a silent child counts as hung."""
+_CRASHES, _CRASH_WINDOW_S = 3, 60.0
+"""So many crashes in such a time, and the engine stays down until the window has passed."""
+
+_QUEUED = ("generate", "score")
+
+
+@dataclass(slots=True)
+class _Adapter:
+    path: Path
+    broken: RagtuneError | None = None
+
+
+class _Session:
+    """One child's life: its reader thread and the calls that wait for it."""
+
+    def __init__(self) -> None:
+        self.child = Child()
+        self.info: dict[str, Any] = {}
+        self.dead: str | None = None
+        self._mutex = threading.Lock()
+        self._inboxes: dict[int, queue.SimpleQueue[tuple[dict[str, Any], bytes]]] = {}
+        self._queued: set[int] = set()
+        threading.Thread(target=self._read, name="engine-reader", daemon=True).start()
+
+    def submit(self, number: int, order: Mapping[str, Any], limit: int) -> None:
+        """Send an order and open its inbox.
+
+        Raises:
+            EngineBusy: ``limit`` generations are running or waiting.
+            EngineUnavailable: the child is gone.
+        """
+        with self._mutex:
+            if self.dead is not None:
+                raise _down(self.dead)
+            if order["op"] in _QUEUED:
+                if len(self._queued) >= limit:
+                    raise EngineBusy(
+                        "The engine's queue is full",
+                        got=f"{len(self._queued)} requests",
+                        wanted=f"at most {limit}",
+                        hint="Try again in a few seconds.",
+                    )
+                self._queued.add(number)
+            self._inboxes[number] = queue.SimpleQueue()
+        self.send({**order, "id": number})
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Send a frame; a child that is gone is left to the reader thread to notice."""
+        try:
+            self.child.channel.send(message)
+        except OSError as error:
+            if "id" in message and message["op"] != "cancel":
+                raise _down(self.dead or "it hung up") from error
+
+    def next(self, number: int, timeout_s: float) -> tuple[dict[str, Any], bytes]:
+        """Return the next frame of an order; the errors it reports are raised."""
+        try:
+            message, binary = self._inboxes[number].get(timeout=timeout_s)
+        except queue.Empty:
+            self.child.close()  # hung: only a new process helps
+            raise EngineTimeout("The engine does not answer", got=f"silent for {timeout_s:g} s") from None
+        if message["event"] == "error":
+            raise error_from_wire(message["error"])
+        if message["event"] == "died":
+            raise _down(message["how"])
+        return message, binary
+
+    def forget(self, number: int) -> None:
+        """Close the inbox of an order; one still running keeps its place in the queue until it ends."""
+        with self._mutex:
+            self._inboxes.pop(number, None)
+
+    def running(self, number: int) -> bool:
+        """Tell whether the child has still to end this generation."""
+        with self._mutex:
+            return number in self._queued
+
+    def _read(self) -> None:
+        try:
+            while True:
+                message, binary = self.child.channel.receive()
+                with self._mutex:
+                    if message["event"] != "delta":
+                        self._queued.discard(message["id"])
+                    inbox = self._inboxes.get(message["id"])
+                if inbox is not None:
+                    inbox.put((message, binary))
+        except EOFError:
+            how = self.child.obituary()
+        with self._mutex:
+            self.dead = how
+            for inbox in self._inboxes.values():
+                inbox.put(({"event": "died", "how": how}, b""))
+            self._queued.clear()
+
+
+class _Stream(Iterator[Delta]):
+    """The deltas of one generation; closing it (or dropping it) cancels the generation."""
+
+    def __init__(self, session: _Session, number: int, timeout_s: float) -> None:
+        self._session, self._number, self._timeout_s = session, number, timeout_s
+        self._deadline = time.monotonic() + timeout_s + _GRACE_S
+        self._open = True
+
+    def __iter__(self) -> _Stream:
+        return self
+
+    def __next__(self) -> Delta:
+        if not self._open:
+            raise StopIteration
+        try:
+            message, _ = self._session.next(self._number, max(0.0, self._deadline - time.monotonic()))
+        except BaseException:
+            self.close()
+            raise
+        if message["event"] == "delta":
+            return Delta(message["text"])
+        self.close()
+        return Delta("", result_from_wire(message["value"]))
+
+    def close(self) -> None:
+        """Cancel the generation unless it has ended."""
+        if self._open:
+            self._open = False
+            if self._session.running(self._number):
+                self._session.send({"op": "cancel", "id": self._number})
+            self._session.forget(self._number)
+
+    def __enter__(self) -> _Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Engine:
+    """Serves one model; a ``Generator`` and a context manager that starts and closes it.
+
+    Args:
+        model: what to serve.
+        n_ctx: longest prompt plus generation, in tokens; each sequence has that much memory.
+        n_threads: threads of llama.cpp; all CPUs by default.
+        queue_size: generations that may wait while one runs.
+        sequences: prompts whose state is kept for reuse.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_ctx: int = 4096,
+        n_threads: int | None = None,
+        queue_size: int = 16,
+        sequences: int = 4,
+    ) -> None:
+        self._model = model
+        self._options = {"n_ctx": n_ctx, "n_threads": n_threads or os.cpu_count() or 1, "sequences": sequences}
+        self._limit = queue_size + 1
+        self._adapters: dict[str, _Adapter] = {}
+        self._numbers = itertools.count(1)
+        self._starting = threading.RLock()
+        self._session: _Session | None = None
+        self._crashes: deque[float] = deque(maxlen=_CRASHES)
+        self._closed = False
+
+    def __enter__(self) -> Engine:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def model(self) -> str:
+        """Name of the base model."""
+        return self._model.name
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, None while there is none."""
+        session = self._session
+        return None if session is None or session.dead is not None else session.child.pid
+
+    def start(self) -> None:
+        """Start the child and load the model; does nothing if it runs.
+
+        Raises:
+            InvalidModel: the file is damaged, or llama.cpp crashes on it.
+            UnsupportedArchitecture: llama.cpp does not know the model.
+            EngineUnavailable: it crashed too often lately.
+        """
+        with self._starting:
+            self._closed = False
+            self._ensure()
+
+    def close(self) -> None:
+        """Stop the child; requests in flight fail with EngineUnavailable. A later ``start`` reopens it."""
+        with self._starting:
+            self._closed = True
+            session, self._session = self._session, None
+        if session is not None:
+            session.child.close()
+
+    def info(self) -> dict[str, Any]:
+        """Return n_ctx, n_vocab, n_params, architecture, template, bos, eos, add_bos, n_threads."""
+        return dict(self._ensure().info)
+
+    def generate(self, request: GenerationRequest) -> GenerationResult:
+        """Generate to the end; raises as ``Generator.generate``."""
+        value, _ = self._call(
+            {"op": "generate", "request": self._wire(request), "stream": False, "timeout_s": request.timeout_s},
+            request.timeout_s,
+        )
+        return result_from_wire(value)
+
+    def stream(self, request: GenerationRequest) -> _Stream:
+        """Yield text as it comes; closing the iterator cancels. Full queues and unknown adapters raise at once."""
+        order = {"op": "generate", "request": self._wire(request), "stream": True, "timeout_s": request.timeout_s}
+        session, number = self._submit(order)
+        return _Stream(session, number, request.timeout_s)
+
+    def score(
+        self, messages: tuple[Message, ...], completion: str, adapter: str | None = None, *, timeout_s: float = 300.0
+    ) -> TokenScores:
+        """Return the logits of each token of ``completion`` and the end of turn, given what precedes it.
+
+        Raises:
+            As ``Generator.generate``.
+        """
+        self._known(adapter)
+        value, binary = self._call(
+            {
+                "op": "score",
+                "messages": messages_to_wire(messages),
+                "completion": completion,
+                "adapter": adapter,
+                "timeout_s": timeout_s,
+            },
+            timeout_s,
+        )
+        ids = tuple(value["completion_ids"])
+        logits = np.frombuffer(binary, dtype="<f4").astype(np.float32).reshape(len(ids), -1)
+        return TokenScores(tuple(value["prompt_ids"]), ids, logits)
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the tokens of plain text: no special tokens, nothing added."""
+        value, _ = self._call({"op": "tokenize", "text": text}, START_TIMEOUT_S)
+        return list(value)
+
+    def add_adapter(self, key: str, gguf_path: str | Path, base_sha256: str) -> float:
+        """Load a LoRA under ``key``, in place of the one of that key; return the largest change of a logit.
+
+        Raises:
+            BaseModelMismatch: it was trained for another model.
+            InvalidModel: the file is no LoRA of this model, or llama.cpp crashes on it.
+            AdapterInert: it changes nothing.
+        """
+        if base_sha256 != self._model.sha256:
+            raise BaseModelMismatch(
+                f"The adapter {key} was trained for another base model",
+                got=base_sha256,
+                wanted=f"{self._model.sha256} ({self._model.name})",
+                hint="Serve the model it was trained for, or train it again.",
+            )
+        path = Path(gguf_path).resolve()
+        change = self._load(self._ensure(), key, path)
+        self._adapters[key] = _Adapter(path)
+        return change
+
+    def remove_adapter(self, key: str) -> None:
+        """Unload a LoRA; an unknown key is ignored."""
+        if self._adapters.pop(key, None) is not None:
+            self._call({"op": "remove_adapter", "key": key}, ADAPTER_TIMEOUT_S)
+
+    def _wire(self, request: GenerationRequest) -> dict[str, Any]:
+        self._known(request.adapter)
+        return request_to_wire(request)
+
+    def _known(self, adapter: str | None) -> None:
+        if adapter is None:
+            return
+        self._ensure()
+        known = self._adapters.get(adapter)
+        if known is None:
+            raise UnknownAdapter("The engine has no such adapter", got=adapter, wanted=", ".join(self._adapters))
+        if known.broken is not None:
+            raise known.broken
+
+    def _call(self, order: Mapping[str, Any], timeout_s: float) -> tuple[Any, bytes]:
+        session, number = self._submit(order)
+        try:
+            message, binary = session.next(number, timeout_s + _GRACE_S)
+        finally:
+            session.forget(number)
+        return message["value"], binary
+
+    def _submit(self, order: Mapping[str, Any]) -> tuple[_Session, int]:
+        session, number = self._ensure(), next(self._numbers)
+        session.submit(number, order, self._limit)
+        return session, number
+
+    def _ensure(self) -> _Session:
+        """Return a live session, starting one where the last has died."""
+        with self._starting:
+            if self._session is not None and self._session.dead is None:
+                return self._session
+            if self._closed:
+                raise EngineUnavailable("The engine is closed")
+            if self._session is not None:
+                self._bury(self._session)
+            self._session = self._begin()
+            return self._session
+
+    def _bury(self, session: _Session) -> None:
+        session.child.close()
+        self._session = None
+        self._crashes.append(time.monotonic())
+        recent = [at for at in self._crashes if time.monotonic() - at < _CRASH_WINDOW_S]
+        if len(recent) == _CRASHES:
+            raise EngineUnavailable(
+                f"The engine crashed {_CRASHES} times within {_CRASH_WINDOW_S:g} s",
+                got=session.dead,
+                hint="It will be tried again by the next request; if it keeps failing, see ragtune doctor.",
+            )
+
+    def _begin(self) -> _Session:
+        session = _Session()
+        try:
+            number = next(self._numbers)
+            order = {"op": "start", "gguf": str(Path(self._model.gguf).resolve()), **self._options}
+            session.submit(number, order, self._limit)
+            message, _ = session.next(number, START_TIMEOUT_S)
+            session.forget(number)
+            session.info = message["value"]
+            for key, adapter in self._adapters.items():
+                try:
+                    self._load(session, key, adapter.path)
+                    adapter.broken = None
+                except EngineUnavailable:
+                    raise
+                except RagtuneError as error:  # its own requests get it; the others are served
+                    adapter.broken = error
+        except EngineUnavailable as error:
+            session.child.close()
+            name = Path(self._model.gguf).name
+            raise InvalidModel(
+                f"llama.cpp crashed while loading {name}",
+                got=session.dead,
+                hint="The file is damaged, or memory ran out.",
+            ) from error
+        except BaseException:
+            session.child.close()
+            raise
+        return session
+
+    def _load(self, session: _Session, key: str, path: Path) -> float:
+        number = next(self._numbers)
+        session.submit(number, {"op": "add_adapter", "key": key, "path": str(path)}, self._limit)
+        try:
+            message, _ = session.next(number, ADAPTER_TIMEOUT_S)
+        finally:
+            session.forget(number)
+        return float(message["value"])
+
+
+def _down(how: str) -> EngineUnavailable:
+    return EngineUnavailable("The engine process died", got=how, hint="It is started again by the next request.")

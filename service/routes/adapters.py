@@ -1,0 +1,105 @@
+"""``/v1/adapters``: train, list, promote, roll back, import and delete adapters."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Form, UploadFile
+from fastapi.responses import JSONResponse
+
+from data.errors import DocumentTooLarge, InvalidModel, NoAcceptedPairs
+from data.records import Adapter
+from service import promotion
+from service.adapters import IMPORTABLE, delete_adapter, import_adapter
+from service.answerer import check_collection
+from service.arms import adapter_label, find_adapter
+from service.deps import IdempotencyKey, RunnerDep, WorkspaceDep, accepted
+from service.lineage import is_stale
+from service.schemas import PromoteBody, TrainBody
+from service.views import adapter_view
+from service.workspace import Workspace
+
+router = APIRouter(prefix="/adapters", tags=["adapters"])
+
+LARGEST_BYTES = 1 << 30
+"""An adapter file over one gibibyte is no LoRA of a model this server would serve."""
+
+
+@router.post("", status_code=202, response_model=None)
+def train_adapter(
+    body: TrainBody, workspace: WorkspaceDep, runner: RunnerDep, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """Train an adapter on the collection's accepted pairs, as a job."""
+    check_collection(workspace.store, body.collection)
+    if not workspace.store.pairs.list(body.collection, "accepted", limit=1)[0]:
+        raise no_accepted_pairs(body.collection)
+    return accepted(workspace, runner, "train", body.model_dump(), idempotency_key)
+
+
+def no_accepted_pairs(collection: str) -> NoAcceptedPairs:
+    """Return the error for a collection that has no pairs to train on."""
+    return NoAcceptedPairs(
+        "There are no accepted pairs to train on",
+        got=collection,
+        hint="Make some with: ragtune pairs generate, or import them with: ragtune pairs import",
+    )
+
+
+@router.get("")
+def list_adapters(workspace: WorkspaceDep) -> dict[str, Any]:
+    """Return every version of every adapter."""
+    return {"adapters": [_view(workspace, adapter) for adapter in workspace.store.adapters.list()]}
+
+
+@router.get("/{name}")
+def get_adapter(name: str, workspace: WorkspaceDep) -> dict[str, Any]:
+    """Return ``name`` (its live version, else its newest) or ``name@version``, with its history."""
+    adapter = find_adapter(workspace.store, name)
+    return {**_view(workspace, adapter), "history": workspace.store.adapters.history(adapter.name)}
+
+
+@router.post("/rollback")
+def rollback_adapter(workspace: WorkspaceDep) -> dict[str, Any]:
+    """Make the adapter live again that was live before."""
+    return _promotion(workspace, promotion.rollback(workspace.store, workspace.model))
+
+
+@router.post("/import", status_code=201)
+def import_files(
+    name: Annotated[str, Form()],
+    files: Annotated[list[UploadFile], File(description=f"{', '.join(IMPORTABLE)} (the last is optional).")],
+    workspace: WorkspaceDep,
+) -> dict[str, Any]:
+    """Register a peft LoRA trained elsewhere, as a candidate."""
+    content = {}
+    for file in files:
+        found = PurePath(file.filename or "").name
+        if found not in IMPORTABLE:
+            raise InvalidModel("This is no file of an adapter", got=file.filename, wanted=", ".join(IMPORTABLE))
+        content[found] = file.file.read(LARGEST_BYTES + 1)
+        if len(content[found]) > LARGEST_BYTES:
+            raise DocumentTooLarge("The file is too large", got=found, wanted=f"at most {LARGEST_BYTES} bytes")
+    return _view(workspace, import_adapter(workspace, name, content))
+
+
+@router.post("/{name}/promote")
+def promote_adapter(name: str, workspace: WorkspaceDep, body: PromoteBody | None = None) -> dict[str, Any]:
+    """Make an adapter the live one; the one before it is retired."""
+    version = body.version if body is not None else None
+    return _promotion(workspace, promotion.promote(workspace.store, workspace.model, name, version))
+
+
+@router.delete("/{name}")
+def remove_adapter(name: str, workspace: WorkspaceDep, version: int | None = None) -> dict[str, Any]:
+    """Delete every version of an adapter, or the one named."""
+    return {"deleted": [adapter_label(adapter) for adapter in delete_adapter(workspace, name, version)]}
+
+
+def _view(workspace: Workspace, adapter: Adapter) -> dict[str, Any]:
+    return adapter_view(adapter, stale=is_stale(workspace.store, adapter))
+
+
+def _promotion(workspace: Workspace, done: promotion.Promotion) -> dict[str, Any]:
+    before = adapter_label(done.before) if done.before is not None else None
+    return {**_view(workspace, done.live), "before": before}

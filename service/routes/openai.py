@@ -1,0 +1,116 @@
+"""OpenAI's protocol: ``/v1/models``, ``/v1/chat/completions``, ``/v1/embeddings``."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Generator, Iterator
+from itertools import chain
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from fastapi.sse import ServerSentEvent
+from pydantic import BaseModel, ConfigDict
+
+from data.errors import InvalidRequest, UnknownModel
+from service.arms import did_you_mean
+from service.chat import OWNER, ChatBody, begin_chat, complete, stream
+from service.deps import WorkspaceDep
+from service.problems import problem
+from service.sse import event_stream
+from service.workspace import Workspace
+
+router = APIRouter(tags=["openai"])
+
+EMBEDDER = "embedder"
+"""Name of the embedding model, beside the one it is configured under."""
+_MOST_INPUTS = 2048
+"""As many as OpenAI's API takes."""
+
+
+class EmbeddingsBody(BaseModel):
+    """``POST /v1/embeddings``. Fields that OpenAI knows and ragtune does not are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+    model: str
+    input: str | list[str]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+
+
+@router.get("/models")
+def list_models(workspace: WorkspaceDep) -> dict[str, Any]:
+    """Return every model name that chat completions and embeddings take."""
+    return {"object": "list", "data": [_model(name, role) for name, role in _names(workspace).items()]}
+
+
+@router.get("/models/{name:path}")
+def get_model(name: str, workspace: WorkspaceDep) -> dict[str, Any]:
+    """Return one of them."""
+    names = _names(workspace)
+    if name not in names:
+        raise UnknownModel("No such model", got=name, wanted=", ".join(names), hint=did_you_mean(name, names))
+    return _model(name, names[name])
+
+
+def _names(workspace: Workspace) -> dict[str, str]:
+    live = workspace.store.adapters.live(workspace.model.sha256) is not None
+    arms = ["auto", "rag", *(["combined", "tuned"] if live else []), "base"]
+    adapters = [a.name for a in workspace.store.adapters.list() if a.base_sha256 == workspace.model.sha256]
+    names = dict.fromkeys(arms, "arm") | dict.fromkeys(adapters, "adapter")
+    return {**names, workspace.model.name: "base model", EMBEDDER: "embedding model"}
+
+
+def _model(name: str, role: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": OWNER, "role": role}
+
+
+@router.post("/chat/completions", response_model=None)
+def create_chat_completion(body: ChatBody, request: Request, workspace: WorkspaceDep) -> Response:
+    """Answer a chat, whole or streamed; an arm's citations are in the ``ragtune`` field."""
+    chat = begin_chat(workspace, body)
+    if not body.stream:
+        completion, answer = complete(workspace, chat)
+        if answer is not None:
+            request.app.state.metrics.count(answer)
+        return JSONResponse(completion)
+    chunks = stream(workspace, chat, request.app.state.metrics.count)
+    # The second chunk proves that the question was taken; until then a status can refuse it.
+    first = [next(chunks), next(chunks)]
+    return event_stream(_events(first, chunks))
+
+
+def _events(first: list[str], chunks: Generator[str, None, None]) -> Iterator[ServerSentEvent]:
+    try:
+        for chunk in chain(first, chunks):
+            yield ServerSentEvent(raw_data=chunk)
+    except Exception as error:
+        # OpenAI's clients raise for a chunk with an error in it.
+        found = problem(error)
+        yield ServerSentEvent(data={"error": {"message": found["detail"], "type": found["type"], "code": found["status"]}})
+    finally:
+        chunks.close()
+
+
+@router.post("/embeddings")
+def create_embeddings(body: EmbeddingsBody, workspace: WorkspaceDep) -> dict[str, Any]:
+    """Embed texts with the model that the index uses."""
+    names = (EMBEDDER, workspace.settings.embedder)
+    if body.model not in names:
+        raise UnknownModel("No such embedding model", got=body.model, wanted=", ".join(names))
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    if not texts or len(texts) > _MOST_INPUTS or not all(text.strip() for text in texts):
+        raise InvalidRequest("Nothing to embed", got=f"{len(texts)} texts", wanted=f"1 to {_MOST_INPUTS} texts, none blank")
+    embedder = workspace.embedder
+    if body.dimensions not in (None, embedder.dimension):
+        raise InvalidRequest("This model's vectors have another length", got=body.dimensions, wanted=str(embedder.dimension))
+    rows = embedder.embed_documents(texts)
+    tokens = sum(embedder.count_tokens(text) for text in texts)
+    as_text = body.encoding_format == "base64"
+    vectors = [base64.b64encode(row.tobytes()).decode() if as_text else row.tolist() for row in rows]
+    return {
+        "object": "list",
+        "data": [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(vectors)],
+        "model": body.model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }

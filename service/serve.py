@@ -1,0 +1,132 @@
+"""Serves the HTTP application with uvicorn: checks, lock, start, and a stop that loses nothing.
+
+Knows nothing of the routes.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable
+
+import uvicorn
+
+from data.errors import InvalidRequest, PortTaken, RagtuneError
+from service.settings import Settings
+from service.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+_BACKLOG = 128
+_STOP_S = 3
+
+
+def check_exposure(settings: Settings, *, keys: bool) -> None:
+    """Refuse to be reachable from elsewhere without an API key.
+
+    Raises:
+        InvalidRequest: the host is not a loopback address, and no key exists.
+    """
+    if settings.loopback or settings.api_key is not None or keys:
+        return
+    raise InvalidRequest(
+        "Serving beyond this machine needs an API key",
+        got=settings.host,
+        wanted="RAGTUNE_API_KEY, or a key made with: ragtune keys create NAME",
+        hint="Or serve on 127.0.0.1.",
+    )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a listening socket on ``host:port``; port 0 takes any that is free.
+
+    Raises:
+        PortTaken: another process listens there.
+        InvalidRequest: the host is no address of this machine, or the port is not ours to take.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortTaken(
+                f"Port {port} is in use", got=f"{host}:{port}", hint="Stop what uses it, or choose another with --port."
+            ) from error
+        raise InvalidRequest(f"Cannot serve there: {error}", got=f"{host}:{port}") from error
+    listener.set_inheritable(False)
+    return listener
+
+
+def serve(workspace: Workspace, *, on_ready: Callable[[str], None] | None = None) -> None:
+    """Serve until SIGINT or SIGTERM; takes the lock on the state directory, closes the workspace.
+
+    Args:
+        on_ready: called with the URL once requests are accepted.
+
+    Raises:
+        PortTaken, StateLocked, StateNotWritable, InvalidRequest: nothing was started.
+    """
+    settings = workspace.settings
+    check_exposure(settings, keys=any(key.revoked_at is None for key in workspace.store.keys.list()))
+    with bind(settings.host, settings.port) as listener:
+        shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+        url = f"http://{shown}:{listener.getsockname()[1]}"
+        with workspace.lock(url):
+            try:
+                _run(workspace, listener, url, on_ready)
+            finally:
+                workspace.close()
+
+
+def _run(workspace: Workspace, listener: socket.socket, url: str, on_ready: Callable[[str], None] | None) -> None:
+    from service.app import create_app
+
+    config = uvicorn.Config(
+        create_app(workspace),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=_STOP_S,
+        server_header=False,
+    )
+    server = _Server(config, lambda: on_ready(url) if on_ready is not None else None)
+    threading.Thread(target=_warm, args=(workspace,), name="warm", daemon=True).start()
+    server.run(sockets=[listener])
+
+
+def _warm(workspace: Workspace) -> None:
+    """Load the models before the first question; what is wrong is told again when one is asked."""
+    try:
+        workspace.ensure_starter_adapters()
+        workspace.warm()
+    except RagtuneError as error:
+        log.warning("the engine is not ready: %s", error)
+
+
+class _Server(uvicorn.Server):
+    """A server that tells when it accepts requests."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        """Stop on the first signal, at once on the second; never raise the signal again afterwards.
+
+        uvicorn's own would end this process before the lock and the engine are let go.
+        """
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then tell."""
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()

@@ -1,0 +1,205 @@
+"""Train the two starter adapters again from committed human questions (`make starter`).
+
+The questions stand in ``data/starter/squad.jsonl``. They go through the production path: the
+articles are ingested, the production retriever finds the passages (its misses included), the rows
+are built and trained as a user's are. Knows nothing of how the adapters are served.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from data.prompt import answer_messages, pair_messages
+from data.protocols import Report
+from data.records import Chunk, Passage, QAPair, content_id
+from data.state import sha256_file
+from service.commands.progress import ProgressView
+from service.settings import Settings
+from service.starter import PAIR_WRITER, READER, starter_folder
+from service.workspace import Workspace
+
+if TYPE_CHECKING:
+    from finetune.recipe import Recipe
+    from finetune.rows import Example
+
+COLLECTION = "squad"
+UNANSWERABLE_SHARE = 0.15
+"""Share of the pair writer's rows that ask for a question the passage does not answer."""
+MISS_SHARE = 0.15
+"""Share of the reader's passage sets whose gold passage is taken out: near misses, to abstain on."""
+TOP_K = (1, 2, 3, 4)
+"""The reader is trained on so many passages, drawn with these weights, so that any ``top_k`` works."""
+TOP_K_WEIGHTS = (1, 3, 3, 3)
+LICENCE = "CC BY-SA 4.0 (trained on SQuAD 1.0 questions and Wikipedia paragraphs)"
+
+
+@dataclass(frozen=True, slots=True)
+class Paragraph:
+    """One paragraph with its human questions and shortest answers."""
+
+    title: str
+    text: str
+    questions: tuple[tuple[str, str], ...]
+
+
+def read_paragraphs(path: Path) -> list[Paragraph]:
+    """Read ``squad.jsonl``: one object a line with title, text and questions."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [
+        Paragraph(row["title"], row["text"], tuple((q["question"], q["answer"]) for q in row["questions"]))
+        for row in rows
+    ]
+
+
+def ingest(workspace: Workspace, paragraphs: Sequence[Paragraph], report: Report) -> None:
+    """Write each article as Markdown and ingest it."""
+    folder = workspace.state.tmp / COLLECTION
+    folder.mkdir(parents=True, exist_ok=True)
+    articles: dict[str, list[str]] = defaultdict(list)
+    for paragraph in paragraphs:
+        articles[paragraph.title].append(paragraph.text)
+    for number, (title, texts) in enumerate(articles.items()):
+        text = "\n\n".join([f"# {title}", *texts]) + "\n"
+        (folder / f"{number:03d}.md").write_text(text, encoding="utf-8")
+    workspace.ingestor.ingest(COLLECTION, [folder], report=report)
+
+
+def chunks_by_title(workspace: Workspace) -> dict[str, list[Chunk]]:
+    """Return every article's chunks in order."""
+    found: dict[str, list[Chunk]] = defaultdict(list)
+    for _key, chunk, title in workspace.store.chunks.iterate(COLLECTION):
+        found[title].append(chunk)
+    return found
+
+
+def human_pairs(paragraphs: Sequence[Paragraph], chunks: dict[str, list[Chunk]]) -> Iterator[tuple[QAPair, Chunk]]:
+    """Yield each human question with the chunk of its paragraph that holds the answer."""
+    for paragraph in paragraphs:
+        for question, answer in paragraph.questions:
+            for chunk in chunks[paragraph.title]:
+                if answer in chunk.text and _overlaps(paragraph.text, chunk.text):
+                    pair_id = content_id(question, answer, chunk.id)
+                    yield QAPair(pair_id, question, answer, (chunk.id,), "span", "human", "accepted"), chunk
+                    break
+
+
+def _overlaps(paragraph: str, chunk: str) -> bool:
+    return chunk.strip() in paragraph or paragraph in chunk or paragraph[:80] in chunk or paragraph[-80:] in chunk
+
+
+def writer_examples(pairs: Sequence[tuple[QAPair, Chunk]], seed: int) -> Iterator[Example]:
+    """Yield the pair writer's examples: passage → question and answer, or a question it leaves open."""
+    from finetune.rows import Example
+
+    random = Random(seed)  # noqa: S311  (sampling, no secret)
+    by_document: dict[str, list[tuple[QAPair, Chunk]]] = defaultdict(list)
+    for pair, chunk in pairs:
+        by_document[chunk.document_id].append((pair, chunk))
+    for pair, chunk in pairs:
+        passage = Passage(chunk, 0.0, 1, "gold")
+        completion = {"question": pair.question, "answer": pair.answer}
+        yield Example(pair_messages(passage), json.dumps(completion, ensure_ascii=False), chunk.id)
+        others = [p for p, c in by_document[chunk.document_id] if c.id != chunk.id and p.answer not in chunk.text]
+        if others and random.random() < UNANSWERABLE_SHARE:
+            open_question = {"question": random.choice(others).question}
+            messages = pair_messages(passage, answerable=False)
+            yield Example(messages, json.dumps(open_question, ensure_ascii=False), f"open {chunk.id}")
+
+
+def reader_examples(workspace: Workspace, pairs: Sequence[tuple[QAPair, Chunk]], seed: int) -> Iterator[Example]:
+    """Yield the reader's examples: production passages and a question → cited answer, or abstention."""
+    from finetune.rows import Example, answer_example
+    from retrieval.examples import examples_from_pairs
+
+    random = Random(seed)  # noqa: S311  (sampling, no secret)
+    shards: dict[int, list[QAPair]] = defaultdict(list)
+    sizes: dict[str, int] = {}
+    for pair, chunk in pairs:
+        size = sizes.setdefault(chunk.id, random.choices(TOP_K, TOP_K_WEIGHTS)[0])
+        shards[size].append(pair)
+    missing = {chunk_id: random.random() < MISS_SHARE for chunk_id in sizes}
+    for size, shard in sorted(shards.items()):
+        found = examples_from_pairs(
+            workspace.store, workspace.retriever, shard, top_k=size, seed=seed, collection=COLLECTION
+        )
+        for example in found:
+            gold = example.gold_number
+            if gold is not None and size > 1 and missing[example.chunk_id]:
+                passages = [p for i, p in enumerate(example.passages, 1) if i != gold]
+                if not any(example.answer and example.answer in p.chunk.text for p in passages):
+                    messages = answer_messages(example.question, passages)
+                    yield Example(messages, answer_example(example.question, "", passages, None).completion)
+                continue
+            yield answer_example(example.question, example.answer or "", example.passages, gold)
+
+
+def train_adapter(
+    workspace: Workspace, name: str, examples: Sequence[Example], recipe: Recipe, report: Report
+) -> dict[str, Any]:
+    """Train one adapter and put it, with its manifest, into ``data/starter/<name>``."""
+    from finetune.rows import build_rows
+    from finetune.train import train
+    from finetune.weights import load_tokenizer
+
+    model = workspace.model
+    tokenizer = load_tokenizer(model)
+    random = Random(recipe.seed)  # noqa: S311  (sampling, no secret)
+    rows = build_rows(
+        examples, tokenizer, tokenizer.chat_template, max_length=recipe.max_length, max_branches=recipe.max_branches
+    )
+    shuffled = random.sample(rows.rows, len(rows.rows))
+    out = workspace.state.root / "trained" / name
+    result = train(recipe, shuffled, model, out, report)
+    target = starter_folder() / name
+    target.mkdir(parents=True, exist_ok=True)
+    for file in ("adapter_model.safetensors", "adapter_config.json"):
+        shutil.copyfile(out / file, target / file)
+    manifest = {
+        "name": name,
+        "base_model": "SmolLM2-135M-Instruct",
+        "base_sha256": model.sha256,
+        "recipe": recipe.to_mapping(),
+        "rows_sha256": rows.sha256,
+        "attention": recipe.attention,
+        "metrics": {**result.metrics, "rows": len(rows.rows), "examples": rows.branches, "refused": dict(rows.refused)},
+        "lineage": {"data": "data/starter/squad.jsonl", "data_sha256": sha256_file(starter_folder() / "squad.jsonl")},
+        "licence": LICENCE,
+    }
+    (target / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return manifest
+
+
+def main(
+    name: str = typer.Argument("all", help="reader, pair-writer or all"),
+    state_dir: Path = typer.Option(Path("var/starter"), help="Where to keep the index and checkpoints."),
+    limit: int = typer.Option(0, help="Use so many paragraphs only (0 = all)."),
+) -> None:
+    """Train the starter adapters from data/starter/squad.jsonl; checkpoints resume."""
+    from finetune.recipe import Recipe
+
+    paragraphs = read_paragraphs(starter_folder() / "squad.jsonl")
+    paragraphs = Random(0).sample(paragraphs, min(limit or len(paragraphs), len(paragraphs)))  # noqa: S311
+    with Workspace(Settings.load(state_dir=state_dir, model="starter", embedder="starter")) as workspace:
+        with ProgressView("ingest") as report:
+            ingest(workspace, paragraphs, report)
+        pairs = list(human_pairs(paragraphs, chunks_by_title(workspace)))
+        recipe = Recipe(base_model="starter", r=8, lora_alpha=16, learning_rate=5e-4, gradient_accumulation_steps=4)
+        for wanted in (PAIR_WRITER, READER) if name == "all" else (name,):
+            writes = wanted == PAIR_WRITER
+            examples = list(writer_examples(pairs, 0) if writes else reader_examples(workspace, pairs, 0))
+            with ProgressView(wanted) as report:
+                manifest = train_adapter(workspace, wanted, examples, recipe, report)
+            typer.echo(f"{wanted}: {json.dumps(manifest['metrics'])}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,233 @@
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+import data
+from data.errors import InsufficientStorage, InvalidRequest, StateNotWritable, StorageCorrupt, UnknownCollection
+from data.store import Store, schema
+from data.store.database import HEAD, Database
+from data.store.migrate import MIGRATIONS, head
+
+ROOT = Path(data.__file__).parents[1]
+
+
+def python(code: str, *arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+
+
+def test_migrations_make_the_tables_that_the_schema_describes(database_path):
+    engine = sa.create_engine(f"sqlite:///{database_path}")
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, schema.metadata) == []
+    engine.dispose()
+
+
+def test_the_revision_that_skips_alembic_is_the_newest_one():
+    assert head() == HEAD
+    assert (MIGRATIONS / "env.py").is_file()
+
+
+def test_new_store_has_the_default_collection(store):
+    assert store.collections.names() == ["default"]
+    assert store.collections.current_generation("default") is None
+
+
+def test_unknown_collection_is_named(store):
+    with pytest.raises(UnknownCollection, match="nowhere"):
+        store.collections.current_generation("nowhere")
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "-x", "a" * 65, "a\x00b"])
+def test_collection_names_that_are_no_folder_are_refused(store, name):
+    with pytest.raises(InvalidRequest):
+        store.collections.ensure(name)
+    assert store.collections.names() == ["default"]
+
+
+def test_chinese_collection_name(store):
+    store.collections.ensure("知识库")
+    store.collections.ensure("知识库")
+    assert store.collections.names() == ["default", "知识库"]
+
+
+def test_opening_makes_the_folder(tmp_path):
+    with Store.open(tmp_path / "new" / "folder" / "ragtune.db") as opened:
+        assert opened.collections.names() == ["default"]
+
+
+def test_address_may_be_a_url(tmp_path, migrated):
+    with Store.open(f"sqlite:///{migrated}") as opened:
+        assert opened.collections.names() == ["default"]
+    with pytest.raises(InvalidRequest):
+        Store.open("nosuch://host/database")
+
+
+def test_file_that_is_no_database_is_reported_and_left_alone(tmp_path):
+    path = tmp_path / "ragtune.db"
+    path.write_bytes(b"this is not a database, whatever its name says" * 50)
+    before = path.read_bytes()
+    with pytest.raises(StorageCorrupt):
+        Store.open(path)
+    assert path.read_bytes() == before
+
+
+def test_damaged_page_is_found(database_path):
+    with Store.open(database_path) as opened:
+        opened.check()
+    content = bytearray(database_path.read_bytes())
+    content[4096 * 3 : 4096 * 9] = b"\xa5" * (4096 * 6)
+    database_path.write_bytes(content)
+    with pytest.raises(StorageCorrupt), Store.open(database_path) as opened:
+        opened.check()
+
+
+def test_database_of_a_newer_version_is_refused(database_path):
+    connection = sqlite3.connect(database_path)
+    connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.commit()
+    connection.close()
+    with pytest.raises(StorageCorrupt, match="9999"):
+        Store.open(database_path)
+
+
+def test_path_that_is_a_folder_is_reported(tmp_path):
+    with pytest.raises(StateNotWritable):
+        Store.open(tmp_path)
+
+
+def test_parent_that_is_a_file_is_reported(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateNotWritable):
+        Store.open(tmp_path / "file" / "ragtune.db")
+
+
+def test_full_disk_is_reported_and_nothing_is_half_written(database_path):
+    database = Database(database_path)
+    insert = sa.insert(schema.embeddings)
+
+    def fill():
+        with database.write() as connection:
+            connection.exec_driver_sql("PRAGMA max_page_count = 1")
+            connection.execute(insert.values(fingerprint="f", text_hash="small", vector=b"1"))
+            connection.execute(insert.values(fingerprint="f", text_hash="large", vector=bytes(10**7)))
+
+    with pytest.raises(InsufficientStorage):
+        fill()
+    database.close()
+    with Store.open(database_path) as opened:
+        assert opened.embeddings.count("f") == 0
+
+
+def test_half_a_surrogate_pair_is_refused(store):
+    with pytest.raises(InvalidRequest, match="surrogate"):
+        store.jobs.create("ingest", {}, idempotency_key="\ud800")
+
+
+def test_number_beyond_64_bits_is_refused(store):
+    with pytest.raises(InvalidRequest, match="64-bit"):
+        store.adapters.get("style", 10**30)
+
+
+def test_commits_are_synced_and_foreign_keys_hold(database_path):
+    database = Database(database_path)
+    with database.read() as connection:
+        values = [
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
+        ]
+    database.close()
+    assert values == ["delete", 2, 1]
+
+
+def test_threads_write_at_once(store):
+    failures = []
+
+    def work(number):
+        try:
+            for item in range(5):
+                store.embeddings.put_many("f", {f"{number}-{item}": b"v", f"shared-{item}": b"v"})
+                store.embeddings.get_many("f", [f"{number}-{item}"])
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert store.embeddings.count("f") == 8 * 5 + 5
+
+
+CLAIM_ALL = """
+import sys
+from data.store import Store
+with Store.open(sys.argv[1]) as store:
+    while job := store.jobs.claim("worker " + sys.argv[2], 60):
+        store.jobs.finish(job.id, "succeeded", {"by": sys.argv[2]})
+        print(job.id)
+"""
+
+
+def test_processes_that_open_a_new_store_at_once_share_its_jobs(tmp_path):
+    # Nobody has made the database yet: both children race to migrate it.
+    path = tmp_path / "elsewhere" / "ragtune.db"
+    path.parent.mkdir()
+    code = "import sys; from data.store import Store; Store.open(sys.argv[1]).jobs.create('ingest', {})"
+    makers = [python(code, path, cwd=tmp_path) for _ in range(2)]
+    assert [maker.wait() for maker in makers] == [0, 0]
+    with Store.open(path) as opened:
+        created = [opened.jobs.create("ingest", {"n": n}).id for n in range(10)]
+        workers = [python(CLAIM_ALL, path, n, cwd=tmp_path) for n in range(2)]
+        claimed = [worker.communicate()[0].split() for worker in workers]
+        assert [worker.returncode for worker in workers] == [0, 0]
+        both = claimed[0] + claimed[1]
+        assert len(both) == 12
+        assert len(set(both)) == 12
+        assert set(created) <= set(both)
+        assert {job.status for job in opened.jobs.list()} == {"succeeded"}
+    for process in (*makers, *workers):
+        process.communicate()
+
+
+PUT_FOREVER = """
+import sys
+from itertools import count
+from data.records import Chunk, Document
+from data.store import Store
+store = Store.open(sys.argv[1])
+for n in count():
+    text = f"document {n} " * 200
+    pieces = [Chunk(f"{n}-{i}", str(n), text[i : i + 10], i, i + 10) for i in range(0, 1000, 10)]
+    store.documents.put("default", Document(str(n), f"{n}.txt", "", text, "text/plain"), "0", pieces)
+    print(n, flush=True)
+"""
+
+
+def test_acknowledged_documents_survive_a_killed_writer(database_path, tmp_path):
+    process = python(PUT_FOREVER, database_path, cwd=tmp_path)
+    acknowledged = [process.stdout.readline().strip() for _ in range(5)]
+    process.kill()
+    acknowledged += process.communicate()[0].split()
+    with Store.open(database_path) as opened:
+        opened.check()
+        rows = opened.documents.by_source("default").values()
+        assert {row.id for row in rows} >= set(acknowledged)
+        for row in rows:
+            assert len(opened.chunks.of_document(row.id)) == row.chunks == 100

@@ -1,0 +1,174 @@
+import re
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.errors import InvalidRequest
+from data.records import Chunk, Document
+from retrieval.chunk import chunk, embedded_text, heading_lines
+from retrieval.embed import SentenceTransformerEmbedder, starter_embedder_path
+from retrieval.load import load
+
+CORPUS = sorted((Path(__file__).resolve().parents[2] / "data" / "samples" / "corpus").glob("*.md"))
+CHINESE = (
+    "第一条说明了适用范围。第二条规定，用户必须先登录；否则，请求会被拒绝！那么，第三条呢？"
+    "它写道：“任何人都可以查看公开的页面。”最后一条没有别的内容。"
+)
+
+
+@lru_cache
+def count_words(text: str) -> int:
+    return len(re.findall(r"[一-鿿]|\w+|[^\w\s]", text))
+
+
+def document(text: str, media_type: str = "text/markdown", title: str = "Title", **meta: object) -> Document:
+    return Document("d", "d.md", title, text, media_type, meta)
+
+
+def assert_sound(doc: Document, chunks: list[Chunk]) -> None:
+    """Chunks are exact, trimmed, in order, and hold every visible character outside heading lines."""
+    covered = bytearray(len(doc.text))
+    for piece in chunks:
+        assert doc.text[piece.start : piece.end] == piece.text
+        assert piece.text == piece.text.strip() != ""
+        covered[piece.start : piece.end] = b"\1" * (piece.end - piece.start)
+    for start, end, _ in heading_lines(doc):
+        covered[start:end] = b"\1" * (end - start)
+    assert [char for i, char in enumerate(doc.text) if not covered[i] and not char.isspace()] == []
+    assert [piece.start for piece in chunks] == sorted(piece.start for piece in chunks)
+    assert len({piece.id for piece in chunks}) == len(chunks)
+
+
+@pytest.fixture(scope="module")
+def starter() -> SentenceTransformerEmbedder:
+    return SentenceTransformerEmbedder(starter_embedder_path())
+
+
+@pytest.mark.parametrize("overlap", [0, 30])
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
+def test_the_sample_corpus_is_cut_exactly(path: Path, overlap: int, starter: SentenceTransformerEmbedder) -> None:
+    loaded = load(path)
+    doc = document(loaded.text, loaded.media_type, loaded.title)
+    chunks = chunk(doc, starter.count_tokens, chunk_size=200, chunk_overlap=overlap)
+    assert_sound(doc, chunks)
+    assert all(starter.count_tokens(piece.text) <= 200 for piece in chunks)
+    assert all(piece.text.endswith((".", '"', "”", ")", "]", "?")) for piece in chunks), "a chunk ends inside a sentence"
+
+
+TEXTS = st.text(alphabet=st.sampled_from("ab。，！? .\n#-`= 中文x"), max_size=300)
+
+
+@settings(max_examples=200, deadline=None)
+@given(TEXTS, st.integers(2, 30), st.sampled_from(["text/markdown", "text/plain"]))
+def test_any_text_is_cut_exactly(text: str, size: int, media_type: str) -> None:
+    doc = document(text, media_type)
+    chunks = chunk(doc, count_words, chunk_size=size)
+    if chunks and heading_lines(doc) and all(piece.heading == "Title" for piece in chunks):
+        # Headings without any text under them are kept as text: then the heading lines are covered as well.
+        pass
+    assert_sound(doc, chunks)
+    assert bool(chunks) == bool(text.strip())
+
+
+@settings(max_examples=100, deadline=None)
+@given(TEXTS, st.integers(1, 5))
+def test_overlapping_chunks_are_exact_too(text: str, overlap: int) -> None:
+    doc = document(text, "text/plain")
+    assert_sound(doc, chunk(doc, count_words, chunk_size=10, chunk_overlap=overlap))
+
+
+def test_headings_make_the_path() -> None:
+    body = "One two three four five six seven eight nine ten. " * 3
+    text = f"# Title\n\n{body}\n\n## Section\n\n{body}\n\n### Part *one*\n\n{body}\n\nOther\n-----\n\n{body}"
+    chunks = chunk(document(text), count_words, chunk_size=40)
+    assert [piece.heading for piece in chunks] == [
+        "Title",
+        "Title > Section",
+        "Title > Section > Part one",
+        "Title > Other",
+    ]
+    assert embedded_text(chunks[1]).startswith("Title > Section\nOne two")
+
+
+def test_a_heading_inside_a_code_fence_is_text() -> None:
+    text = "# Title\n\nRun this:\n\n```\n# not a heading\nls\n```\n"
+    assert [text[start:end].strip() for start, end, _ in heading_lines(document(text))] == ["# Title"]
+    assert "# not a heading" in chunk(document(text), count_words)[0].text
+
+
+def test_front_matter_is_not_a_heading() -> None:
+    text = "---\ntitle: x\n---\n\n# Real\n\nText.\n"
+    assert [text[start:end].strip() for start, end, _ in heading_lines(document(text))] == ["# Real"]
+
+
+def test_plain_text_has_no_headings() -> None:
+    assert heading_lines(document("# no heading", "text/plain")) == []
+
+
+def test_a_loaders_headings_are_used() -> None:
+    text = "第一章 总则\n" + CHINESE * 2 + "\n第二章 附则\n" + CHINESE * 2
+    second = text.index("第二章")
+    doc = document(text, "application/pdf", "规定", headings=[[0, 6, 2], [second, second + 6, 2]])
+    headings = [piece.heading for piece in chunk(doc, count_words, chunk_size=150)]
+    assert headings == ["规定 > 第一章 总则", "规定 > 第二章 附则"]
+
+
+def test_tiny_neighbours_share_a_chunk_under_their_common_path() -> None:
+    text = "# Title\n\n## Fruit\n\n### Apple\n\nRed.\n\n### Pear\n\nGreen.\n\n## Rest\n\n" + "Long text. " * 40
+    chunks = chunk(document(text), count_words, chunk_size=60)
+    assert chunks[0].heading == "Title > Fruit"
+    assert "Red." in chunks[0].text
+    assert "Green." in chunks[0].text
+    assert {piece.heading for piece in chunks[1:]} == {"Title > Rest"}
+
+
+def test_chinese_is_cut_at_sentence_ends() -> None:
+    chunks = chunk(document(CHINESE * 3, "text/plain"), count_words, chunk_size=40)
+    assert len(chunks) > 3
+    assert all(piece.text.endswith(("。", "！", "？", "。”")) for piece in chunks)
+
+
+def test_pages_are_counted_from_one() -> None:
+    pages = ["Alpha beta. " * 8, "Gamma delta. " * 8, "Epsilon zeta. " * 8]
+    starts = [0, len(pages[0]) + 2, len(pages[0]) + len(pages[1]) + 4]
+    doc = document("\n\n".join(pages), "application/pdf", page_starts=starts)
+    chunks = chunk(doc, count_words, chunk_size=24)
+    assert {piece.page for piece in chunks} == {1, 2, 3}
+    assert all(doc.text[starts[(piece.page or 0) - 1] :].lstrip().startswith(piece.text[:5]) for piece in chunks)
+
+
+def test_a_source_without_pages_has_none() -> None:
+    assert chunk(document("Text."), count_words)[0].page is None
+
+
+def test_an_overlap_repeats_the_end_of_the_chunk_before() -> None:
+    text = " ".join(f"This is sentence number {i}." for i in range(30))
+    chunks = chunk(document(text, "text/plain"), count_words, chunk_size=30, chunk_overlap=8)
+    for before, after in zip(chunks, chunks[1:], strict=False):
+        assert after.start < before.end
+        assert count_words(text[after.start : before.end]) <= 8
+    assert all(count_words(piece.text) <= 30 for piece in chunks)
+
+
+def test_a_document_of_headings_only_is_kept_as_text() -> None:
+    chunks = chunk(document("# One\n\n## Two\n"), count_words)
+    assert [piece.text for piece in chunks] == ["# One\n\n## Two"]
+
+
+def test_blank_text_gives_no_chunk() -> None:
+    assert chunk(document(" \n\n "), count_words) == []
+
+
+def test_a_megabyte_without_spaces_is_cut_all_the_same(starter: SentenceTransformerEmbedder) -> None:
+    doc = document("a" * 1_000_000, "text/plain")
+    chunks = chunk(doc, starter.count_tokens, chunk_size=200)
+    assert max(len(piece.text) for piece in chunks) <= 16 * 201
+
+
+@pytest.mark.parametrize(("size", "overlap"), [(10, 10), (10, 20), (0, 0), (10, -1)])
+def test_impossible_sizes_are_refused(size: int, overlap: int) -> None:
+    with pytest.raises(InvalidRequest):
+        chunk(document("Text."), count_words, size, overlap)

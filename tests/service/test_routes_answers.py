@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+from tests.service.conftest import open_client
+from tests.service.parts import adapter
+
+from data.errors import EngineBusy, EngineTimeout
+
+QUESTION = "When was the lighthouse of Orrin built?"
+
+
+def sse(text: str) -> list[tuple[str, object]]:
+    """Return (event, data) of each event of a stream."""
+    events = []
+    for block in text.strip().split("\n\n"):
+        lines = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        if lines:
+            events.append((lines.get("event", "message"), json.loads(lines["data"])))
+    return events
+
+
+def test_an_answer_has_the_documented_shape(client, generator):
+    generator.reply = "1842 [1]"
+    response = client.post("/v1/answers", json={"question": QUESTION})
+    assert response.status_code == 200
+    body = response.json()
+    assert set(body) == {
+        "id", "answer", "abstained", "confidence", "mode", "model", "adapter", "citations", "passages",
+        "passages_dropped", "usage", "timings_ms", "index_generation",
+    }  # fmt: skip
+    assert (body["answer"], body["mode"], body["model"], body["index_generation"]) == ("1842 [1]", "rag", "scripted", 1)
+    (citation,) = body["citations"]
+    assert set(citation) == {
+        "n", "document_id", "source", "title", "heading", "page", "start", "end", "quote", "score", "supported",
+    }  # fmt: skip
+    text = client.get(f"/v1/documents/{citation['document_id']}/text").json()["text"]
+    assert text[citation["start"] : citation["end"]] == citation["quote"]
+    assert set(body["usage"]) == {"prompt_tokens", "cached_tokens", "completion_tokens"}
+    assert set(body["timings_ms"]) == {"retrieve", "prefill", "generate", "total"}
+
+
+def test_a_streamed_answer_is_passages_tokens_answer(client, generator):
+    generator.reply = "Mara Venn [1]"
+    response = client.post("/v1/answers", json={"question": "Who was its keeper?", "stream": True})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    events = sse(response.text)
+    assert [name for name, _ in events] == ["passages", "token", "token", "token", "answer"]
+    assert "".join(data["text"] for name, data in events if name == "token") == "Mara Venn [1]"
+    assert events[-1][1]["answer"] == "Mara Venn [1]"
+    assert events[0][1]["passages"] == events[-1][1]["passages"]
+
+
+def test_an_error_after_the_passages_is_an_event(client, generator):
+    generator.error = EngineTimeout("Too slow", got=1)
+    events = sse(client.post("/v1/answers", json={"question": QUESTION, "stream": True}).text)
+    assert [name for name, _ in events] == ["passages", "error"]
+    assert events[-1][1]["type"] == "engine-timeout"
+    assert events[-1][1]["status"] == 504
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("body", "status", "kind"),
+    [
+        ({"question": ""}, 422, "question-invalid"),
+        ({"question": "x" * 100_000}, 422, "question-invalid"),
+        ({"question": QUESTION, "mode": "ragg"}, 422, "unknown-mode"),
+        ({"question": QUESTION, "mode": "tuned"}, 409, "no-live-adapter"),
+        ({"question": QUESTION, "mode": "combined", "adapter": "none"}, 404, "unknown-adapter"),
+        ({"question": QUESTION, "collection": "none"}, 404, "unknown-collection"),
+        ({"question": QUESTION, "max_false_answer_rate": 0.1}, 409, "conflict"),
+    ],
+)
+def test_refusals_have_a_status_even_where_a_stream_was_asked_for(client, stream, body, status, kind):
+    response = client.post("/v1/answers", json={**body, "stream": stream})
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    found = response.json()
+    assert found["type"] == kind
+    assert {"title", "status", "detail", "got", "wanted", "hint"} <= set(found)
+
+
+def test_before_anything_is_indexed(empty_client):
+    response = empty_client.post("/v1/answers", json={"question": QUESTION})
+    assert (response.status_code, response.json()["type"]) == (409, "nothing-indexed")
+    assert "ingest" in response.json()["hint"]
+
+
+def test_an_unknown_field_is_named(client):
+    response = client.post("/v1/answers", json={"question": QUESTION, "topk": 3})
+    found = response.json()
+    assert (response.status_code, found["type"]) == (422, "invalid-request")
+    assert "topk" in found["detail"]
+
+
+@pytest.mark.parametrize("content", [b"{", b'"text"', b""])
+def test_a_body_that_is_no_request(client, content):
+    response = client.post("/v1/answers", content=content, headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()["type"]) == (422, "invalid-request")
+
+
+def test_a_full_queue_says_when_to_come_back(client, generator):
+    generator.error = EngineBusy("The queue is full")
+    response = client.post("/v1/answers", json={"question": QUESTION})
+    assert response.status_code == 429
+    assert int(response.headers["Retry-After"]) >= 1
+
+
+def test_an_unexpected_error_is_a_problem_too(indexed, generator):
+    generator.error = RuntimeError("a bug")
+    with open_client(indexed, raise_server_exceptions=False) as client:
+        response = client.post("/v1/answers", json={"question": QUESTION})
+    assert (response.status_code, response.json()["type"]) == (500, "internal-error")
+
+
+def test_a_client_that_leaves_stops_the_generation(indexed, generator):
+    """Against a real server: the test client only sees whole responses."""
+    import httpx
+    import uvicorn
+
+    from service.app import create_app
+
+    generator.reply = "one two three four"
+    generator.hold = threading.Event()
+    config = uvicorn.Config(create_app(indexed, run_jobs=False), port=0, log_config=None)
+    server = uvicorn.Server(config)
+    sockets = [config.bind_socket()]
+    thread = threading.Thread(target=server.run, args=(sockets,))
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}/v1/answers"
+        with httpx.stream("POST", url, json={"question": QUESTION, "stream": True}) as response:
+            lines = response.iter_lines()
+            while "token" not in next(lines):
+                pass
+        generator.hold.set()
+        assert generator.closed.wait(10)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+def test_compare_answers_side_by_side(client, generator):
+    generator.reply = lambda request: "1842 [1]" if len(request.messages[-1].parts) > 1 else "1900"
+    body = client.post("/v1/compare", json={"question": QUESTION}).json()
+    assert {name: arm["answer"] for name, arm in body["arms"].items()} == {"base": "1900", "rag": "1842 [1]"}
+
+
+def test_compare_takes_adapters_and_reports_a_failing_arm(client, indexed, generator):
+    indexed.store.adapters.add(adapter())
+    sent = {"question": QUESTION, "arms": ["rag"], "adapters": ["house"]}
+    body = client.post("/v1/compare", json=sent).json()
+    assert (body["arms"]["house"]["mode"], body["arms"]["house"]["adapter"]) == ("combined", "house@1")
+    generator.error = EngineBusy("full")
+    body = client.post("/v1/compare", json=sent).json()
+    assert {arm["error"]["type"] for arm in body["arms"].values()} == {"engine-busy"}
+
+
+def test_compare_refuses_an_unknown_arm(client):
+    response = client.post("/v1/compare", json={"question": QUESTION, "arms": ["rga"]})
+    assert (response.status_code, response.json()["hint"]) == (422, "Did you mean rag?")
+
+
+def test_search_returns_passages_with_their_text(client):
+    body = client.post("/v1/search", json={"query": "blue roses", "top_k": 1}).json()
+    (passage,) = body["passages"]
+    assert body["index_generation"] == 1
+    assert {"document_id", "source", "text", "score"} <= set(passage)
+    assert passage["source"] == "garden.md"
+    assert "blue roses" in passage["text"]
+
+
+@pytest.mark.parametrize("method", ["hybrid", "dense", "lexical"])
+def test_search_by_each_method(client, method):
+    body = client.post("/v1/search", json={"query": "keeper Mara Venn", "method": method}).json()
+    assert body["passages"][0]["source"] == "lighthouse.md"
+
+
+def test_search_refuses(client, empty_client):
+    assert client.post("/v1/search", json={"query": "x", "method": "magic"}).status_code == 422
+    assert client.post("/v1/search", json={"query": " "}).json()["type"] == "question-invalid"
+    assert client.post("/v1/search", json={"query": "x", "collection": "no"}).json()["type"] == "unknown-collection"
+
+
+def test_feedback_with_a_correction_becomes_a_candidate_pair(client, indexed, generator):
+    generator.reply = "1900 [1]"
+    answer = client.post("/v1/answers", json={"question": QUESTION}).json()
+    sent = {"answer_id": answer["id"], "rating": -1, "correction": "1842"}
+    response = client.post("/v1/feedback", json=sent)
+    assert response.status_code == 201
+    pair = indexed.store.pairs.get(response.json()["pair_id"])
+    assert (pair.question, pair.answer, pair.kind, pair.status) == (QUESTION, "1842", "span", "candidate")
+    assert indexed.store.chunks.get(pair.chunk_ids[0]).text.count("1842") == 1
+    (row,) = client.get("/v1/feedback").json()["feedback"]
+    assert (row["answer_id"], row["rating"], row["correction"]) == (answer["id"], -1, "1842")
+
+
+def test_feedback_without_evidence_is_free_text(client, indexed):
+    answer = client.post("/v1/answers", json={"question": QUESTION}).json()
+    pair_id = client.post("/v1/feedback", json={"answer_id": answer["id"], "correction": "Long ago."}).json()["pair_id"]
+    assert indexed.store.pairs.get(pair_id).kind == "free"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "kind"),
+    [({"answer_id": "none", "rating": 1}, 404, "unknown-answer"), ({"answer_id": "none"}, 422, "invalid-request")],
+)
+def test_feedback_refusals(client, body, status, kind):
+    response = client.post("/v1/feedback", json=body)
+    assert (response.status_code, response.json()["type"]) == (status, kind)

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import pytest
+from tests.service.conftest import DOCUMENTS
+from tests.service.parts import adapter
+
+from service.jobs import run_job
+
+
+def upload(client, *files: tuple[str, bytes], **data: str):
+    return client.post("/v1/documents", files=[("files", file) for file in files], data=data)
+
+
+def test_an_upload_is_durable_before_its_job_and_found_after_it(empty_client, workspace):
+    response = upload(empty_client, ("moon.md", b"# Moon\n\nThe moon mine of Hadley opened in 2061.\n"), ("empty.txt", b""))
+    assert response.status_code == 202
+    job_id = response.json()["job_id"]
+    assert response.headers["Location"] == f"/v1/jobs/{job_id}"
+    kept = [path for path in workspace.state.blobs.rglob("*") if path.is_file()]
+    assert sorted(path.name for path in kept) == ["empty.txt", "moon.md"]
+    run_job(workspace, job_id)
+    job = empty_client.get(f"/v1/jobs/{job_id}").json()
+    assert job["status"] == "succeeded"
+    assert set(job["progress"]) >= {"done", "total", "unit", "eta_s"}
+    (indexed,) = job["outputs"]["indexed"]
+    assert set(indexed) == {"id", "source", "chunks"}
+    assert indexed["source"] == "moon.md"
+    (failed,) = job["outputs"]["failed"]
+    assert (failed["source"], failed["type"]) == ("empty.txt", "empty-document")
+    found = empty_client.post("/v1/search", json={"query": "moon mine"}).json()["passages"]
+    assert found[0]["document_id"] == indexed["id"]
+
+
+def test_an_upload_none_of_whose_files_is_a_document_fails(empty_client, workspace):
+    job_id = upload(empty_client, ("empty.txt", b"")).json()["job_id"]
+    run_job(workspace, job_id)
+    job = empty_client.get(f"/v1/jobs/{job_id}").json()
+    assert (job["status"], job["error"]["type"]) == ("failed", "empty-document")
+    assert job["outputs"]["failed"][0]["source"] == "empty.txt"
+
+
+def test_an_upload_into_a_collection(empty_client, workspace):
+    job_id = upload(empty_client, ("a.txt", b"Alpha text about amber."), collection="manuals").json()["job_id"]
+    run_job(workspace, job_id)
+    (document,) = empty_client.get("/v1/documents", params={"collection": "manuals"}).json()["documents"]
+    assert document["source"] == "a.txt"
+
+
+@pytest.mark.parametrize(
+    ("files", "data", "status", "kind"),
+    [
+        ([("a.md", b"x" * 60)], {}, 413, "document-too-large"),
+        ([("..", b"x")], {}, 422, "invalid-request"),
+        ([("a.md", b"x"), ("b/a.md", b"y")], {}, 422, "invalid-request"),
+        ([("a.md", b"x")], {"collection": "../x"}, 422, "invalid-request"),
+        ([], {}, 422, "invalid-request"),
+    ],
+)
+def test_uploads_that_are_refused_leave_no_job(make_workspace, files, data, status, kind):
+    from tests.service.conftest import open_client
+
+    with open_client(make_workspace(max_document_bytes=50)) as client:
+        response = upload(client, *files, **data)
+        assert (response.status_code, response.json()["type"]) == (status, kind)
+        assert client.get("/v1/jobs").json()["jobs"] == []
+
+
+def test_a_path_in_a_file_name_is_left_out(empty_client, workspace):
+    upload(empty_client, ("../../etc/evil.md", b"# Evil\n\ntext\n"))
+    (path,) = (path for path in workspace.state.root.rglob("evil.md"))
+    assert path.is_relative_to(workspace.state.blobs)
+
+
+def test_an_idempotency_key_gives_the_same_job(empty_client):
+    def send(text: bytes):
+        files = [("files", ("a.md", text))]
+        return empty_client.post("/v1/documents", files=files, headers={"Idempotency-Key": "k1"})
+
+    first, again, other = send(b"one"), send(b"one"), send(b"two")
+    assert first.json()["job_id"] == again.json()["job_id"]
+    assert (other.status_code, other.json()["type"]) == (409, "conflict")
+
+
+def test_documents_are_listed_in_pages(client):
+    first = client.get("/v1/documents", params={"limit": 1}).json()
+    second = client.get("/v1/documents", params={"limit": 1, "cursor": first["next_cursor"]}).json()
+    sources = [page["documents"][0]["source"] for page in (first, second)]
+    assert sorted(sources) == sorted(DOCUMENTS)
+    assert second["next_cursor"] is None
+    assert client.get("/v1/documents", params={"cursor": "junk"}).status_code == 422
+
+
+def test_a_document_is_shown_with_its_text(client):
+    row = client.get("/v1/documents").json()["documents"][0]
+    shown = client.get(f"/v1/documents/{row['id']}").json()
+    assert (shown["source"], shown["chunks"]) == (row["source"], row["chunks"])
+    text = client.get(f"/v1/documents/{row['id']}/text").json()["text"]
+    assert text.strip() == DOCUMENTS[row["source"]].strip()
+
+
+def test_a_deleted_document_is_found_no_more(client):
+    (found,) = client.post("/v1/search", json={"query": "blue roses", "top_k": 1}).json()["passages"]
+    response = client.delete(f"/v1/documents/{found['document_id']}")
+    assert response.json() == {"deleted": [{"id": found["document_id"], "source": "garden.md"}]}
+    passages = client.post("/v1/search", json={"query": "blue roses"}).json()["passages"]
+    assert {passage["source"] for passage in passages} == {"lighthouse.md"}
+    assert client.get(f"/v1/documents/{found['document_id']}").status_code == 404
+
+
+def test_deleting_an_upload_deletes_its_bytes(empty_client, workspace):
+    job_id = upload(empty_client, ("secret.md", b"# Secret\n\nThe secret is out.\n")).json()["job_id"]
+    run_job(workspace, job_id)
+    (document,) = empty_client.get("/v1/documents").json()["documents"]
+    empty_client.delete(f"/v1/documents/{document['id']}")
+    assert [path for path in workspace.state.blobs.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("path", ["/v1/documents/none", "/v1/documents/none/text"])
+def test_unknown_documents(client, path):
+    response = client.get(path)
+    assert (response.status_code, response.json()["type"]) == (404, "unknown-document")
+    assert client.delete("/v1/documents/none").status_code == 404
+
+
+def test_the_index_is_described_rebuilt_and_rolled_back(client, indexed):
+    status = client.get("/v1/index").json()
+    assert (status["generation"], status["documents"], status["up_to_date"]) == (1, 2, True)
+    response = client.post("/v1/index/rebuild", json={})
+    assert response.status_code == 202
+    assert run_job(indexed, response.json()["job_id"]).outputs["index_generation"] == 2
+    generations = client.get("/v1/index/generations").json()
+    assert (generations["current"], [row["number"] for row in generations["generations"]]) == (2, [1, 2])
+    assert client.post("/v1/index/rollback", json={}).json()["index_generation"] == 1
+    assert client.post("/v1/search", json={"query": "roses"}).json()["index_generation"] == 1
+    assert client.post("/v1/index/rollback", json={}).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("get", "/v1/index?collection=no"), ("get", "/v1/index/generations?collection=no"), ("get", "/v1/documents?collection=no")],
+)
+def test_unknown_collections(client, method, path):
+    assert client.request(method, path).json()["type"] == "unknown-collection"
+    for action in ("rebuild", "rollback"):
+        assert client.post(f"/v1/index/{action}", json={"collection": "no"}).status_code == 404
+
+
+def test_a_document_that_changed_makes_its_adapter_stale(client, indexed):
+    (found,) = client.post("/v1/search", json={"query": "blue roses", "top_k": 1}).json()["passages"]
+    indexed.store.adapters.add(adapter(lineage={"documents": [found["document_id"]]}))
+    assert client.get("/v1/adapters/house").json()["stale"] is False
+    client.delete(f"/v1/documents/{found['document_id']}")
+    assert client.get("/v1/adapters/house").json()["stale"] is True
