@@ -50,6 +50,7 @@ FAMILIES = ("llama", "qwen2", "qwen3")
 
 # general.file_type, from enum llama_ftype in llama.h.
 _FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32}
+_WRITTEN = ("general.architecture", "general.file_type", "general.quantization_version")
 # What the reader raises on damaged files: it checks little, and fails wherever numpy or struct does.
 _DAMAGE = (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError)
 
@@ -145,6 +146,11 @@ class GgufFile:
         if found is None:
             raise InvalidModel("The GGUF file lacks a metadata key", got=self.path, wanted=key)
         return found
+
+    def metadata(self) -> dict[str, Value]:
+        """Return every metadata value except those that ``write_gguf`` writes itself."""
+        kept = [key for key in self._reader.fields if not key.startswith("GGUF.") and key not in _WRITTEN]
+        return {key: self.get(key) for key in kept}
 
     def tensor(self, name: str) -> NDArray[np.float32]:
         """Return a tensor dequantized to float32, rows first.

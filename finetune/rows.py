@@ -13,7 +13,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from os.path import commonprefix
 from typing import Protocol
 
 from data.errors import InvalidModel, InvalidRequest
@@ -207,6 +206,15 @@ def _opening(messages: tuple[Message, ...]) -> object:
     return (*((m.role, m.parts) for m in messages[:-1]), (messages[-1].role, last))
 
 
+def _shared_start(rendered: Sequence[tuple[Segment, ...]]) -> tuple[Segment, ...]:
+    shared = 0
+    for column in zip(*rendered, strict=False):
+        if any(segment != column[0] for segment in column):
+            break
+        shared += 1
+    return rendered[0][:shared]
+
+
 class _Encoder:
     """Tokenizes the segments of one build, each distinct segment once."""
 
@@ -221,7 +229,7 @@ class _Encoder:
     ) -> Iterator[Row]:
         """Yield the rows of one group, each branch in the first row that has room for it."""
         rendered = [self._render(example.messages) for example in group]
-        context = commonprefix(rendered)
+        context = _shared_start(rendered)
         context_ids, passages = self._context(context)
         waiting: list[Branch] = []
         used = len(context_ids)

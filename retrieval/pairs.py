@@ -225,48 +225,48 @@ def generate_pairs(
         JobCancelled: ``report`` was told to stop; the run can be continued.
         EngineUnavailable: the engine is down; the run can be continued.
     """
-    if requested < 1 or not 0 <= unanswerable_share <= 1:
-        raise InvalidRequest(
-            "Pairs cannot be generated with these numbers",
-            got=f"requested={requested}, unanswerable_share={unanswerable_share}",
-            wanted="requested of at least 1, unanswerable_share from 0 to 1",
-        )
-    has_reader = reader is not None or reader_adapter is not None
+    _check_numbers(requested, unanswerable_share)
+    reads = reader is not None or reader_adapter is not None
     proposer = _Proposer(generator, adapter, reader or generator, reader_adapter, seed)
     known, fingerprint = _chunks(store, collection, frozenset(exclude_documents))
     plan = share_out(known, requested, seed=seed, unanswerable_share=unanswerable_share)
     inputs = {
         "requested": requested,
-        "seed": seed,
-        "model": generator.model,
-        "adapter": adapter,
-        "reader": [proposer.reader.model, reader_adapter] if has_reader else None,
+        "writer": [generator.model, adapter, seed],
+        "reader": [proposer.reader.model, reader_adapter] if reads else None,
         "chunks": fingerprint,
         "evaluation_questions": content_id(*evaluation_questions),
-        "unanswerable_share": unanswerable_share,
-        "top_k": top_k,
+        "shares": [unanswerable_share, top_k],
     }
     run_id = _run_with(store, collection, requested, inputs)
     context = Context(
         lambda question: retriever.search(question, collection, top_k),
         accepted=[pair.question for pair in store.pairs.all(collection, "accepted", stale=False)],
         evaluation=evaluation_questions,
-        read=proposer.read if has_reader else None,
+        read=proposer.read if reads else None,
     )
-    done = {pair.id for pair in store.pairs.of_run(run_id)} | {item for item, _ in store.pairs.failures(run_id)}
-    left = [proposal for proposal in _tries(plan, run_id) if proposal.id not in done]
-    _follow(left, _Run(store, collection, run_id, proposer, context), store.pairs.run(run_id), report)
+    run = _Run(store, collection, run_id, proposer, context)
+    _follow(_left(store, plan, run_id), run, store.pairs.run(run_id), report)
     return {"run_id": run_id, **store.pairs.run(run_id)}
 
 
+def _check_numbers(requested: int, unanswerable_share: float) -> None:
+    if requested < 1 or not 0 <= unanswerable_share <= 1:
+        raise InvalidRequest(
+            "Pairs cannot be generated with these numbers",
+            got=f"requested={requested}, unanswerable_share={unanswerable_share}",
+            wanted="requested of at least 1, unanswerable_share from 0 to 1",
+        )
+
+
 def _chunks(store: Store, collection: str, excluded: frozenset[str]) -> tuple[dict[int, int], str]:
-    """Return the information of each chunk by key, and a fingerprint of the chunks."""
+    """Return the information of each chunk by key, and a fingerprint of the keys and chunks."""
     known: dict[int, int] = {}
     ids: list[str] = []
     for key, chunk, _title in store.chunks.iterate(collection):
         if chunk.document_id not in excluded:
             known[key] = information(chunk.text)
-            ids.append(chunk.id)
+            ids.append(f"{key} {chunk.id}")
     if not known:
         raise NothingIndexed(
             f'There are no passages in "{collection}" to make pairs from',
@@ -281,6 +281,11 @@ def _run_with(store: Store, collection: str, requested: int, inputs: dict[str, A
         if store.pairs.run_inputs(run_id) == inputs:
             return run_id
     return store.pairs.start_run(collection, requested, inputs)
+
+
+def _left(store: Store, plan: Sequence[Quota], run_id: str) -> list[_Try]:
+    done = {pair.id for pair in store.pairs.of_run(run_id)} | {item for item, _ in store.pairs.failures(run_id)}
+    return [proposal for proposal in _tries(plan, run_id) if proposal.id not in done]
 
 
 def _follow(left: Sequence[_Try], run: _Run, ledger: Mapping[str, Any], report: Report) -> None:

@@ -143,6 +143,8 @@ def import_pairs(store: Store, collection: str, path: Path, *, retriever: Retrie
         InvalidRequest: the file cannot be read.
     """
     failures: list[InvalidRequest] = []
+    if not store.chunks.count(collection):
+        retriever = None  # nothing is indexed that an answer could stand in
     pairs = [_pair(collection, path.name, row, retriever) for row in _rows(path, failures)]
     imported = store.pairs.add(collection, None, pairs)
     failed = [{"type": error.type, "detail": str(error), "hint": error.hint} for error in failures]

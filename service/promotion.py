@@ -28,12 +28,11 @@ class Promotion:
     before: Adapter | None
 
 
-def check_promotable(adapter: Adapter, model: Model) -> None:
-    """Refuse an adapter that cannot serve ``model``.
+def check_base(adapter: Adapter, model: Model) -> None:
+    """Refuse an adapter that was trained for another base model than ``model``.
 
     Raises:
-        BaseModelMismatch: it was trained for another base model.
-        ParityFailed: its GGUF was never compared with what was trained, or answers differently.
+        BaseModelMismatch: it was.
     """
     if adapter.base_sha256 != model.sha256:
         raise BaseModelMismatch(
@@ -42,6 +41,16 @@ def check_promotable(adapter: Adapter, model: Model) -> None:
             wanted=f"an adapter trained for {model.name}",
             hint="Choose its base model with RAGTUNE_MODEL, or train one for this base: ragtune train",
         )
+
+
+def check_promotable(adapter: Adapter, model: Model) -> None:
+    """Refuse an adapter that cannot serve ``model``.
+
+    Raises:
+        BaseModelMismatch: it was trained for another base model.
+        ParityFailed: its GGUF was never compared with what was trained, or answers differently.
+    """
+    check_base(adapter, model)
     parity: Mapping[str, Any] | None = adapter.metrics.get("parity")
     if adapter.lineage.get("origin") == STARTER_ORIGIN:
         return

@@ -171,13 +171,8 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write an adapter as a GGUF file that llama.cpp serves."""
-    from data.errors import InvalidRequest
     from service.export import export_adapter
 
-    if quantize and not merge:
-        raise InvalidRequest(
-            "Only a merged model is quantized", got=quantize, hint="Add --merge, or leave --quantize out."
-        )
     with session(ctx).workspace(mutates=True) as workspace:
         workspace.ensure_starter_adapters()
         adapter = find_adapter(workspace.store, name)

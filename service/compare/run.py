@@ -14,13 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from data.errors import BaseModelMismatch, InvalidRequest, JobCancelled, NoQuestions, RagtuneError, StateError
+from data.errors import InvalidRequest, JobCancelled, NoQuestions, RagtuneError, StateError
 from data.protocols import Report
 from data.records import Answer, Model, Progress, Question, content_id
 from service.answerer import AskRequest
 from service.arms import Arm, find_adapter, resolve_arm, resolve_mode
 from service.compare.outcomes import Outcome, OutcomeFile, failed, score_answer
 from service.compare.result import Comparison, summarize
+from service.promotion import check_base
 
 if TYPE_CHECKING:
     from data.store import Store
@@ -107,22 +108,9 @@ def choose_arms(
         if reader.adapter not in {arm.adapter for arm in arms}:
             arms.append(reader)
     for arm in arms:
-        check_base(store, model, arm)
+        if arm.adapter is not None:
+            check_base(find_adapter(store, arm.adapter), model)
     return tuple(arms)
-
-
-def check_base(store: Store, model: Model, arm: Arm) -> None:
-    """Raise ``BaseModelMismatch`` if the arm's adapter was trained for another base model."""
-    if arm.adapter is None:
-        return
-    found = find_adapter(store, arm.adapter)
-    if found.base_sha256 != model.sha256:
-        raise BaseModelMismatch(
-            f"The adapter {found.name} was trained for another base model",
-            got=found.base_model,
-            wanted=f"an adapter trained for {model.name}",
-            hint="Choose its base with RAGTUNE_MODEL, or train one for this base: ragtune train",
-        )
 
 
 def run_id(questions: Sequence[Question], setup: Setup) -> str:

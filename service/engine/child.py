@@ -72,9 +72,12 @@ class Child:
         except subprocess.TimeoutExpired:
             return "it hung up but still runs"
         ended = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        size = self._stderr.seek(0, 2)
-        self._stderr.seek(max(0, size - _STDERR_TAIL_BYTES))
-        tail = " | ".join(self._stderr.read().decode(errors="replace").split("\n")[-5:]).strip(" |")
+        try:
+            size = self._stderr.seek(0, 2)
+            self._stderr.seek(max(0, size - _STDERR_TAIL_BYTES))
+            tail = " | ".join(self._stderr.read().decode(errors="replace").split("\n")[-5:]).strip(" |")
+        except ValueError:  # close() was quicker: we ended it ourselves
+            return "it was closed"
         return f"{ended}; {tail}" if tail else ended
 
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import itertools
 import os
-import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,158 +22,26 @@ import numpy as np
 
 from data.errors import (
     BaseModelMismatch,
-    EngineBusy,
-    EngineTimeout,
     EngineUnavailable,
     InvalidModel,
     RagtuneError,
     UnknownAdapter,
 )
-from data.protocols import Delta, GenerationRequest, GenerationResult, TokenScores
+from data.protocols import GenerationRequest, GenerationResult, TokenScores
 from data.records import Message, Model
-from service.engine.child import Child
-from service.engine.protocol import error_from_wire, messages_to_wire, request_to_wire, result_from_wire
+from service.engine.protocol import messages_to_wire, request_to_wire, result_from_wire
+from service.engine.session import GRACE_S, Session, Stream
 
 START_TIMEOUT_S = 300.0
 ADAPTER_TIMEOUT_S = 120.0
-_GRACE_S = 15.0
-"""How much later than a request's own deadline a silent child counts as hung."""
 _CRASHES, _CRASH_WINDOW_S = 3, 60.0
 """So many crashes in such a time, and the engine stays down until the window has passed."""
-
-_QUEUED = ("generate", "score")
 
 
 @dataclass(slots=True)
 class _Adapter:
     path: Path
     broken: RagtuneError | None = None
-
-
-class _Session:
-    """One child's life: its reader thread and the calls that wait for it."""
-
-    def __init__(self) -> None:
-        self.child = Child()
-        self.info: dict[str, Any] = {}
-        self.dead: str | None = None
-        self._mutex = threading.Lock()
-        self._inboxes: dict[int, queue.SimpleQueue[tuple[dict[str, Any], bytes]]] = {}
-        self._queued: set[int] = set()
-        threading.Thread(target=self._read, name="engine-reader", daemon=True).start()
-
-    def submit(self, number: int, order: Mapping[str, Any], limit: int) -> None:
-        """Send an order and open its inbox.
-
-        Raises:
-            EngineBusy: ``limit`` generations are running or waiting.
-            EngineUnavailable: the child is gone.
-        """
-        with self._mutex:
-            if self.dead is not None:
-                raise _down(self.dead)
-            if order["op"] in _QUEUED:
-                if len(self._queued) >= limit:
-                    raise EngineBusy(
-                        "The engine's queue is full",
-                        got=f"{len(self._queued)} requests",
-                        wanted=f"at most {limit}",
-                        hint="Try again in a few seconds.",
-                    )
-                self._queued.add(number)
-            self._inboxes[number] = queue.SimpleQueue()
-        self.send({**order, "id": number})
-
-    def send(self, message: Mapping[str, Any]) -> None:
-        """Send a frame; a child that is gone is left to the reader thread to notice."""
-        try:
-            self.child.channel.send(message)
-        except OSError as error:
-            if "id" in message and message["op"] != "cancel":
-                raise _down(self.dead or "it hung up") from error
-
-    def next(self, number: int, timeout_s: float) -> tuple[dict[str, Any], bytes]:
-        """Return the next frame of an order; the errors it reports are raised."""
-        try:
-            message, binary = self._inboxes[number].get(timeout=timeout_s)
-        except queue.Empty:
-            self.child.close()  # hung: only a new process helps
-            raise EngineTimeout("The engine does not answer", got=f"silent for {timeout_s:g} s") from None
-        if message["event"] == "error":
-            raise error_from_wire(message["error"])
-        if message["event"] == "died":
-            raise _down(message["how"])
-        return message, binary
-
-    def forget(self, number: int) -> None:
-        """Close the inbox of an order; one still running keeps its place in the queue until it ends."""
-        with self._mutex:
-            self._inboxes.pop(number, None)
-
-    def running(self, number: int) -> bool:
-        """Tell whether the child has still to end this generation."""
-        with self._mutex:
-            return number in self._queued
-
-    def _read(self) -> None:
-        try:
-            while True:
-                message, binary = self.child.channel.receive()
-                with self._mutex:
-                    if message["event"] != "delta":
-                        self._queued.discard(message["id"])
-                    inbox = self._inboxes.get(message["id"])
-                if inbox is not None:
-                    inbox.put((message, binary))
-        except EOFError:
-            how = self.child.obituary()
-        with self._mutex:
-            self.dead = how
-            for inbox in self._inboxes.values():
-                inbox.put(({"event": "died", "how": how}, b""))
-            self._queued.clear()
-
-
-class _Stream(Iterator[Delta]):
-    """The deltas of one generation; closing it (or dropping it) cancels the generation."""
-
-    def __init__(self, session: _Session, number: int, timeout_s: float) -> None:
-        self._session, self._number, self._timeout_s = session, number, timeout_s
-        self._deadline = time.monotonic() + timeout_s + _GRACE_S
-        self._open = True
-
-    def __iter__(self) -> _Stream:
-        return self
-
-    def __next__(self) -> Delta:
-        if not self._open:
-            raise StopIteration
-        try:
-            message, _ = self._session.next(self._number, max(0.0, self._deadline - time.monotonic()))
-        except BaseException:
-            self.close()
-            raise
-        if message["event"] == "delta":
-            return Delta(message["text"])
-        self.close()
-        return Delta("", result_from_wire(message["value"]))
-
-    def close(self) -> None:
-        """Cancel the generation unless it has ended."""
-        if self._open:
-            self._open = False
-            if self._session.running(self._number):
-                self._session.send({"op": "cancel", "id": self._number})
-            self._session.forget(self._number)
-
-    def __enter__(self) -> _Stream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
 
 
 class Engine:
@@ -203,7 +70,7 @@ class Engine:
         self._adapters: dict[str, _Adapter] = {}
         self._numbers = itertools.count(1)
         self._starting = threading.RLock()
-        self._session: _Session | None = None
+        self._session: Session | None = None
         self._crashes: deque[float] = deque(maxlen=_CRASHES)
         self._closed = False
 
@@ -259,11 +126,11 @@ class Engine:
         )
         return result_from_wire(value)
 
-    def stream(self, request: GenerationRequest) -> _Stream:
+    def stream(self, request: GenerationRequest) -> Stream:
         """Yield text as it comes; closing the iterator cancels. Full queues and unknown adapters raise at once."""
         order = {"op": "generate", "request": self._wire(request), "stream": True, "timeout_s": request.timeout_s}
         session, number = self._submit(order)
-        return _Stream(session, number, request.timeout_s)
+        return Stream(session, number, request.timeout_s)
 
     def score(
         self, messages: tuple[Message, ...], completion: str, adapter: str | None = None, *, timeout_s: float = 300.0
@@ -309,7 +176,11 @@ class Engine:
                 hint="Serve the model it was trained for, or train it again.",
             )
         path = Path(gguf_path).resolve()
-        change = self._load(self._ensure(), key, path)
+        session = self._ensure()
+        try:
+            change = self._load(session, key, path)
+        except EngineUnavailable as error:
+            raise InvalidModel(f"llama.cpp crashed on the adapter {path.name}", got=session.dead) from error
         self._adapters[key] = _Adapter(path)
         return change
 
@@ -335,17 +206,17 @@ class Engine:
     def _call(self, order: Mapping[str, Any], timeout_s: float) -> tuple[Any, bytes]:
         session, number = self._submit(order)
         try:
-            message, binary = session.next(number, timeout_s + _GRACE_S)
+            message, binary = session.next(number, timeout_s + GRACE_S)
         finally:
-            session.forget(number)
+            session.abandon(number)
         return message["value"], binary
 
-    def _submit(self, order: Mapping[str, Any]) -> tuple[_Session, int]:
+    def _submit(self, order: Mapping[str, Any]) -> tuple[Session, int]:
         session, number = self._ensure(), next(self._numbers)
         session.submit(number, order, self._limit)
         return session, number
 
-    def _ensure(self) -> _Session:
+    def _ensure(self) -> Session:
         """Return a live session, starting one where the last has died."""
         with self._starting:
             if self._session is not None and self._session.dead is None:
@@ -357,7 +228,7 @@ class Engine:
             self._session = self._begin()
             return self._session
 
-    def _bury(self, session: _Session) -> None:
+    def _bury(self, session: Session) -> None:
         session.child.close()
         self._session = None
         self._crashes.append(time.monotonic())
@@ -369,8 +240,8 @@ class Engine:
                 hint="It will be tried again by the next request; if it keeps failing, see ragtune doctor.",
             )
 
-    def _begin(self) -> _Session:
-        session = _Session()
+    def _begin(self) -> Session:
+        session = Session()
         try:
             number = next(self._numbers)
             order = {"op": "start", "gguf": str(Path(self._model.gguf).resolve()), **self._options}
@@ -399,7 +270,7 @@ class Engine:
             raise
         return session
 
-    def _load(self, session: _Session, key: str, path: Path) -> float:
+    def _load(self, session: Session, key: str, path: Path) -> float:
         number = next(self._numbers)
         session.submit(number, {"op": "add_adapter", "key": key, "path": str(path)}, self._limit)
         try:
@@ -407,7 +278,3 @@ class Engine:
         finally:
             session.forget(number)
         return float(message["value"])
-
-
-def _down(how: str) -> EngineUnavailable:
-    return EngineUnavailable("The engine process died", got=how, hint="It is started again by the next request.")

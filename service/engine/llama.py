@@ -24,7 +24,7 @@ from data.errors import ContextOverflow, EngineError, InvalidModel, InvalidReque
 # wait for a scheduler tick.
 os.putenv("OMP_WAIT_POLICY", "passive")
 
-import llama_cpp  # noqa: E402
+import llama_cpp
 
 _WARN, _ERROR, _CONTINUED = 3, 4, 5  # enum ggml_log_level in ggml.h
 _FTYPES = {  # enum llama_ftype in llama.h
@@ -360,7 +360,8 @@ class LlamaGrammar:
         data = candidates.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data))
         array = llama_cpp.llama_token_data_array(data, len(tokens), -1, False)
         llama_cpp.llama_sampler_apply(self._sampler, ctypes.byref(array))
-        return np.isfinite(candidates["logit"])
+        allowed: NDArray[np.bool_] = np.isfinite(candidates["logit"])
+        return allowed
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ A frame is a 4-byte big-endian length, that many bytes of JSON, and, where the J
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import struct
@@ -78,10 +79,8 @@ class Channel:
 
     def close(self) -> None:
         """Close this end; the other end's ``receive`` raises EOFError."""
-        try:
+        with contextlib.suppress(OSError):  # the other end closed first: nothing is left to shut down
             self._connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the other end closed first: nothing is left to shut down
         self._connection.close()
 
     def _read(self, size: int) -> bytes:

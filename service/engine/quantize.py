@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
+from data.errors import InsufficientStorage, InvalidModel
 from data.state import map_os_error, sync_folder
 from service.engine.child import run_once
 
 QUANTIZE_TIMEOUT_S = 3600.0
+_FULL_BYTES = 16 * 2**20
 
 
-def quantize(src_gguf: str | Path, dst_gguf: str | Path, type: str = "q8_0", *, n_threads: int | None = None) -> Path:  # noqa: A002
+def quantize(src_gguf: str | Path, dst_gguf: str | Path, type: str = "q8_0", *, n_threads: int | None = None) -> Path:
     """Quantize ``src_gguf`` (again, if it was quantized already) and return the new file.
 
     The new file appears whole: it is written beside its place and renamed.
@@ -38,7 +42,7 @@ def quantize(src_gguf: str | Path, dst_gguf: str | Path, type: str = "q8_0", *, 
     }
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        run_once(order, path=source, timeout_s=QUANTIZE_TIMEOUT_S)
+        _run(order, source, target)
         _make_durable(partial)
         partial.replace(target)
         sync_folder(target.parent)
@@ -47,6 +51,17 @@ def quantize(src_gguf: str | Path, dst_gguf: str | Path, type: str = "q8_0", *, 
     finally:
         partial.unlink(missing_ok=True)
     return target
+
+
+def _run(order: dict[str, Any], source: Path, target: Path) -> None:
+    try:
+        run_once(order, path=source, timeout_s=QUANTIZE_TIMEOUT_S)
+    except InvalidModel as error:
+        if shutil.disk_usage(target.parent).free < _FULL_BYTES:  # llama.cpp does not say why a write failed
+            raise InsufficientStorage(
+                "The disk is full", got=str(target.parent), hint="Free some disk space, then try again."
+            ) from error
+        raise
 
 
 def _make_durable(path: Path) -> None:

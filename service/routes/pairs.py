@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 
 from data.errors import DocumentTooLarge, InvalidRequest
 from data.formats import Format
@@ -45,20 +45,24 @@ async def pair_source(request: Request) -> PairSource:
         InvalidRequest: it is neither.
     """
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        form = await request.form()
-        file, collection = form.get("file"), form.get("collection", "default")
-        if not isinstance(file, UploadFile) or not isinstance(collection, str):
-            raise InvalidRequest("The form has no file", got=", ".join(form), wanted="a field named file")
-        content = await file.read(LARGEST_IMPORT_BYTES + 1)
-        if len(content) > LARGEST_IMPORT_BYTES:
-            raise DocumentTooLarge("The file is too large", wanted=f"at most {LARGEST_IMPORT_BYTES} bytes")
-        return PairSource(file_name(file.filename), content, collection)
+        async with request.form() as form:
+            return await _from_form(form)
     try:
         body = ImportPairsBody.model_validate_json(await request.body())
     except ValidationError as error:
         raise RequestValidationError(error.errors()) from error
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in body.rows)
     return PairSource("rows.jsonl", lines.encode(), body.collection)
+
+
+async def _from_form(form: FormData) -> PairSource:
+    file, collection = form.get("file"), form.get("collection", "default")
+    if not isinstance(file, UploadFile) or not isinstance(collection, str):
+        raise InvalidRequest("The form has no file", got=", ".join(form), wanted="a field named file")
+    content = await file.read(LARGEST_IMPORT_BYTES + 1)
+    if len(content) > LARGEST_IMPORT_BYTES:
+        raise DocumentTooLarge("The file is too large", wanted=f"at most {LARGEST_IMPORT_BYTES} bytes")
+    return PairSource(file_name(file.filename), content, collection)
 
 
 @router.post("/generate", status_code=202, response_model=None)
@@ -84,7 +88,9 @@ def list_pairs(
 ) -> dict[str, Any]:
     """Return a page of pairs, oldest first, and the cursor of the next page."""
     check_collection(workspace.store, collection)
-    found, following = workspace.store.pairs.list(collection, status, kind, cursor, limit, stale)
+    found, following = workspace.store.pairs.list(
+        collection, status=status, kind=kind, cursor=cursor, limit=limit, stale=stale
+    )
     return {"pairs": [pair_view(pair) for pair in found], "next_cursor": following}
 
 

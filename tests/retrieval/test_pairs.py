@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.retrieval.scripted import Corpus, ScriptedGenerator
 
 from data.errors import EngineTimeout, EngineUnavailable, InvalidRequest, JobCancelled, NothingIndexed
 from data.records import Progress
 from retrieval.pairs import generate_pairs, share_out
+from tests.retrieval.scripted import Corpus, ScriptedGenerator
 
 FOUNDED = "Fresno was founded"
 
@@ -160,7 +161,7 @@ def test_samples_are_seeded_and_follow_one_another_chunk_by_chunk(corpus: Corpus
     generator = ScriptedGenerator(SCRIPT)
     generate(corpus, generator)
     prompts = [request.messages[-1].content for request in generator.requests]
-    changes = sum(left != right for left, right in zip(prompts, prompts[1:], strict=False))
+    changes = sum(left != right for left, right in pairwise(prompts))
     assert changes == len(set(prompts)) - 1 == 5
     seeds = [request.seed for request in generator.requests]
     assert len(set(seeds)) == 30

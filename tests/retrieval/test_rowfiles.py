@@ -97,7 +97,7 @@ def test_exported_rows_can_be_imported_again(corpus: Corpus, tmp_path: Path) -> 
         corpus.store, corpus.retriever, "default", tmp_path, formats=("chat", "instruction"), eval_share=0, seed=1
     )
     for name in ("train.jsonl", "train.instruction.jsonl"):
-        report = import_pairs(corpus.store, name.split(".")[1], tmp_path / name)
+        report = import_pairs(corpus.store, name.split(".")[1], tmp_path / name, retriever=corpus.retriever)
         assert report.failed == []
         pairs = corpus.store.pairs.all(name.split(".")[1], "accepted")
         assert {row[:2] for row in ROWS} <= {(pair.question, pair.answer) for pair in pairs}

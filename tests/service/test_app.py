@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from tests.service.conftest import open_client
+
+from data.errors import StarterMissing
+
+KEYED = [("GET", "/v1/jobs"), ("POST", "/v1/answers"), ("GET", "/v1/models"), ("GET", "/v1/documents")]
+OPEN = ("/healthz", "/readyz", "/metrics", "/docs")
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+@pytest.mark.parametrize(("method", "path"), KEYED)
+def test_without_any_key_everyone_is_let_in(empty_client, method, path):
+    assert empty_client.request(method, path).status_code != 401
+
+
+@pytest.mark.parametrize(("method", "path"), KEYED)
+@pytest.mark.parametrize("headers", [{}, bearer("wrong"), bearer(""), {"Authorization": "Basic c2VjcmV0"}])
+def test_a_configured_key_is_required(make_workspace, method, path, headers):
+    with open_client(make_workspace(api_key="secret")) as client:
+        response = client.request(method, path, headers=headers)
+        assert (response.status_code, response.json()["type"]) == (401, "unauthorized")
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+        assert client.request(method, path, headers=bearer("secret")).status_code != 401
+
+
+def test_a_key_of_the_table_is_required_once_there_is_one(empty_client, workspace):
+    key_id, key = workspace.store.keys.create("laptop")
+    assert empty_client.get("/v1/jobs").status_code == 401
+    assert empty_client.get("/v1/jobs", headers=bearer(key)).status_code == 200
+    workspace.store.keys.revoke(key_id)
+    assert empty_client.get("/v1/jobs", headers=bearer(key)).status_code == 401
+    assert empty_client.get("/v1/jobs").status_code == 401, "revoking the last key opens nothing"
+
+
+@pytest.mark.parametrize("path", OPEN)
+def test_watching_needs_no_key(make_workspace, path):
+    with open_client(make_workspace(api_key="secret")) as client:
+        assert client.get(path).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "127.0.0.1:80:80", ""])
+def test_other_host_names_are_refused_on_loopback(empty_client, host):
+    response = empty_client.get("/healthz", headers={"Host": host})
+    assert (response.status_code, response.json()["type"]) == (421, "wrong-host")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost", "LOCALHOST:80", "[::1]:8000", "rag.lan"])
+def test_own_host_names_are_served(make_workspace, host):
+    with open_client(make_workspace(allowed_hosts=("rag.lan",))) as client:
+        assert client.get("/healthz", headers={"Host": host}).status_code == 200
+
+
+def test_off_loopback_the_host_name_is_not_checked(make_workspace):
+    with open_client(make_workspace(host="0.0.0.0", api_key="secret")) as client:
+        assert client.get("/healthz", headers={"Host": "rag.example"}).status_code == 200
+
+
+def test_the_root_leads_to_the_documentation(empty_client):
+    response = empty_client.get("/", follow_redirects=False)
+    assert (response.status_code, response.headers["location"]) == (307, "/docs")
+
+
+def test_ready_means_that_questions_can_be_answered(empty_client, workspace, monkeypatch):
+    assert empty_client.get("/readyz").json() == {
+        "status": "ready",
+        "checks": {"store": "ok", "model": "ok", "engine": "ok"},
+    }
+
+    def missing(_self):
+        raise StarterMissing("No starter", hint="pip install")
+
+    monkeypatch.setattr(type(workspace), "generator", property(missing))
+    response = empty_client.get("/readyz")
+    assert response.status_code == 503
+    assert response.json()["checks"]["engine"]["type"] == "starter-missing"
+
+
+def test_metrics_count_requests_by_route_and_answers_by_mode(client):
+    client.post("/v1/answers", json={"question": "When was it built?"})
+    client.get("/v1/jobs/unknown-1")
+    client.get("/v1/jobs/unknown-2")
+    text = client.get("/metrics").text
+    assert re.search(r'ragtune_http_requests_total\{method="GET",route="[^"]*/\{job_id\}",status="404"\} 2.0', text)
+    assert 'ragtune_answers_total{abstained="false",mode="rag"} 1.0' in text
+    assert "unknown-1" not in text
+    assert 'ragtune_jobs{status="queued"} 0.0' in text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "kind"),
+    [("GET", "/v1/nothing", 404, "no-such-route"), ("PUT", "/v1/answers", 405, "method-not-allowed")],
+)
+def test_what_is_no_route_is_a_problem(empty_client, method, path, status, kind):
+    response = empty_client.request(method, path)
+    assert (response.status_code, response.json()["type"]) == (status, kind)
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_every_route_of_the_design_exists(empty_client):
+    paths = empty_client.get("/openapi.json").json()["paths"]
+    wanted = {
+        "/v1/answers": "post", "/v1/compare": "post", "/v1/search": "post", "/v1/documents": "post get",
+        "/v1/documents/{document_id}": "get delete", "/v1/documents/{document_id}/text": "get", "/v1/index": "get",
+        "/v1/index/rebuild": "post", "/v1/index/generations": "get", "/v1/index/rollback": "post",
+        "/v1/pairs/generate": "post", "/v1/pairs": "get", "/v1/pairs/{pair_id}": "patch", "/v1/pairs/import": "post",
+        "/v1/pairs/export": "get", "/v1/adapters": "post get", "/v1/adapters/{name}/promote": "post",
+        "/v1/adapters/rollback": "post", "/v1/adapters/import": "post", "/v1/adapters/{name}": "delete get",
+        "/v1/evaluations": "post", "/v1/evaluations/{evaluation_id}": "get",
+        "/v1/evaluations/{evaluation_id}/report": "get", "/v1/jobs": "get", "/v1/jobs/{job_id}": "get",
+        "/v1/jobs/{job_id}/events": "get", "/v1/jobs/{job_id}/cancel": "post", "/v1/feedback": "post",
+        "/v1/models": "get", "/v1/chat/completions": "post", "/v1/embeddings": "post", "/healthz": "get",
+        "/readyz": "get", "/metrics": "get",
+    }  # fmt: skip
+    missing = [(path, verb) for path, verbs in wanted.items() for verb in verbs.split() if verb not in paths.get(path, {})]
+    assert missing == []
+
+
+def test_importing_the_app_loads_no_heavy_library():
+    import subprocess
+    import sys
+
+    heavy = ["torch", "transformers", "peft", "faiss", "tantivy", "llama_cpp", "sentence_transformers"]
+    code = f"import sys, service.app; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

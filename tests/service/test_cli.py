@@ -1,0 +1,369 @@
+"""Every command through the console script's own entry, over small real parts."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+from typer.testing import CliRunner
+
+from data.records import QAPair
+from service.cli import app
+from service.commands.session import Session
+from service.jobs import submit
+from service.settings import Settings
+from service.workspace import Workspace
+from tests.service.conftest import DOCUMENTS
+from tests.service.parts import MODEL, HashEmbedder, ScriptedGenerator, adapter
+
+PAIR_JSON = '{"question": "When was the lighthouse of Orrin built?", "answer": "1842"}'
+
+
+class Shell:
+    """Runs command lines against one state directory."""
+
+    def __init__(self, state, generator):
+        self.state = state
+        self.generator = generator
+
+    def __call__(self, *words, code=0):
+        session = Session(lambda s: Workspace(s, embedder=HashEmbedder(), generator=self.generator, model=MODEL))
+        found = CliRunner().invoke(app, ["--state-dir", str(self.state), *map(str, words)], obj=session)
+        assert found.exit_code == code, f"{found.output}\n{found.exception!r}"
+        return found
+
+    def json(self, *words, code=0):
+        return json.loads(self(*words, "--json", code=code).stdout)
+
+    def open(self):
+        settings = Settings.load(state_dir=self.state)
+        return Workspace(settings, embedder=HashEmbedder(), generator=self.generator, model=MODEL)
+
+
+@pytest.fixture
+def shell(tmp_path, generator):
+    return Shell(tmp_path / "state", generator)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "documents"
+    made.mkdir()
+    for name, text in DOCUMENTS.items():
+        (made / name).write_text(text, encoding="utf-8")
+    return made
+
+
+@pytest.fixture
+def filled(shell, folder):
+    shell("ingest", folder)
+    return shell
+
+
+@pytest.fixture
+def questions(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    rows = [
+        {"id": "built", "question": "When was the lighthouse of Orrin built?", "answers": ["1842"]},
+        {"id": "mayor", "question": "Who is the mayor of Orrin?", "answers": [], "answerable": False},
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_ingest_tells_what_became_of_each_file(shell, folder):
+    first = shell.json("ingest", folder)
+    assert {row["source"] for row in first["indexed"]} == set(DOCUMENTS)
+    assert set(first) == {"indexed", "unchanged", "deleted", "failed"}
+    assert len(shell.json("ingest", folder)["unchanged"]) == 2
+    (folder / "garden.md").unlink()
+    assert shell.json("ingest", folder, "--sync")["deleted"] == ["garden.md"]
+    assert "1 unchanged" in shell("ingest", folder).stdout
+
+
+def test_ingest_of_bad_files(shell, folder, tmp_path):
+    (folder / "empty.md").write_text("")
+    mixed = shell.json("ingest", folder)
+    assert [row["type"] for row in mixed["failed"]] == ["empty-document"]
+    alone = tmp_path / "alone.md"
+    alone.write_text("")
+    failed = shell.json("ingest", alone, code=1)
+    assert [row["source"] for row in failed["failed"]] == ["alone.md"]
+    assert "alone.md" in shell("ingest", alone, code=1).stderr
+    assert shell("ingest", tmp_path / "nothing", code=1).stderr.startswith("error:")
+
+
+def test_search(filled):
+    found = filled.json("search", "lighthouse keeper", "--top-k", 1)
+    assert found["passages"][0]["source"] == "lighthouse.md"
+    assert found["index_generation"] == 1
+    assert "lighthouse.md" in filled("search", "lighthouse").stdout
+    filled("search", "x", "--method", "magic", code=2)
+    assert "No such collection" in filled("search", "x", "-C", "absent", code=1).stderr
+    assert "empty" in filled("search", " ", code=1).stderr
+
+
+def test_ask_streams_the_answer_then_its_sources(filled, generator):
+    generator.reply = "1842 [1]"
+    shown = filled("ask", "When was the lighthouse of Orrin built?")
+    assert shown.stdout.startswith("1842 [1]\n[1] lighthouse.md")
+    assert "rag, scripted" in shown.stderr
+    answer = filled.json("ask", "When was the lighthouse of Orrin built?", "--mode", "base")
+    assert (answer["mode"], answer["passages"]) == ("base", [])
+
+
+def test_ask_with_what_does_not_exist(shell):
+    assert "Ingest" in shell("ask", "Anything?", code=1).stderr or "ingest" in shell("ask", "Anything?", code=1).stderr
+    assert "No such mode" in shell("ask", "Anything?", "--mode", "rug", code=1).stderr
+    assert "No such adapter" in shell("ask", "Anything?", "--adapter", "none", code=1).stderr
+    assert "too long" in shell("ask", "why " * 30_000, code=1).stderr
+
+
+def test_index(filled):
+    assert filled.json("index", "status")["documents"] == 2
+    assert filled.json("index", "rebuild")["index_generation"] == 2
+    assert filled.json("index", "rollback")["index_generation"] == 1
+    assert "up_to_date" in filled("index", "status").stdout
+    assert "Generation 3" in filled("index", "rebuild").stdout
+    assert "Generation" in filled("index", "rollback").stdout
+
+
+def test_evaluate_retrieval(shell, tmp_path):
+    corpus, queries, qrels = (tmp_path / name for name in ("corpus.jsonl", "queries.jsonl", "qrels.tsv"))
+    rows = [{"id": name, "title": name, "text": text} for name, text in DOCUMENTS.items()]
+    corpus.write_text("\n".join(map(json.dumps, rows)))
+    queries.write_text(json.dumps({"id": "q", "text": "Who planted the garden of Tolm?"}))
+    qrels.write_text("query-id\tcorpus-id\tscore\nq\tgarden.md\t1\n")
+    words = ("evaluate", "retrieval", "--corpus", corpus, "--queries", queries, "--qrels", qrels)
+    result = shell.json(*words)
+    assert set(result["methods"]) == {"hybrid", "dense", "lexical"}
+    assert result["methods"]["hybrid"]["ndcg@10"] == 1.0
+    assert "lexical" in shell(*words, "--methods", "lexical").stdout
+    shell(*words, "--methods", "magic", code=2)
+    shell("evaluate", "retrieval", "--corpus", tmp_path / "absent", "--queries", queries, "--qrels", qrels, code=2)
+
+
+def test_compare_writes_a_report_and_prints_the_verdict(filled, questions, generator, tmp_path):
+    generator.reply = "1842 [1]"
+    result = filled.json("compare", "--questions", questions, "--arms", "base,rag", "--out", tmp_path / "out")
+    assert set(result["arms"]) == {"base", "rag"}
+    assert result["arms"]["rag"]["f1"] == 50.0
+    assert "rag-base" in result["difference"]
+    assert (tmp_path / "out" / "index.html").exists()
+    asked = len(generator.requests)
+    shown = filled("compare", "--questions", questions, "--arms", "base,rag", "--out", tmp_path / "out")
+    assert result["verdict"] in shown.stdout.replace("\n", " ")
+    assert "2 questions show differences" in shown.stderr
+    assert len(generator.requests) == asked  # kept from the first run
+    filled("compare", "--questions", questions, "--arms", "rag", "--out", tmp_path / "out", "--fresh")
+    assert len(generator.requests) == asked + 2
+
+
+def test_compare_of_what_cannot_be_compared(filled, questions, tmp_path):
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n")
+    assert "no questions" in filled("compare", "--questions", empty, code=1).stderr
+    assert "No such arm" in filled("compare", "--questions", questions, "--arms", "rug", code=1).stderr
+    assert "calibrated" in filled("compare", "--questions", questions, "--max-false-answer-rate", 0.1, code=1).stderr
+    filled("compare", "--questions", tmp_path / "absent.jsonl", code=2)
+
+
+def test_pairs(filled, generator, tmp_path):
+    generator.reply = lambda request: PAIR_JSON if request.grammar else "1842 [1]"
+    ledger = filled.json("pairs", "generate", "--limit", 4, "--exclude", "garden.md")
+    assert ledger["requested"] == 4 == ledger["accepted"] + sum(ledger["rejected"].values()) + ledger["failed"]
+    assert ledger["accepted"] >= 1
+    assert "4 proposed" in filled("pairs", "generate", "--limit", 4, "--exclude", "garden.md").stdout  # the same run
+    listed = filled.json("pairs", "list", "--status", "accepted")
+    assert listed["pairs"][0]["answer"] == "1842"
+    assert "1842" in filled("pairs", "list").stdout
+    exported = filled.json("pairs", "export", "--out", tmp_path / "rows", "--format", "chat", "--eval-share", 0)
+    assert exported["train"] >= 1
+    assert (tmp_path / "rows" / "train.jsonl").exists()
+    assert "rows to train on" in filled("pairs", "export", "--out", tmp_path / "rows").stdout
+    filled("pairs", "export", "--out", tmp_path / "rows", "--format", "csv", code=2)
+    assert "No document has this source" in filled("pairs", "generate", "--exclude", "absent.md", code=1).stderr
+    filled("pairs", "list", "--status", "odd", code=2)
+
+
+def test_pairs_import(filled, questions, tmp_path):
+    assert filled.json("pairs", "import", questions)["imported"] == 2
+    assert "2 known already" in filled("pairs", "import", questions).stdout
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("{not json\n")
+    assert "failed" in filled("pairs", "import", bad, code=1).stderr
+
+
+def test_train_without_pairs_says_how_to_get_some(filled):
+    assert "ragtune pairs generate" in filled("train", "--name", "mine", code=1).stderr
+
+
+def test_train_refuses_a_bad_recipe(filled, tmp_path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("rank = 8\n")
+    assert "rank" in filled("train", "--recipe", recipe, code=1).stderr
+    filled("train", "--recipe", tmp_path / "absent.toml", code=2)
+
+
+def test_adapters(shell):
+    with shell.open() as workspace:
+        for name in ("house", "other"):
+            workspace.store.adapters.add(adapter(name))
+    assert {row["name"] for row in shell.json("adapters", "list")} == {"house", "other"}
+    assert "candidate" in shell("adapters", "list").stdout
+    shown = shell.json("adapters", "show", "house")
+    assert {"name", "version", "stage", "base_model", "recipe", "parity", "metrics", "lineage", "stale"} <= set(shown)
+    assert shown["parity"]["greedy_agreement"] == 1.0
+    assert "parity" in shell("adapters", "show", "house").stdout
+    assert shell.json("adapters", "promote", "house")["stage"] == "live"
+    assert "in place of house@1" in shell("adapters", "promote", "other").stdout
+    assert shell.json("adapters", "rollback")["name"] == "house"
+    assert "was live before" in shell("adapters", "rollback", code=1).stderr
+    assert shell.json("adapters", "delete", "other") == {"deleted": ["other@1"]}
+    assert "No such adapter" in shell("adapters", "show", "other", code=1).stderr
+
+
+def test_adapters_import_of_an_incomplete_folder(shell, tmp_path):
+    folder = tmp_path / "lora"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    assert "missing" in shell("adapters", "import", folder, "--name", "mine", code=1).stderr
+    shell("adapters", "import", tmp_path / "absent", code=2)
+
+
+def test_export_of_what_cannot_be_exported(shell):
+    assert "No such adapter" in shell("export", "none", code=1).stderr
+    with shell.open() as workspace:
+        workspace.store.adapters.add(adapter())
+        workspace.store.adapters.add(adapter("foreign", base="f" * 64))
+    assert "Only a merged model" in shell("export", "house", "--quantize", "q8_0", code=1).stderr
+    assert "No such quantization" in shell("export", "house", "--merge", "--quantize", "q9", code=1).stderr
+    assert "another base model" in shell("export", "foreign", code=1).stderr
+
+
+def test_export_copies_the_gguf(shell, tmp_path):
+    with shell.open() as workspace:
+        file = workspace.state.adapters("house", 1) / "adapter.gguf"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"GGUF of the adapter")
+        workspace.store.adapters.add(adapter(files={"adapter.gguf": str(file.relative_to(workspace.state.root))}))
+    done = shell.json("export", "house", "--out", tmp_path / "new" / "house.gguf")
+    assert (tmp_path / "new" / "house.gguf").read_bytes() == b"GGUF of the adapter"
+    assert done["bytes"] == 19
+    assert "sha256" in shell("export", "house@1").stdout
+
+
+def test_models(shell, tmp_path):
+    assert shell.json("models", "list") == []
+    assert "starter" in shell("models", "list").stdout
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF")
+    assert shell("models", "add", broken, "--name", "mine", code=1).stderr.startswith("error:")
+
+
+def test_models_pull_does_nothing_behind_ones_back_when_offline(shell, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert shell("models", "pull", "nobody/no-such-model", code=1).stderr.startswith("error:")
+
+
+def test_jobs(filled):
+    (row,) = filled.json("jobs", "list")
+    assert (row["kind"], row["status"]) == ("ingest", "succeeded")
+    assert "ingest" in filled("jobs", "list", "--status", "succeeded").stdout
+    assert filled.json("jobs", "show", row["id"])["outputs"]["indexed"]
+    assert "succeeded" in filled("jobs", "show", row["id"]).stdout
+    with filled.open() as workspace:
+        queued = submit(workspace.store, "rebuild", {"collection": "default"})
+    assert filled.json("jobs", "cancel", queued.id)["status"] == "cancelled"
+    assert "No such job" in filled("jobs", "show", "absent", code=1).stderr
+    filled("jobs", "list", "--status", "odd", code=2)
+
+
+def test_keys(shell):
+    made = shell.json("keys", "create", "laptop")
+    with shell.open() as workspace:
+        assert workspace.store.keys.verify(made["key"])
+    assert [row["name"] for row in shell.json("keys", "list")] == ["laptop"]
+    assert made["key"] not in shell("keys", "list").output
+    shell("keys", "revoke", made["id"])
+    with shell.open() as workspace:
+        assert not workspace.store.keys.verify(made["key"])
+
+
+def test_doctor(shell, generator):
+    report = shell.json("doctor")
+    assert {row["check"] for row in report["checks"]} >= {"python", "compiler", "disk", "state", "store", "engine"}
+    assert report["healthy"]
+    assert "python" in shell("doctor", "--no-engine").stdout
+    from data.errors import InvalidModel
+
+    generator.error = InvalidModel("The model file is truncated", hint="Download it again.")
+    broken = shell.json("doctor", code=1)
+    assert next(row for row in broken["checks"] if row["verdict"] == "failed")["hint"] == "Download it again."
+
+
+def test_serve_refuses_a_port_in_use(shell):
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert "in use" in shell("serve", "--port", taken.getsockname()[1], code=1).stderr
+
+
+def test_changing_commands_take_the_lock_and_reading_ones_do_not(filled, folder):
+    with filled.open() as workspace, workspace.lock("http://127.0.0.1:8000"):
+        refused = filled("ingest", folder, code=1)
+        assert "in use by process" in refused.stderr
+        assert "http://127.0.0.1:8000" in refused.stderr
+        assert filled.json("index", "status")["documents"] == 2
+        assert filled.json("search", "garden")["passages"]
+        filled("adapters", "rollback", code=1)
+
+
+def test_ctrl_c_exits_130_and_says_how_to_go_on(filled, generator, questions, tmp_path):
+    asked = threading.Event()
+
+    def interrupt(request):
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        return "1842 [1]"
+
+    generator.reply = interrupt
+    words = ("compare", "--questions", questions, "--arms", "rag", "--out", tmp_path / "out")
+    stopped = filled(*words, code=130)
+    assert "run again: ragtune --state-dir" in stopped.stderr.replace("\n", "")
+    generator.reply = "1842 [1]"
+    before = len(generator.requests)
+    filled(*words)
+    assert len(generator.requests) == before + 1  # only the second question was left
+
+
+def test_wrong_usage_exits_2(shell):
+    assert "No such command 'injest'. Did you mean 'ingest'?" in shell("injest", code=2).stderr
+    shell("ingest", code=2)
+    shell("search", "x", "--top-k", 0, code=2)
+    assert "ragtune 0" in shell("--version").stdout
+
+
+def test_a_setting_out_of_range_is_named(shell, monkeypatch):
+    monkeypatch.setenv("RAGTUNE_CHUNK_SIZE", "3")
+    assert "RAGTUNE_CHUNK_SIZE" in shell("jobs", "list", code=1).stderr
+
+
+def test_a_state_directory_that_cannot_be_written(tmp_path, generator):
+    (tmp_path / "file").write_text("")
+    assert "Cannot write" in Shell(tmp_path / "file" / "state", generator)("jobs", "list", code=1).stderr
+
+
+def test_a_pair_that_was_reviewed_is_shown_so(filled):
+    with filled.open() as workspace:
+        pair = QAPair("p", "Q?", "A", (), "free", "test", "rejected", "not_grounded")
+        workspace.store.pairs.add("default", None, [pair])
+    assert "not_grounded" in filled("pairs", "list", "--status", "rejected").stdout.replace("\n", "")
+
+
+def test_scripted_generators_are_enough_for_every_command_above():
+    assert ScriptedGenerator().model == MODEL.name

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from tests.service.parts import MODEL, adapter
+
+from data.errors import NoAcceptedPairs
+from data.records import QAPair
+from service.jobs import run_job
+from service.starter import register_starter_adapters
+
+
+@pytest.fixture
+def adapters(workspace):
+    return workspace.store.adapters
+
+
+def lora_files(**manifest: object) -> list[tuple[str, tuple[str, bytes]]]:
+    from safetensors.numpy import save
+
+    prefix = "base_model.model.model.layers.0.self_attn.q_proj"
+    weights = save({f"{prefix}.lora_A.weight": np.ones((2, 8), np.float32), f"{prefix}.lora_B.weight": np.ones((8, 2), np.float32)})
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "bias": "none"}
+    files = {"adapter_model.safetensors": weights, "adapter_config.json": json.dumps(config).encode()}
+    if manifest:
+        files["manifest.json"] = json.dumps(manifest).encode()
+    return [("files", item) for item in files.items()]
+
+
+def test_adapters_are_listed_and_shown(client, adapters):
+    adapters.add(adapter())
+    (listed,) = client.get("/v1/adapters").json()["adapters"]
+    assert {"name", "version", "stage", "base_model", "recipe", "parity", "metrics", "lineage", "stale"} <= set(listed)
+    assert listed["parity"] == {"greedy_agreement": 1.0, "kl": 0.0, "passed": True}
+    shown = client.get("/v1/adapters/house@1").json()
+    assert [event["event"] for event in shown["history"]] == ["added"]
+    response = client.get("/v1/adapters/huose")
+    assert (response.status_code, response.json()["hint"]) == (404, "Did you mean house?")
+
+
+def test_promote_and_roll_back(client, adapters):
+    adapters.add(adapter())
+    adapters.add(adapter(version=2))
+    assert client.post("/v1/adapters/house/promote", json={"version": 1}).json()["before"] is None
+    body = client.post("/v1/adapters/house/promote").json()
+    assert (body["version"], body["stage"], body["before"]) == (2, "live", "house@1")
+    assert client.post("/v1/adapters/rollback").json()["version"] == 1
+    assert adapters.live(MODEL.sha256).version == 1
+    response = client.post("/v1/adapters/rollback")
+    assert (response.status_code, response.json()["type"]) == (409, "no-live-adapter")
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [({"base": "f" * 64}, "base-model-mismatch"), ({"metrics": {}}, "parity-failed")],
+)
+def test_what_may_not_serve_is_not_promoted(client, adapters, changes, kind):
+    adapters.add(adapter(**changes))
+    response = client.post("/v1/adapters/house/promote")
+    assert (response.status_code, response.json()["type"]) == (409, kind)
+    assert client.post("/v1/adapters/none/promote").status_code == 404
+
+
+def test_delete_takes_the_files_along(client, workspace, adapters):
+    for version in (1, 2):
+        adapters.add(adapter(version=version))
+        workspace.state.adapters("house", version).mkdir(parents=True)
+    assert client.delete("/v1/adapters/house", params={"version": 1}).json() == {"deleted": ["house@1"]}
+    assert not workspace.state.adapters("house", 1).exists()
+    assert workspace.state.adapters("house", 2).exists()
+    assert client.delete("/v1/adapters/house").json() == {"deleted": ["house@2"]}
+    assert client.delete("/v1/adapters/house").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("files", "status", "kind"),
+    [
+        (lora_files()[:1], 422, "invalid-model"),
+        ([("files", ("weights.bin", b"x"))], 422, "invalid-model"),
+        ([*lora_files()[:1], ("files", ("adapter_config.json", b"{"))], 422, "invalid-model"),
+        (lora_files(base_sha256="f" * 64, base_model="other"), 409, "base-model-mismatch"),
+    ],
+)
+def test_imports_that_are_refused_leave_nothing(client, workspace, adapters, files, status, kind):
+    response = client.post("/v1/adapters/import", files=files, data={"name": "house"})
+    assert (response.status_code, response.json()["type"]) == (status, kind)
+    assert adapters.list() == []
+    assert not workspace.state.adapters("house", 1).exists()
+    assert client.post("/v1/adapters/import", files=lora_files(), data={"name": "../x"}).status_code == 422
+
+
+def test_training_needs_accepted_pairs(client):
+    response = client.post("/v1/adapters", json={"name": "house"})
+    assert (response.status_code, response.json()["type"]) == (409, "no-accepted-pairs")
+    assert "pairs generate" in response.json()["hint"]
+    assert client.post("/v1/adapters", json={"name": "../x"}).status_code == 422
+    assert client.post("/v1/adapters", json={"collection": "no"}).status_code == 404
+
+
+def test_training_is_a_job_and_a_bad_recipe_its_failure(client, indexed):
+    pair = QAPair("p1", "When?", "1842", (), "span", "test", "accepted")
+    indexed.store.pairs.add("default", None, [pair])
+    response = client.post("/v1/adapters", json={"name": "house", "recipe": {"rank": 8}})
+    assert response.status_code == 202
+    job = run_job(indexed, response.json()["job_id"])
+    assert (job.status, job.error["type"]) == ("failed", "recipe-invalid")
+
+
+def test_the_train_job_without_pairs_fails_too(indexed):
+    from service.work.train import run
+
+    with pytest.raises(NoAcceptedPairs):
+        run(indexed, {"name": "house"}, lambda _: None)
+
+
+def starter(tmp_path, weights: bytes, base: str = MODEL.sha256):
+    folder = tmp_path / "starter" / "reader"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_model.safetensors").write_bytes(weights)
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "manifest.json").write_text(json.dumps({"base_sha256": base, "recipe": {"r": 8}, "metrics": {"loss": 1}}))
+    return folder.parent
+
+
+def test_packaged_adapters_are_registered_once_as_candidates(workspace, adapters, tmp_path):
+    folder = starter(tmp_path, b"one")
+    for _ in range(2):
+        assert register_starter_adapters(workspace.store, workspace.state, MODEL, folder) == ("reader",)
+    (found,) = adapters.list()
+    assert (found.name, found.version, found.stage, found.recipe) == ("reader", 1, "candidate", {"r": 8})
+    assert workspace.adapter_file(found, "adapter_model.safetensors").read_bytes() == b"one"
+    starter(tmp_path, b"two")
+    register_starter_adapters(workspace.store, workspace.state, MODEL, folder)
+    assert [a.version for a in adapters.list()] == [1, 2]
+
+
+def test_packaged_adapters_of_another_base_are_left_alone(workspace, adapters, tmp_path):
+    folder = starter(tmp_path, b"one", base="f" * 64)
+    assert register_starter_adapters(workspace.store, workspace.state, MODEL, folder) == ()
+    assert register_starter_adapters(workspace.store, workspace.state, MODEL, tmp_path / "none") == ()
+    assert adapters.list() == []

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+
+from service.jobs import run_job
+
+QUESTIONS = [
+    {"id": "q1", "question": "When was the lighthouse of Orrin built?", "answers": ["1842"]},
+    {"id": "q2", "question": "What grows in the garden of Tolm?", "answers": ["blue roses"]},
+]
+
+
+def start(client, **changes):
+    return client.post("/v1/evaluations", json={"questions": QUESTIONS, **changes})
+
+
+def test_an_evaluation_is_a_job_with_a_result_and_a_page(client, indexed, generator):
+    generator.reply = lambda request: "1842 [1]" if len(request.messages[-1].parts) > 1 else "I don't know."
+    response = start(client)
+    assert response.status_code == 202
+    job_id = response.json()["job_id"]
+    assert client.get(f"/v1/evaluations/{job_id}").json()["status"] == "queued"
+    assert client.get(f"/v1/evaluations/{job_id}/report").status_code == 404
+    job = run_job(indexed, job_id)
+    assert job.status == "succeeded", job.error
+    result = client.get(f"/v1/evaluations/{job_id}").json()
+    assert set(result["arms"]) == {"base", "rag"}
+    assert result["arms"]["rag"]["f1"] == 50.0
+    assert result["arms"]["base"]["abstained"] == 2
+    assert result == client.get(f"/v1/evaluations/{job.outputs['evaluation_id']}").json()
+    page = client.get(f"/v1/evaluations/{job_id}/report")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "<html" in page.text and "rag" in page.text
+    assert len(client.get("/v1/evaluations").json()["evaluations"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "kind"),
+    [
+        ({"questions": []}, 409, "no-questions"),
+        ({"questions": [QUESTIONS[0], QUESTIONS[0]]}, 422, "invalid-request"),
+        ({"arms": ["rga"]}, 422, "unknown-mode"),
+        ({"arms": ["tuned"]}, 409, "no-live-adapter"),
+        ({"collection": "no"}, 404, "unknown-collection"),
+        ({"question": []}, 422, "invalid-request"),
+    ],
+)
+def test_evaluations_that_are_refused_at_once(client, changes, status, kind):
+    response = start(client, **changes)
+    assert (response.status_code, response.json()["type"]) == (status, kind)
+    assert client.get("/v1/jobs").json()["jobs"] == []
+
+
+def test_unknown_evaluations(client, indexed):
+    other = client.post("/v1/index/rebuild", json={}).json()["job_id"]
+    for name in ("none", other):
+        response = client.get(f"/v1/evaluations/{name}")
+        assert (response.status_code, response.json()["type"]) == (404, "unknown-evaluation")
