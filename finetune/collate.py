@@ -97,8 +97,7 @@ class Collator:
             ``input_ids`` and ``position_ids`` (rows, length); ``attention_mask`` (rows, 1, length,
             length), 0 where attention may go and the dtype's minimum elsewhere; ``sources`` and
             ``targets`` (trained tokens,): the flat index row * length + place that predicts each
-            trained token, and that token; ``counts`` (3,): tokens, branches and the number of leading
-            places where plain causal attention holds in every row (0 under ``blockwise``).
+            trained token, and that token; ``counts`` (2,): tokens (padding left out) and branches.
         """
         layouts = [_pad(lay_out(row), max(map(len, rows)), self.pad_id) for row in rows]
         length = len(layouts[0].ids)
@@ -110,8 +109,7 @@ class Collator:
             places, tokens = losses(row)
             sources += [number * length + place for place in places]
             targets += tokens
-        causal = 0 if self.attention == "blockwise" else min(len(row.context_ids) for row in rows)
-        counts = (sum(map(len, rows)), sum(len(row.branches) for row in rows), causal)
+        counts = (sum(map(len, rows)), sum(len(row.branches) for row in rows))
         return {
             "input_ids": torch.stack([layout.ids for layout in layouts]),
             "position_ids": torch.stack([layout.position for layout in layouts]),

@@ -127,16 +127,16 @@ class TreeTrainer(transformers.Trainer):  # type: ignore[misc]  # transformers i
         num_items_in_batch: int | None = None,
     ) -> Any:
         """Return the summed cross-entropy of one batch over the step's number of trained tokens."""
-        tokens, branches, causal = inputs["counts"].tolist()
+        tokens, branches = inputs["counts"].tolist()
         self._work.tokens += tokens
         self._work.branches += branches
-        logits = trained_logits(model, inputs, causal)
+        logits = trained_logits(model, inputs)
         total = cross_entropy(logits, inputs["targets"], reduction="sum")
         loss = total / (num_items_in_batch or inputs["targets"].numel())
         return (loss, {"logits": logits}) if return_outputs else loss
 
 
-def trained_logits(model: Any, inputs: Mapping[str, torch.Tensor], causal_places: int) -> torch.Tensor:
+def trained_logits(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Return the logits that predict the trained tokens; shape (trained tokens, n_vocab), float32.
 
     The output layer sees only those places: over a whole row its logits would cost more than the model.
@@ -147,7 +147,6 @@ def trained_logits(model: Any, inputs: Mapping[str, torch.Tensor], causal_places
         attention_mask=inputs["attention_mask"],
         position_ids=inputs["position_ids"],
         use_cache=False,
-        causal_places=causal_places,
     ).last_hidden_state
     places = hidden.reshape(-1, hidden.shape[-1])[inputs["sources"]]
     logits: torch.Tensor = causal_lm.get_output_embeddings()(places).float()

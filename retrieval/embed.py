@@ -148,12 +148,13 @@ class SentenceTransformerEmbedder:
             return model
 
     def _load(self) -> Any:
+        folder = str(self.folder)
         with _quiet_import():
             from sentence_transformers import SentenceTransformer
 
         try:
             return SentenceTransformer(
-                str(self.folder),
+                folder,
                 device="cpu",
                 trust_remote_code=False,
                 local_files_only=True,

@@ -19,11 +19,14 @@ from typing import Any
 
 _CJK = r"\u3000-\u303f\u3400-\u9fff\uf900-\ufaff\uff00-\uffef"
 _CJK_GAP = re.compile(rf"(?<=[{_CJK}])[ \t]+(?=[{_CJK}])")
-_CHAPTER = re.compile(r"第[一二三四五六七八九十百零〇\d]{1,6}([编篇章节条])(?=[\s　:：]|$)")
+# PDF text often lost the space after 章; after 条 it tells a heading from the article itself.
+_CHAPTER = re.compile(r"第[一二三四五六七八九十百零〇\d]{1,6}([编篇章节]|条(?=[\s　:：]|$))")
 _CHAPTER_LEVEL = {"编": 1, "篇": 1, "章": 2, "节": 3, "条": 4}
 _LINE_ENDS_SENTENCE = re.compile(r"[.!?。！？:：;；…][\"'”’)）」』]*$")
 _LIST_ITEM = re.compile(r"([•·▪‣*–-]|\(?\d{1,3}[.)、]|[a-z][.)]|（?[一二三四五六七八九十]+[、）])\s*\S")
 _WRAP_SHARE = 0.7
+_LONGEST_CHAPTER = 40
+_PLACEHOLDER_TITLES = {"untitled", "(anonymous)", "anonymous"}  # what PDF writers put where nobody gave a title
 _SOFT_HYPHEN = "\x02"  # pdfium puts it where a word was hyphenated only for the line break, and joins the lines
 _PDFIUM_PASSWORD = 4  # FPDF_ERR_PASSWORD of fpdfview.h
 
@@ -32,7 +35,10 @@ def parse_html(markup: str) -> dict[str, Any]:
     """Return the main content of ``markup`` as Markdown, without navigation and other boilerplate."""
     import trafilatura
 
-    found = trafilatura.bare_extraction(markup, include_formatting=True, include_comments=False, with_metadata=True)
+    if trafilatura.load_html(markup) is None and re.sub(r"<[^>]*>", "", markup).strip():
+        # trafilatura reports damage and want of memory alike, by returning nothing.
+        return {"error": "DamagedDocument", "detail": "no HTML tree can be built within the memory limit"}
+    found = trafilatura.extract_metadata(markup)
     text = trafilatura.extract(
         markup, output_format="markdown", include_formatting=True, include_comments=False, favor_recall=True
     )
@@ -56,6 +62,7 @@ def parse_pdf(path: Path) -> dict[str, Any]:
         return {"error": "DamagedDocument", "detail": str(error)}
     finally:
         pdf.close()
+    title = "" if title.casefold() in _PLACEHOLDER_TITLES else title
     starts, position = [], 0
     for page in pages:
         starts.append(position)
@@ -109,7 +116,7 @@ def find_headings(
         for line in page.split("\n"):
             chapter = _CHAPTER.match(line)
             level = named.get((number, _squeeze(line)))
-            if level is None and chapter and len(line) <= 40:
+            if level is None and chapter and len(line) <= _LONGEST_CHAPTER and not _LINE_ENDS_SENTENCE.search(line):
                 level = _CHAPTER_LEVEL[chapter[1]]
             if level is not None and line:
                 found.append([position, position + len(line), level])

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import BaseModelMismatch, InvalidModel
@@ -29,6 +28,7 @@ def import_adapter(workspace: Workspace, name: str, files: Mapping[str, bytes]) 
     """Register a peft LoRA as a candidate; it is converted to GGUF at once, so that it fits or fails now.
 
     Args:
+        workspace: where it is registered; its model is the adapter's base.
         name: of the adapter; a new version if the name is known.
         files: content of the files of ``IMPORTABLE``, by name.
 
@@ -56,7 +56,7 @@ def import_adapter(workspace: Workspace, name: str, files: Mapping[str, bytes]) 
         for file in IMPORTABLE:
             if file in files:
                 write_atomic(folder / file, files[file])
-        adapter = _adapter(workspace, name, version, folder, config, manifest)
+        adapter = _adapter(workspace, name, version, config, manifest)
         workspace.adapter_gguf(adapter)
         workspace.store.adapters.add(adapter)
     except BaseException:
@@ -94,8 +94,9 @@ def _json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
 
 
 def _adapter(
-    workspace: Workspace, name: str, version: int, folder: Path, config: dict[str, Any], manifest: dict[str, Any]
+    workspace: Workspace, name: str, version: int, config: dict[str, Any], manifest: dict[str, Any]
 ) -> Adapter:
+    folder = workspace.state.adapters(name, version)
     present = [file for file in (*IMPORTABLE, ADAPTER_GGUF) if (folder / file).exists() or file == ADAPTER_GGUF]
     recipe = manifest.get("recipe") or {key: config.get(key) for key in ("r", "lora_alpha", "target_modules")}
     return Adapter(

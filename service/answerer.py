@@ -163,9 +163,10 @@ class Answerer:
         while True:
             try:
                 yield from self._stream_turn(turn)
-                return
             except ContextOverflow as error:
                 turn.drop_passage(error)
+            else:
+                return
 
     def _stream_turn(self, turn: _Turn) -> Iterator[AnswerEvent]:
         deltas = self._parts.generator.stream(turn.request(self._parts.settings.engine_timeout_s))

@@ -49,6 +49,7 @@ def create_app(workspace: Workspace, *, run_jobs: bool = True) -> FastAPI:
     """Return the application over ``workspace``; the caller closes the workspace.
 
     Args:
+        workspace: what the routes work on; it holds the lock on its state directory where jobs are run.
         run_jobs: whether queued jobs are run (in child processes) while the app is up.
     """
     metrics = Metrics()
@@ -117,7 +118,12 @@ def _refuse_host(host: str, hosts: frozenset[str]) -> JSONResponse:
 
 
 def _response(body: dict[str, Any], headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse(body, status_code=body["status"], headers=headers, media_type=MEDIA_TYPE)
+    # OpenAI's clients show the member called message, and no other.
+    got = "" if body["got"] is None else f"Got: {body['got']}."
+    message = " ".join(filter(None, (body["detail"], got, body["hint"])))
+    return JSONResponse(
+        {**body, "message": message}, status_code=body["status"], headers=headers, media_type=MEDIA_TYPE
+    )
 
 
 def _add_error_handlers(app: FastAPI) -> None:

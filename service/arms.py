@@ -55,7 +55,9 @@ def find_adapter(store: Store, name: str) -> Adapter:
     known = {adapter.name for adapter in store.adapters.list()}
     if bare not in known or (version and not version.isdigit()):
         hint = did_you_mean(bare, known) or "List them with: ragtune adapters list"
-        raise UnknownAdapter("No such adapter", got=name, wanted=", ".join(sorted(known)) or "none exist yet", hint=hint)
+        raise UnknownAdapter(
+            "No such adapter", got=name, wanted=", ".join(sorted(known)) or "none exist yet", hint=hint
+        )
     return store.adapters.get(bare, int(version) if version else None)
 
 
@@ -78,7 +80,9 @@ def resolve_mode(mode: str, adapter: str | None, store: Store, model: Model, col
     Args:
         mode: one of ``data.records.MODES``.
         adapter: ``name`` or ``name@version``; None stands for the live adapter.
+        store: where adapters and evaluations are looked up.
         model: the base model; a live adapter is live for one base model.
+        collection: the collection whose latest evaluation ``auto`` follows.
 
     Raises:
         UnknownMode: ``mode`` is none of the modes.
@@ -91,7 +95,9 @@ def resolve_mode(mode: str, adapter: str | None, store: Store, model: Model, col
     if adapter is not None:
         if mode in ("base", "rag"):
             raise InvalidRequest(
-                f"The mode {mode} uses no adapter", got=adapter, hint="Ask with mode combined or tuned, or name no adapter."
+                f"The mode {mode} uses no adapter",
+                got=adapter,
+                hint="Ask with mode combined or tuned, or name no adapter.",
             )
         found = find_adapter(store, adapter)
         return Arm("combined" if mode == "auto" else mode, mode != "tuned", adapter_label(found))
@@ -124,6 +130,9 @@ def resolve_arm(name: str, store: Store, model: Model, collection: str = "defaul
     except UnknownAdapter as error:
         names = [*MODES, model.name, *(adapter.name for adapter in store.adapters.list())]
         raise UnknownMode(
-            "No such arm, adapter or model", got=name, wanted=", ".join(dict.fromkeys(names)), hint=did_you_mean(name, names)
+            "No such arm, adapter or model",
+            got=name,
+            wanted=", ".join(dict.fromkeys(names)),
+            hint=did_you_mean(name, names),
         ) from error
     return Arm(found.name, passages=True, adapter=adapter_label(found))

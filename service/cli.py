@@ -51,12 +51,16 @@ def options(
     ctx.obj.overrides.update({name: value for name, value in given.items() if value is not None})
 
 
-for _command in (operations.demo, operations.serve, documents.ingest, documents.ask, documents.search):
-    app.command()(_command)
+app.command()(operations.demo)
+app.command()(operations.serve)
+app.command()(documents.ingest)
+app.command()(documents.ask)
+app.command()(documents.search)
 app.add_typer(evaluation.evaluate, name="evaluate")
 app.add_typer(pairs.pairs, name="pairs")
-for _command in (adapters.train, adapters.export, evaluation.compare):
-    app.command()(_command)
+app.command()(adapters.train)
+app.command()(adapters.export)
+app.command()(evaluation.compare)
 app.add_typer(adapters.adapters, name="adapters")
 app.add_typer(documents.index, name="index")
 app.add_typer(models.models, name="models")

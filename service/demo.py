@@ -44,9 +44,8 @@ class DemoPlan:
     proposals: int = 480
     top_k: int = 3
     seed: int = 0
-    recipe: Mapping[str, Any] = field(
-        default_factory=lambda: {"init_adapter": "reader", "num_train_epochs": 1, "learning_rate": 2e-4}
-    )
+    recipe: Mapping[str, Any] = field(default_factory=lambda: {"num_train_epochs": 1, "learning_rate": 2e-4})
+    """What differs from the defaults; training starts from the packaged reader where it fits."""
     samples: Path = Path(data.__file__).parent / "samples"
 
     @property
@@ -207,12 +206,10 @@ class Demo:
 
     def _train_inputs(self) -> dict[str, Any]:
         accepted = self._workspace.store.pairs.all(self._plan.collection, "accepted", stale=False)
-        starters = self._outputs("models")["adapters"]
-        recipe = {k: v for k, v in self._plan.recipe.items() if k != "init_adapter" or v in starters}
         return {
             "name": self._plan.adapter,
             "collection": self._plan.collection,
-            "recipe": recipe,
+            "recipe": dict(self._plan.recipe),
             "top_k": self._plan.top_k,
             "promote": False,
             "pairs": content_id(*(pair.id for pair in accepted)),

@@ -6,6 +6,7 @@ Each check says what it found and, where something is wrong, what to do. Knows n
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import shutil
 import sys
@@ -14,8 +15,6 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-
-import psutil
 
 from data.errors import RagtuneError
 from data.state import StateDirectory
@@ -82,8 +81,8 @@ def check_cpu() -> Finding:
         text = cpuinfo.read_text(errors="replace")
         flags = {flag for line in text.splitlines() if line.startswith(("flags", "Features")) for flag in line.split()}
     known = [feature for feature in _CPU_FEATURES if feature in flags]
-    memory = psutil.virtual_memory().total
-    found = f"{psutil.cpu_count()} cores, {memory / 1024**3:.1f} GiB memory, {' '.join(known) or platform.machine()}"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found = f"{os.cpu_count()} cores, {memory / 1024**3:.1f} GiB memory, {' '.join(known) or platform.machine()}"
     if memory < MEMORY_WANTED:
         return Finding("machine", "warning", found, "Training may run out of memory; use a machine with 4 GiB or more.")
     return Finding("machine", "ok", found)

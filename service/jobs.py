@@ -68,6 +68,8 @@ def run_job(
     is raised again.
 
     Args:
+        workspace: what the job works on.
+        job_id: of a job that is queued or was interrupted.
         watch: also receives every progress report (a terminal's progress bar, say).
         on_stuck: called when the job was cancelled and does not react within ``GRACE_S``.
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from data.records import Answer
+from data.records import Answer, JobStatus
 
 if TYPE_CHECKING:
     from service.workspace import Workspace
 
-_JOB_STATUSES = ("queued", "running", "succeeded", "failed", "cancelled", "interrupted")
+_JOB_STATUSES: tuple[JobStatus, ...] = ("queued", "running", "succeeded", "failed", "cancelled", "interrupted")
 _SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
@@ -35,9 +35,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self.answers = Counter(
-            "ragtune_answers", "Answers by mode.", ("mode", "abstained"), registry=self.registry
-        )
+        self.answers = Counter("ragtune_answers", "Answers by mode.", ("mode", "abstained"), registry=self.registry)
         self.tokens = Counter("ragtune_tokens", "Tokens by kind.", ("kind",), registry=self.registry)
         self.jobs = Gauge("ragtune_jobs", "Jobs by status.", ("status",), registry=self.registry)
 

@@ -41,6 +41,7 @@ def invalid_request(errors: list[dict[str, Any]], status: int = 422) -> dict[str
 
     Args:
         errors: pydantic's list; the first is shown in ``got`` and ``wanted``, all in ``errors``.
+        status: the HTTP status.
     """
     shown = [{"where": _where(e), "message": str(e["msg"]), "got": _plain(e.get("input"))} for e in errors]
     first = shown[0]

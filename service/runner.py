@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.records import Job, JobStatus
@@ -159,7 +160,7 @@ class JobRunner:
         log.info("job %s (%s) runs in process %d", job.id, job.kind, process.pid)
         return _Child(job.id, process)
 
-    def _log_path(self, job_id: str) -> os.PathLike[str]:
+    def _log_path(self, job_id: str) -> Path:
         return self._workspace.state.logs / f"job-{job_id}.log"
 
     @staticmethod

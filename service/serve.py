@@ -68,6 +68,7 @@ def serve(workspace: Workspace, *, on_ready: Callable[[str], None] | None = None
     """Serve until SIGINT or SIGTERM; takes the lock on the state directory, closes the workspace.
 
     Args:
+        workspace: what is served, not locked yet.
         on_ready: called with the URL once requests are accepted.
 
     Raises:
@@ -116,7 +117,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._on_ready = on_ready
 
-    def handle_exit(self, sig: int, frame: object) -> None:
+    def handle_exit(self, sig: int, frame: object) -> None:  # noqa: ARG002 (uvicorn calls it so)
         """Stop on the first signal, at once on the second; never raise the signal again afterwards.
 
         uvicorn's own would end this process before the lock and the engine are let go.

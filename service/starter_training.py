@@ -38,7 +38,7 @@ MISS_SHARE = 0.1
 """Share of the reader's passage sets whose gold passage is taken out: near misses, to abstain on."""
 TOP_K = (1, 2, 3, 4)
 """The reader is trained on so many passages, drawn with these weights, so that any ``top_k`` works."""
-TOP_K_WEIGHTS = (1, 3, 3, 3)
+TOP_K_WEIGHTS = (2, 4, 4, 2)
 LICENCE = "CC BY-SA 4.0 (trained on SQuAD 1.0 questions and Wikipedia paragraphs)"
 
 
@@ -129,7 +129,13 @@ def reader_examples(workspace: Workspace, pairs: Sequence[tuple[QAPair, Chunk]],
     missing = {chunk_id: random.random() < MISS_SHARE for chunk_id in sizes}
     for size, shard in sorted(shards.items()):
         found = examples_from_pairs(
-            workspace.store, workspace.retriever, shard, top_k=size, seed=seed, collection=COLLECTION, abstain_share=0.06
+            workspace.store,
+            workspace.retriever,
+            shard,
+            top_k=size,
+            seed=seed,
+            collection=COLLECTION,
+            abstain_share=0.06,
         )
         for example in found:
             gold = example.gold_number
@@ -151,9 +157,9 @@ def train_adapter(
     from finetune.weights import load_tokenizer
 
     model = workspace.model
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(model.weights)
     rows = build_rows(
-        examples, tokenizer, tokenizer.chat_template, max_length=recipe.max_length, max_branches=recipe.max_branches
+        examples, tokenizer, tokenizer.template, max_length=recipe.max_length, max_branches=recipe.max_branches
     )
     out = workspace.state.root / "trained" / name
     result = train(recipe, rows, model, out, report)

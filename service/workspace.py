@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from data.errors import UnknownAdapter
 from data.prompt import answer_messages
-from data.protocols import Embedder, GenerationRequest, Generator, Report
+from data.protocols import Embedder, GenerationRequest, Generator
 from data.records import Adapter, Model
 from data.state import StateDirectory
 from service.answerer import Answerer
@@ -33,11 +33,11 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 
 @runtime_checkable
-class AdapterHost(Protocol):
+class AdapterHost(Generator, Protocol):
     """A generator that loads adapter files itself (the local engine does; a remote server does not)."""
 
-    def add_adapter(self, key: str, gguf_path: str, base_sha256: str) -> None:
-        """Make ``key`` usable in requests."""
+    def add_adapter(self, key: str, gguf_path: str, base_sha256: str) -> float:
+        """Make ``key`` usable in requests; return how much it changes the logits."""
 
     def remove_adapter(self, key: str) -> None:
         """Forget ``key``."""
@@ -162,11 +162,6 @@ class Workspace:
         engine.start()
         return engine
 
-    @property
-    def teacher(self) -> Generator:
-        """What writes pairs: the configured OpenAI-compatible server, else the engine."""
-        return self.teacher_at(self.settings.teacher_url) if self.settings.teacher_url else self.generator
-
     def teacher_at(self, url: str) -> Generator:
         """Return the OpenAI-compatible server at ``url`` as a generator."""
         from service.engine.openai import OpenAIGenerator
@@ -245,10 +240,3 @@ class Workspace:
             if "store" in self.__dict__:
                 self.store.close()
                 del self.__dict__["store"]
-
-
-def no_report(_progress: object) -> None:
-    """Ignore progress (a ``Report`` for callers that show none)."""
-
-
-_: Report = no_report

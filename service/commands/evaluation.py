@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from data.errors import Conflict, NoQuestions
-from data.records import METHODS, Question
+from data.records import METHODS, Method, Question
 from service.commands.foreground import run_here
 from service.commands.session import Collection, Json, print_json, print_line, print_rows, session, stderr, stdout
 
@@ -31,9 +31,10 @@ def evaluate_retrieval_command(
     """Rank a labelled corpus with each method: nDCG@10, recall@5, MRR with 95 % intervals."""
     from retrieval.evaluate import evaluate_retrieval
 
-    chosen = [name.strip() for name in methods.split(",") if name.strip()]
-    unknown = [name for name in chosen if name not in METHODS]
-    if unknown or not chosen:
+    named = [name.strip() for name in methods.split(",") if name.strip()]
+    chosen: list[Method] = [method for method in METHODS if method in named]
+    unknown = [name for name in named if name not in METHODS]
+    if unknown or not named:
         raise typer.BadParameter(f"{', '.join(unknown) or 'nothing'} is not among {', '.join(METHODS)}")
     with session(ctx).workspace() as workspace:
         result = evaluate_retrieval(corpus, queries, qrels, workspace.embedder, chosen)

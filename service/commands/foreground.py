@@ -55,8 +55,8 @@ def outputs_of(job: Job) -> dict[str, Any]:
 def error_of(problem: Mapping[str, Any]) -> RagtuneError:
     """Return the error that a problem object describes."""
     name = "".join(part.title() for part in str(problem.get("type", "")).split("-"))
-    kind = getattr(errors, name, RagtuneError)
-    return kind(  # type: ignore[no-any-return]
+    kind: type[RagtuneError] = getattr(errors, name, RagtuneError)
+    return kind(
         str(problem.get("detail") or "The job failed"),
         got=problem.get("got"),
         wanted=str(problem.get("wanted") or ""),

@@ -36,7 +36,9 @@ def create_answer(body: AnswerBody, request: Request, workspace: WorkspaceDep) -
     return event_stream(_events(first, events, metrics))
 
 
-def _events(first: AnswerEvent, events: Generator[AnswerEvent, None, None], metrics: Metrics) -> Iterator[ServerSentEvent]:
+def _events(
+    first: AnswerEvent, events: Generator[AnswerEvent, None, None], metrics: Metrics
+) -> Iterator[ServerSentEvent]:
     try:
         for event in chain([first], events):
             if isinstance(event, Answer):

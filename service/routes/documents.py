@@ -31,9 +31,7 @@ def upload_documents(
     if len(set(names)) < len(names):
         raise InvalidRequest("Two files have the same name", got=", ".join(names), wanted="a name of its own for each")
     limit = workspace.settings.max_document_bytes
-    paths = [
-        keep_upload(workspace.state, name, file.file, limit) for name, file in zip(names, files, strict=True)
-    ]
+    paths = [keep_upload(workspace.state, name, file.file, limit) for name, file in zip(names, files, strict=True)]
     inputs = {"paths": [str(path) for path in paths], "collection": collection, "sync": False, "strict": True}
     return accepted(workspace, runner, "ingest", inputs, idempotency_key)
 

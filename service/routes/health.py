@@ -31,7 +31,7 @@ def readyz(workspace: WorkspaceDep) -> Response:
     """Tell whether questions can be answered: the store opens, the model is known, the engine runs."""
     checks: dict[str, Any] = {}
     for name, check in (
-        ("store", lambda: workspace.store.collections.names()),
+        ("store", workspace.store.collections.names),
         ("model", lambda: workspace.model),
         ("engine", lambda: workspace.generator),
     ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
@@ -19,8 +19,7 @@ router = APIRouter(prefix="/index", tags=["retrieval"])
 def index_status(workspace: WorkspaceDep, collection: str = "default") -> dict[str, Any]:
     """Return what is indexed and with what."""
     check_collection(workspace.store, collection)
-    status = workspace.ingestor.status(collection)
-    return asdict(status) if is_dataclass(status) and not isinstance(status, type) else dict(status)
+    return workspace.ingestor.status(collection)
 
 
 @router.post("/rebuild", status_code=202, response_model=None)

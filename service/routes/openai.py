@@ -87,7 +87,9 @@ def _events(first: list[str], chunks: Generator[str, None, None]) -> Iterator[Se
     except Exception as error:
         # OpenAI's clients raise for a chunk with an error in it.
         found = problem(error)
-        yield ServerSentEvent(data={"error": {"message": found["detail"], "type": found["type"], "code": found["status"]}})
+        yield ServerSentEvent(
+            data={"error": {"message": found["detail"], "type": found["type"], "code": found["status"]}}
+        )
     finally:
         chunks.close()
 
@@ -100,10 +102,14 @@ def create_embeddings(body: EmbeddingsBody, workspace: WorkspaceDep) -> dict[str
         raise UnknownModel("No such embedding model", got=body.model, wanted=", ".join(names))
     texts = [body.input] if isinstance(body.input, str) else body.input
     if not texts or len(texts) > _MOST_INPUTS or not all(text.strip() for text in texts):
-        raise InvalidRequest("Nothing to embed", got=f"{len(texts)} texts", wanted=f"1 to {_MOST_INPUTS} texts, none blank")
+        raise InvalidRequest(
+            "Nothing to embed", got=f"{len(texts)} texts", wanted=f"1 to {_MOST_INPUTS} texts, none blank"
+        )
     embedder = workspace.embedder
     if body.dimensions not in (None, embedder.dimension):
-        raise InvalidRequest("This model's vectors have another length", got=body.dimensions, wanted=str(embedder.dimension))
+        raise InvalidRequest(
+            "This model's vectors have another length", got=body.dimensions, wanted=str(embedder.dimension)
+        )
     rows = embedder.embed_documents(texts)
     tokens = sum(embedder.count_tokens(text) for text in texts)
     as_text = body.encoding_format == "base64"

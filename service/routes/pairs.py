@@ -79,6 +79,7 @@ def generate(
 @router.get("")
 def list_pairs(
     workspace: WorkspaceDep,
+    *,
     collection: str = "default",
     status: PairStatus | None = None,
     kind: PairKind | None = None,
@@ -116,6 +117,7 @@ def import_rows(source: Annotated[PairSource, Depends(pair_source)], workspace: 
 @router.get("/export")
 def export(
     workspace: WorkspaceDep,
+    *,
     collection: str = "default",
     format: Format = "chat",
     split: Literal["train", "eval"] = "train",

@@ -1,4 +1,8 @@
-"""The ``evaluate`` job: the arms over held-out questions, with its reports."""
+"""The ``evaluate`` job: the arms over held-out questions, with its reports.
+
+Inputs: ``questions``, ``arms``, ``adapter``, ``collection``, ``top_k``, ``max_tokens``, ``out`` (a
+folder of one's own), ``fresh``, ``questions_file`` (named in the report).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from data.protocols import Report
 from data.records import Question
 from service.compare.evaluation import EvaluationRequest, evaluate
+from service.compare.run import MAX_TOKENS
 
 if TYPE_CHECKING:
     from service.workspace import Workspace
@@ -22,6 +27,7 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
         adapter=inputs.get("adapter"),
         collection=inputs.get("collection", "default"),
         top_k=inputs.get("top_k", 4),
+        max_tokens=inputs.get("max_tokens", MAX_TOKENS),
         out=Path(inputs["out"]) if inputs.get("out") else None,
         fresh=inputs.get("fresh", False),
         questions_file=inputs.get("questions_file", ""),

@@ -35,6 +35,7 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
         reader=workspace.generator if reader else None,
         reader_adapter=_key(workspace, reader),
         exclude_documents=frozenset(inputs.get("exclude_documents", ())),
+        top_k=inputs.get("top_k", 4),
         evaluation_questions=tuple(inputs.get("evaluation_questions", ())),
         report=report,
     )

@@ -54,7 +54,7 @@ def make_pdf(tmp_path: Path) -> MakePdf:
         pdf.save()
         writer = pypdf.PdfWriter(clone_from=pypdf.PdfReader(io.BytesIO(buffer.getvalue())))
         if password:
-            writer.encrypt(password, algorithm="AES-256-R5" if password == "aes" else "RC4-128")
+            writer.encrypt(password, algorithm="RC4-128")
         path = tmp_path / "made.pdf"
         with path.open("wb") as file:
             writer.write(file)
@@ -142,14 +142,13 @@ def test_chinese_chapters_become_headings(make_pdf: MakePdf) -> None:
     lines = ["第一章 总则", "为了规范本站的使用，制定本规定。", "第二章 附则", "本规定自公布之日起施行。"]
     loaded = load(make_pdf([lines], font="STSong-Light"))
     headings = [loaded.text[start:end] for start, end, _ in loaded.meta["headings"]]
-    assert headings == ["第一章 总则", "第二章 附则"] or headings == ["第一章总则", "第二章附则"]
+    assert headings == ["第一章总则", "第二章附则"]
     assert "为了规范本站的使用，制定本规定。" in loaded.text
 
 
-@pytest.mark.parametrize("password", ["rc4", "aes"])
-def test_an_encrypted_pdf_says_so(make_pdf: MakePdf, password: str) -> None:
+def test_an_encrypted_pdf_says_so(make_pdf: MakePdf) -> None:
     with pytest.raises(EncryptedDocument) as raised:
-        load(make_pdf([["Secret."]], password=password))
+        load(make_pdf([["Secret."]], password="open sesame"))
     assert "password" in raised.value.hint
 
 
@@ -219,9 +218,9 @@ def test_a_slow_parser_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_parser_that_wants_too_much_memory_fails_alone(tmp_path: Path) -> None:
-    path = write(tmp_path, "a.html", "<html><body><p>" + "text " * 100_000 + "</p></body></html>")
+    path = write(tmp_path, "a.html", "<html><body>" + "<p>some words here</p>" * 200_000 + "</body></html>")
     with pytest.raises((ParseTimeout, DamagedDocument)):
-        load(path, limits=Limits(memory_bytes=60 * 2**20))
+        load(path, limits=Limits(memory_bytes=90 * 2**20))
 
 
 def test_files_are_found_by_source(tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from tests.service.parts import MODEL, HashEmbedder, ScriptedGenerator
 
 from service.app import create_app
 from service.settings import Settings
 from service.workspace import Workspace
+from tests.service.parts import MODEL, HashEmbedder, ScriptedGenerator
 
 DOCUMENTS = {
     "lighthouse.md": "# Lighthouse\n\nThe lighthouse of Orrin was built in 1842. Its keeper was Mara Venn. "
@@ -67,5 +67,3 @@ def client(indexed: Workspace) -> Iterator[TestClient]:
 def empty_client(workspace: Workspace) -> Iterator[TestClient]:
     with open_client(workspace) as client:
         yield client
-
-

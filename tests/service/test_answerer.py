@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-from tests.service.parts import adapter
 
 from data.errors import (
     Conflict,
@@ -13,6 +12,7 @@ from data.errors import (
 )
 from data.records import Answer, Message
 from service.answerer import AskRequest, PassagesFound, Token
+from tests.service.parts import adapter
 
 QUESTION = "When was the lighthouse of Orrin built?"
 

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.service.parts import MODEL, adapter
 
 from data.errors import InvalidRequest, NoLiveAdapter, UnknownAdapter, UnknownMode
 from service.arms import Arm, resolve_arm, resolve_mode
+from tests.service.parts import MODEL, adapter
 
 
 @pytest.fixture

@@ -27,7 +27,8 @@ def test_a_decimal_point_or_abbreviation_does_not_cut_a_quote_apart():
 
 def test_an_answer_over_two_sentences_is_quoted_whole():
     (citation,) = cite_passages("1889. It was built [1]", [passage()])
-    assert citation.quote.startswith("The tower opened") and citation.quote.endswith("Seine!")
+    assert citation.quote.startswith("The tower opened")
+    assert citation.quote.endswith("Seine!")
 
 
 def test_chinese_sentences_are_split_at_their_own_marks():

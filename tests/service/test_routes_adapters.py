@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from tests.service.parts import MODEL, adapter
 
 from data.errors import NoAcceptedPairs
 from data.records import QAPair
 from service.jobs import run_job
 from service.starter import register_starter_adapters
+from tests.service.parts import MODEL, adapter
 
 
 @pytest.fixture
@@ -21,7 +21,8 @@ def lora_files(**manifest: object) -> list[tuple[str, tuple[str, bytes]]]:
     from safetensors.numpy import save
 
     prefix = "base_model.model.model.layers.0.self_attn.q_proj"
-    weights = save({f"{prefix}.lora_A.weight": np.ones((2, 8), np.float32), f"{prefix}.lora_B.weight": np.ones((8, 2), np.float32)})
+    sides = {"A": np.ones((2, 8), np.float32), "B": np.ones((8, 2), np.float32)}
+    weights = save({f"{prefix}.lora_{side}.weight": values for side, values in sides.items()})
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "bias": "none"}
     files = {"adapter_model.safetensors": weights, "adapter_config.json": json.dumps(config).encode()}
     if manifest:

@@ -4,10 +4,10 @@ import json
 import threading
 
 import pytest
-from tests.service.conftest import open_client
-from tests.service.parts import adapter
 
 from data.errors import EngineBusy, EngineTimeout
+from tests.service.conftest import open_client
+from tests.service.parts import adapter
 
 QUESTION = "When was the lighthouse of Orrin built?"
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import pytest
+
+from service.jobs import run_job
 from tests.service.conftest import DOCUMENTS
 from tests.service.parts import adapter
 
-from service.jobs import run_job
+MOON = b"# Moon\n\nThe moon mine of Hadley opened in 2061.\n"
 
 
 def upload(client, *files: tuple[str, bytes], **data: str):
@@ -12,7 +14,7 @@ def upload(client, *files: tuple[str, bytes], **data: str):
 
 
 def test_an_upload_is_durable_before_its_job_and_found_after_it(empty_client, workspace):
-    response = upload(empty_client, ("moon.md", b"# Moon\n\nThe moon mine of Hadley opened in 2061.\n"), ("empty.txt", b""))
+    response = upload(empty_client, ("moon.md", MOON), ("empty.txt", b""))
     assert response.status_code == 202
     job_id = response.json()["job_id"]
     assert response.headers["Location"] == f"/v1/jobs/{job_id}"
@@ -136,11 +138,10 @@ def test_the_index_is_described_rebuilt_and_rolled_back(client, indexed):
 
 
 @pytest.mark.parametrize(
-    ("method", "path"),
-    [("get", "/v1/index?collection=no"), ("get", "/v1/index/generations?collection=no"), ("get", "/v1/documents?collection=no")],
+    "path", ["/v1/index?collection=no", "/v1/index/generations?collection=no", "/v1/documents?collection=no"]
 )
-def test_unknown_collections(client, method, path):
-    assert client.request(method, path).json()["type"] == "unknown-collection"
+def test_unknown_collections(client, path):
+    assert client.get(path).json()["type"] == "unknown-collection"
     for action in ("rebuild", "rollback"):
         assert client.post(f"/v1/index/{action}", json={"collection": "no"}).status_code == 404
 

@@ -4,11 +4,11 @@ import json
 import time
 
 import pytest
-from tests.service.conftest import DOCUMENTS, open_client
 
 from data.errors import Conflict, JobCancelled
 from data.records import Progress
 from service.jobs import run_job, submit
+from tests.service.conftest import DOCUMENTS, open_client
 
 
 def events(text: str) -> list[tuple[int, str, dict]]:

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from tests.service.parts import adapter
 
 from data.errors import EngineBusy, EngineTimeout
+from tests.service.parts import adapter
 
 QUESTION = [{"role": "user", "content": "When was the lighthouse of Orrin built?"}]
 

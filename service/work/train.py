@@ -1,0 +1,189 @@
+"""The ``train`` job: accepted pairs become an adapter that is exported, compared and registered.
+
+Inputs: ``name``, ``collection``, ``recipe`` (fields of ``finetune.recipe.Recipe``), ``top_k``,
+``promote``. The work happens in one folder for each adapter name, so that a job that was stopped goes
+on there; the folder becomes the adapter's version when everything is in it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.errors import NoAcceptedPairs
+from data.formats import write_rows
+from data.protocols import Report
+from data.records import Adapter, Progress, QAPair, content_id
+from data.state import check_name, sha256_file, write_atomic
+from service.arms import adapter_label, find_adapter
+from service.promotion import promote
+from service.starter import READER
+from service.views import adapter_view
+from service.workspace import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS
+
+if TYPE_CHECKING:
+    from finetune.recipe import Recipe
+    from finetune.rows import Example, RowSet
+    from finetune.train import TrainResult
+    from retrieval.examples import TrainingExample
+    from service.workspace import Workspace
+
+_FILES = (
+    ADAPTER_WEIGHTS,
+    ADAPTER_CONFIG,
+    ADAPTER_GGUF,
+    "recipe.toml",
+    "train_log.jsonl",
+    "train.jsonl",
+    "manifest.json",
+)
+_PARITY_KEY = "parity-check"
+PARITY_EXAMPLES = 16
+"""Examples compared token by token: a few hundred tokens show a wrong scale or a wrong tensor."""
+
+
+def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Train on the collection's accepted pairs; return the adapter, its metrics and its parity.
+
+    Raises:
+        RecipeInvalid: the recipe has an unknown field or an impossible value.
+        NoAcceptedPairs: there is nothing to train on.
+        ParityFailed: the GGUF does not answer like what was trained.
+    """
+    name, collection = check_name(inputs["name"], "adapter name"), inputs.get("collection", "default")
+    recipe, started_from = _recipe(workspace, inputs.get("recipe") or {})
+    pairs = workspace.store.pairs.all(collection, "accepted", stale=False)
+    if not pairs:
+        raise NoAcceptedPairs(
+            "There are no accepted pairs to train on",
+            got=collection,
+            hint="Make some with: ragtune pairs generate, or import them with: ragtune pairs import",
+        )
+    report(Progress(0, len(pairs), "pairs", stage="rows"))
+    found = _examples(workspace, pairs, collection, inputs.get("top_k", 4), recipe.seed)
+    folder = workspace.state.adapters(name) / "training"
+    examples, rows = _rows(workspace, recipe, found, folder)
+    report(Progress(len(pairs), len(pairs), "pairs", stage="rows"))
+    trained = _train(workspace, recipe, rows, folder, report)
+    parity = _parity(workspace, recipe, folder, examples, report)
+    shown = {**recipe.to_mapping(), "init_adapter": started_from}
+    version = workspace.store.adapters.next_version(name)
+    target = workspace.state.adapters(name, version)
+    adapter = Adapter(
+        name=name,
+        version=version,
+        base_model=workspace.model.name,
+        base_sha256=workspace.model.sha256,
+        recipe=shown,
+        rows_sha256=rows.sha256,
+        attention=recipe.attention,
+        files={file: str((target / file).relative_to(workspace.state.root)) for file in _FILES},
+        metrics={**trained.metrics, "parity": parity},
+        stage="candidate",
+        lineage={
+            **_lineage(workspace, pairs, collection),
+            "init_adapter": started_from,
+            "examples": len(examples),
+            "refused": dict(rows.refused),
+        },
+    )
+    _register(workspace, adapter, folder, target)
+    if inputs.get("promote", False):
+        adapter = promote(workspace.store, workspace.model, name, version).live
+    return {**adapter_view(adapter), "rows": len(rows.rows), "branches": rows.branches, "pairs": len(pairs)}
+
+
+def _recipe(workspace: Workspace, values: dict[str, Any]) -> tuple[Recipe, str | None]:
+    """Return the recipe with ``init_adapter`` as a folder, and the label of the adapter it starts from.
+
+    Where the recipe says nothing, the packaged reader is the start if it fits; "" starts at zero.
+    """
+    from finetune.recipe import Recipe
+
+    recipe = Recipe.from_mapping({"base_model": workspace.model.name, **values})
+    starters = workspace.ensure_starter_adapters()
+    start = recipe.init_adapter
+    if "init_adapter" not in values and READER in starters:
+        start = READER
+    if not start:
+        return replace(recipe, init_adapter=None), None
+    if Path(start).is_dir():
+        return replace(recipe, init_adapter=start), start
+    adapter = find_adapter(workspace.store, start)
+    folder = workspace.adapter_file(adapter, ADAPTER_WEIGHTS).parent
+    return replace(recipe, init_adapter=str(folder)), adapter_label(adapter)
+
+
+def _examples(
+    workspace: Workspace, pairs: list[QAPair], collection: str, top_k: int, seed: int
+) -> list[TrainingExample]:
+    from retrieval.examples import examples_from_pairs
+
+    return examples_from_pairs(
+        workspace.store, workspace.retriever, pairs, top_k=top_k, seed=seed, collection=collection
+    )
+
+
+def _lineage(workspace: Workspace, pairs: list[QAPair], collection: str) -> dict[str, Any]:
+    """Return what the adapter rests on: pairs, the documents they are about, model and index."""
+    chunks = workspace.store.chunks.by_ids({chunk_id for pair in pairs for chunk_id in pair.chunk_ids})
+    return {
+        "collection": collection,
+        "pairs": len(pairs),
+        "pairs_sha256": content_id(*sorted(pair.id for pair in pairs)),
+        "documents": sorted({chunk.document_id for chunk, _source, _title in chunks.values()}),
+        "model_sha256": workspace.model.sha256,
+        "index_generation": workspace.store.collections.current_generation(collection),
+    }
+
+
+def _rows(
+    workspace: Workspace, recipe: Recipe, found: list[TrainingExample], folder: Path
+) -> tuple[list[Example], RowSet]:
+    """Return the examples and their rows; what is trained on is also written as train.jsonl."""
+    from finetune.rows import build_rows
+    from finetune.weights import load_tokenizer
+    from retrieval.rowfiles import row_of
+
+    write_rows(folder / "train.jsonl", [row_of(example) for example in found])
+    examples = [_example(example) for example in found]
+    tokenizer = load_tokenizer(workspace.model.weights)
+    rows = build_rows(
+        examples, tokenizer, tokenizer.template, max_length=recipe.max_length, max_branches=recipe.max_branches
+    )
+    return examples, rows
+
+
+def _example(found: TrainingExample) -> Example:
+    from data.prompt import answer_messages
+    from finetune.rows import Example, answer_example
+
+    if found.answer is not None and found.gold_number is None:
+        # A style or free answer that no passage holds: trained uncited, over what was retrieved.
+        return Example(answer_messages(found.question, found.passages), found.answer)
+    return answer_example(found.question, found.answer or "", found.passages, found.gold_number)
+
+
+def _train(workspace: Workspace, recipe: Recipe, rows: RowSet, folder: Path, report: Report) -> TrainResult:
+    from finetune.export import lora_to_gguf
+    from finetune.train import train
+
+    trained = train(recipe, rows, workspace.model, folder, report)
+    report(Progress(stage="export"))
+    lora_to_gguf(folder, workspace.model.gguf, folder / ADAPTER_GGUF)
+    return trained
+
+
+def _register(workspace: Workspace, adapter: Adapter, folder: Path, target: Path) -> None:
+    """Move the finished folder to its version, write its manifest last, and register it."""
+    if target.exists():
+        # Left by a stop between the move and the registration.
+        shutil.rmtree(target)
+    folder.rename(target)
+    hashes = {file: sha256_file(target / file) for file in _FILES if (target / file).exists()}
+    manifest = {**adapter_view(adapter), "sha256": hashes}
+    write_atomic(target / "manifest.json", json.dumps(manifest, ensure_ascii=False, indent=2).encode() + b"\n")
+    workspace.store.adapters.add(adapter)

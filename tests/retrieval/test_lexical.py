@@ -1,0 +1,103 @@
+from pathlib import Path
+
+import bm25s
+import numpy as np
+import pytest
+
+from data.errors import StorageCorrupt
+from data.protocols import Vectors
+from retrieval.chunk import chunk, embedded_text
+from retrieval.lexical import TantivyIndex, terms
+from retrieval.load import load
+from tests.retrieval.hashing import HashingEmbedder
+from tests.retrieval.test_chunk import CORPUS, document
+
+NONE: Vectors = np.zeros((1, 0), dtype=np.float32)
+
+
+def filled(folder: Path, *texts: str) -> TantivyIndex:
+    index = TantivyIndex(folder)
+    index.add(range(len(texts)), texts, np.zeros((len(texts), 0), dtype=np.float32))
+    index.save()
+    return index
+
+
+def keys(index: TantivyIndex, query: str) -> list[int]:
+    return [hit.key for hit in index.search(query, NONE, 10)]
+
+
+def test_terms_are_words_and_chinese_bigrams() -> None:
+    assert terms("GPT-4 用于机器学习。Ｆｕｌｌ 学") == [
+        "gpt",
+        "4",
+        "用于",
+        "于机",
+        "机器",
+        "器学",
+        "学习",
+        "full",
+        "学",
+    ]
+
+
+@pytest.mark.parametrize("query", ["runs", "RUNNING", "run!", "What is running?"])
+def test_english_is_stemmed(tmp_path: Path, query: str) -> None:
+    assert keys(filled(tmp_path, "The dog runs away", "A cat sleeps"), query) == [0]
+
+
+def test_accents_do_not_matter(tmp_path: Path) -> None:
+    index = filled(tmp_path, "Île-de-France", "Picardy")
+    assert keys(index, "ile") == keys(index, "Île") == [0]
+
+
+def test_chinese_words_of_two_characters_are_found(tmp_path: Path) -> None:
+    index = filled(tmp_path, "备份数据库的方法", "升级集群的步骤", "数据迁移")
+    assert keys(index, "如何升级？") == [1]
+    assert keys(index, "数据库")[0] == 0
+
+
+@pytest.mark.parametrize("query", ["", "  ", "?!", "AND OR (", 'body:"x', "\\", "zebra"])
+def test_a_query_without_known_terms_finds_nothing(tmp_path: Path, query: str) -> None:
+    assert keys(filled(tmp_path, "The dog runs away"), query) == []
+
+
+def test_a_very_long_query_is_answered(tmp_path: Path) -> None:
+    assert keys(filled(tmp_path, "one", "two"), " ".join(f"word{i}" for i in range(50_000)) + " two") == []
+    assert keys(filled(tmp_path, "one", "two"), "two " + " ".join(f"word{i}" for i in range(50_000))) == [1]
+
+
+def test_rankings_agree_with_bm25s(tmp_path: Path) -> None:
+    embedder = HashingEmbedder()
+    texts = []
+    for path in CORPUS:
+        loaded = load(path)
+        pieces = chunk(document(loaded.text, title=loaded.title), embedder.count_tokens, 100)
+        texts.extend(embedded_text(piece) for piece in pieces)
+    index = filled(tmp_path, *texts)
+    oracle = bm25s.BM25(k1=1.2, b=0.75)
+    oracle.index([terms(text) for text in texts], show_progress=False)
+    agreed = []
+    for query in (
+        "ash trees of Fresno",
+        "oxygen discovered by Priestley",
+        "Doctor Who TARDIS",
+        "black death plague rats",
+    ):
+        expected = oracle.retrieve([terms(query)], k=5, show_progress=False).documents[0]
+        agreed.append(len({int(key) for key in expected} & set(keys(index, query)[:5])))
+    # Stemming and folding are ours alone, so not every rank is the same.
+    assert sum(agreed) >= 0.7 * 5 * len(agreed)
+
+
+def test_a_damaged_index_says_so(tmp_path: Path) -> None:
+    filled(tmp_path, "text").close()
+    (tmp_path / "meta.json").write_text("{")
+    with pytest.raises(StorageCorrupt):
+        TantivyIndex(tmp_path)
+
+
+def test_changes_that_were_not_saved_are_dropped_on_close(tmp_path: Path) -> None:
+    index = filled(tmp_path, "kept")
+    index.add([5], ["dropped"], NONE)
+    index.close()
+    assert TantivyIndex(tmp_path).keys() == {0}

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from data.errors import InvalidRequest, PortTaken, StateLocked
+from service.serve import bind, check_exposure, serve
+from service.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_beyond_this_machine_a_key_is_needed():
+    public = Settings.load(host="0.0.0.0")
+    with pytest.raises(InvalidRequest, match="API key"):
+        check_exposure(public, keys=False)
+    check_exposure(public, keys=True)
+    check_exposure(Settings.load(host="0.0.0.0", api_key="k"), keys=False)
+    check_exposure(Settings.load(), keys=False)
+
+
+def test_a_taken_port_is_told_before_anything_starts(make_workspace):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(PortTaken, match=str(port)):
+            serve(make_workspace(port=port))
+
+
+def test_an_address_of_another_machine_is_refused():
+    with pytest.raises(InvalidRequest):
+        bind("203.0.113.1", 0)
+
+
+def test_a_state_directory_in_use_is_told(make_workspace):
+    workspace = make_workspace(port=0)
+    with workspace.lock("http://127.0.0.1:1"), pytest.raises(StateLocked, match=r"http://127\.0\.0\.1:1"):
+        serve(workspace)
+
+
+SERVER = """
+import sys
+from pathlib import Path
+from service.serve import serve
+from service.settings import Settings
+from service.workspace import Workspace
+from tests.service.parts import MODEL, HashEmbedder, ScriptedGenerator
+
+workspace = Workspace(Settings.load(), embedder=HashEmbedder(), generator=ScriptedGenerator(), model=MODEL)
+serve(workspace, on_ready=lambda url: print(url, flush=True))
+print("stopped", flush=True)
+"""
+
+
+@pytest.fixture
+def server(tmp_path):
+    environment = {**os.environ, "RAGTUNE_STATE_DIR": str(tmp_path / "state"), "RAGTUNE_PORT": "0"}
+    command = [sys.executable, "-c", SERVER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment) as process:
+        assert process.stdout is not None
+        try:
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_server_in_order(server, sig):
+    process, url = server
+    assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
+    process.send_signal(sig)
+    assert process.wait(20) == 0
+    assert process.stdout.read().strip() == "stopped"
+
+
+def test_a_killed_server_leaves_its_state_to_the_next(server, make_workspace):
+    process, url = server
+    job = httpx.post(f"{url}/v1/index/rebuild", json={}).json()
+    assert "job_id" in job
+    process.kill()
+    process.wait()
+    workspace = make_workspace()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            with workspace.lock():
+                break
+        except StateLocked:
+            time.sleep(0.05)
+    assert json.dumps(workspace.store.jobs.get(job["job_id"]).inputs) == '{"collection": "default"}'

@@ -1,0 +1,79 @@
+"""The train job with the real starter: pairs in, a served adapter out."""
+
+from __future__ import annotations
+
+import pytest
+
+from data.records import QAPair, content_id
+from service.answerer import AskRequest
+from service.jobs import run_job, submit
+from service.settings import Settings
+from service.workspace import Workspace
+from tests.service.conftest import DOCUMENTS
+
+pytestmark = pytest.mark.slow
+
+ASKED = [
+    ("When was the lighthouse of Orrin built?", "1842"),
+    ("Who was the keeper of the lighthouse of Orrin?", "Mara Venn"),
+    ("What grows in the garden of Tolm?", "blue roses"),
+    ("Who planted the garden of Tolm?", "Ask and Embla"),
+]
+RECIPE = {"r": 4, "lora_alpha": 8, "max_steps": 2, "warmup_steps": 0, "init_adapter": ""}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    root = tmp_path_factory.mktemp("train")
+    (root / "documents").mkdir()
+    for name, text in DOCUMENTS.items():
+        (root / "documents" / name).write_text(text, encoding="utf-8")
+    with Workspace(Settings.load(state_dir=root / "state", model="starter", n_ctx=2048)) as workspace:
+        workspace.ingestor.ingest("default", [root / "documents"])
+        chunks = [chunk for _key, chunk, _title in workspace.store.chunks.iterate("default")]
+        pairs = []
+        for question, answer in ASKED:
+            chunk = next(chunk for chunk in chunks if answer in chunk.text)
+            pairs.append(QAPair(content_id(question), question, answer, (chunk.id,), "span", "test", "accepted"))
+        workspace.store.pairs.add("default", None, pairs)
+        yield workspace
+
+
+@pytest.fixture(scope="module")
+def job(workspace):
+    inputs = {"name": "house", "collection": "default", "recipe": RECIPE, "promote": True}
+    return run_job(workspace, submit(workspace.store, "train", inputs).id)
+
+
+def test_the_job_registers_an_adapter_with_all_it_came_from(workspace, job):
+    assert job.status == "succeeded", job.error
+    adapter = workspace.store.adapters.get("house", 1)
+    assert (adapter.stage, adapter.base_sha256) == ("live", workspace.model.sha256)
+    assert adapter.metrics["steps"] == 2
+    assert adapter.lineage["pairs"] == 4
+    assert len(adapter.lineage["documents"]) == 2
+    assert adapter.recipe["r"] == 4
+    for file in ("adapter_model.safetensors", "adapter.gguf", "manifest.json", "train_log.jsonl", "train.jsonl"):
+        assert workspace.adapter_file(adapter, file).stat().st_size > 0
+    assert not (workspace.state.adapters("house") / "training").exists()
+
+
+def test_the_gguf_answers_like_what_was_trained(job):
+    assert job.outputs["parity"]["greedy_agreement"] > 0.9
+    assert job.outputs["parity"]["kl"] < 0.05
+
+
+def test_the_trained_adapter_serves(workspace, job):
+    answer = workspace.answerer.answer(AskRequest(ASKED[0][0], max_tokens=16))
+    assert (answer.mode, answer.adapter) == ("combined", "house@1")
+    assert answer.text
+
+
+def test_an_edited_document_makes_it_stale(workspace, job, tmp_path):
+    from service.lineage import is_stale
+
+    adapter = workspace.store.adapters.get("house", 1)
+    assert not is_stale(workspace.store, adapter)
+    (tmp_path / "garden.md").write_text("# Garden\n\nThe garden of Tolm is closed.\n")
+    workspace.ingestor.ingest("default", [tmp_path / "garden.md"])
+    assert is_stale(workspace.store, adapter)
