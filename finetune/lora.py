@@ -101,7 +101,10 @@ def load_adapter(model: Any, folder: Path | str) -> Any:
         InvalidModel: the adapter's files cannot be read.
         BaseModelMismatch: the adapter does not fit this model.
     """
-    adapted = get_peft_model(model, _read_config(Path(folder)))
+    config = _read_config(Path(folder))
+    # peft warns when the base lies elsewhere than at training time; load_weights checks that it fits.
+    config.base_model_name_or_path = None
+    adapted = get_peft_model(model, config)
     load_weights(adapted, Path(folder))
     return adapted.eval()
 

@@ -10,7 +10,6 @@ import typer
 from service import promotion
 from service.arms import adapter_label, find_adapter
 from service.commands.foreground import run_here
-from service.commands.progress import duration
 from service.commands.session import Collection, Json, print_fields, print_json, print_line, print_rows, session
 from service.lineage import is_stale
 from service.views import adapter_view
@@ -51,14 +50,14 @@ def train(
 
 def trained_text(outputs: dict[str, Any]) -> str:
     """Return what a training made, in one line."""
-    metrics = outputs.get("metrics", {})
-    loss = metrics.get("train_loss", metrics.get("loss"))
-    parity = outputs.get("parity") or metrics.get("parity") or {}
+    metrics, parity = outputs.get("metrics", {}), outputs.get("parity") or {}
+    agreement = parity.get("greedy_agreement")
+    losses = [metrics[name] for name in ("loss_first", "loss_last") if name in metrics]
     parts = [
-        f"{outputs['name']}@{outputs['version']} is a {outputs.get('stage', 'candidate')}",
-        f"loss {loss:.3f}" if isinstance(loss, int | float) else "",
-        f"greedy agreement with the GGUF {parity['greedy_agreement']:.3f}" if "greedy_agreement" in parity else "",
-        duration(metrics.get("train_runtime")),
+        f"{outputs['name']}@{outputs['version']} is {outputs.get('stage', 'candidate')}",
+        f"{outputs['branches']} examples in {outputs['rows']} rows" if "rows" in outputs else "",
+        f"loss {' → '.join(f'{loss:.3f}' for loss in losses)}" if losses else "",
+        f"the GGUF chooses the same token in {100 * agreement:.1f} %" if agreement is not None else "",
     ]
     return ", ".join(filter(None, parts))
 

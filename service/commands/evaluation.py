@@ -71,29 +71,17 @@ def sample_questions() -> Path:
 def compare(
     ctx: typer.Context,
     *,
-    questions: Annotated[
-        Path | None, typer.Option(help="JSONL of id, question, answers; the sample questions by default.", **_FILE)
-    ] = None,
-    arms: Annotated[
-        str | None, typer.Option(help="Comma-separated modes or adapters; all that can run by default.")
-    ] = None,
-    adapter: Annotated[
-        str | None, typer.Option(help="The adapter of tuned and combined; the live one by default.")
-    ] = None,
+    questions: Annotated[Path | None, typer.Option(help="JSONL; the sample questions by default.", **_FILE)] = None,
+    arms: Annotated[str | None, typer.Option(help="Comma-separated modes or adapters; else all that can run.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="Of tuned and combined; the live one by default.")] = None,
     collection: Collection = "default",
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=50)] = 4,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the report; one under the state directory by default.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report; else under the state directory.")] = None,
     max_false_answer_rate: Annotated[float | None, typer.Option(min=0, max=1)] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ask again what an earlier run has answered.")] = False,
     as_json: Json = False,
 ) -> None:
     """Let the arms answer the same questions and say what the scores show."""
-    from service.answerer import check_collection
-    from service.compare.statistics import minimum_detectable_difference
-    from service.compare.table import print_comparison
-
     if max_false_answer_rate is not None:
         raise Conflict(
             "Abstention has not been calibrated on this collection",
@@ -101,9 +89,8 @@ def compare(
             hint="Leave --max-false-answer-rate out.",
         )
     path = questions or sample_questions()
-    asked = read_question_file(path)
     inputs = {
-        "questions": [asdict(question) for question in asked],
+        "questions": [asdict(question) for question in read_question_file(path)],
         "arms": [name.strip() for name in (arms or "").split(",") if name.strip()],
         "adapter": adapter,
         "collection": collection,
@@ -112,10 +99,19 @@ def compare(
         "fresh": fresh,
         "questions_file": str(path),
     }
-    smallest = minimum_detectable_difference(len(asked))
-    stderr().print(f"{len(asked)} questions show differences of about {smallest:.0f} F1 points or more.", markup=False)
+    _compare(ctx, inputs, as_json)
+
+
+def _compare(ctx: typer.Context, inputs: dict[str, Any], as_json: bool) -> None:
+    from service.answerer import check_collection
+    from service.compare.statistics import minimum_detectable_difference
+    from service.compare.table import print_comparison
+
+    n = len(inputs["questions"])
+    smallest = minimum_detectable_difference(n)
+    stderr().print(f"{n} questions show differences of about {smallest:.0f} F1 points or more.", markup=False)
     with session(ctx).workspace(mutates=True) as workspace:
-        check_collection(workspace.store, collection)
+        check_collection(workspace.store, inputs["collection"])
         result = run_here(workspace, "evaluate", inputs, title="compare")
     if as_json:
         print_json(result)

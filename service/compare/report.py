@@ -22,8 +22,8 @@ from service.compare.result import Comparison
 _FOLDER = Path(__file__).parent.parent / "web"
 _TEMPLATE = "comparison.html.jinja"
 
-LEFT, WIDTH, ROW = 92, 560, 40
-"""Chart geometry in SVG units: label column, plot width (0 to 100 F1), height of an arm's row."""
+LEFT, WIDTH, LABEL, ROW = 92, 560, 185, 40
+"""Chart geometry in SVG units: column of names, plot (0 to 100 F1), column of figures, height of a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def render_report(comparison: Comparison, *, title: str = "Which arm answers bes
         bars=bars,
         ticks=[(tick, _x(tick)) for tick in range(0, 101, 20)],
         left=LEFT,
-        width=LEFT + WIDTH + 150,
+        width=LEFT + WIDTH + LABEL,
         height=ROW * len(bars),
         rows=_questions(comparison.questions, comparison.outcomes),
     )

@@ -6,10 +6,18 @@ import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
+
+from data.prompt import render
+from data.protocols import TokenScores
+from data.records import Message
+
+if TYPE_CHECKING:
+    from finetune.weights import SegmentTokenizer
 
 _QUIET = llama_cpp.llama_log_callback(lambda level, text, data: None)
 
@@ -72,3 +80,12 @@ def llama(path: Path, adapter: Path | None = None) -> Iterator[Llama]:
         yield model
     finally:
         model.close()
+
+
+def score(model: Llama, tokenizer: SegmentTokenizer, messages: tuple[Message, ...], completion: str) -> TokenScores:
+    """Score a completion as an engine does: llama.cpp tokenizes every segment, the template ends the turn."""
+    segments = render(messages, tokenizer.template, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token)
+    prompt = [token for segment in segments for token in model.tokenize(segment.text, special=segment.markup)]
+    said = [*model.tokenize(completion), *model.tokenize(tokenizer.eos_token, special=True)]
+    logits = model.logits([*prompt, *said])[len(prompt) - 1 : -1]
+    return TokenScores(tuple(prompt), tuple(said), logits)

@@ -54,8 +54,5 @@ def folder(tmp_path: Path) -> Path:
     (folder / "more").mkdir(parents=True)
     (folder / "apples.md").write_text("# Apples\n\nApples grow on trees.\n\n## Colour\n\nSome apples are red.\n")
     (folder / "pears.txt").write_text("Pears are sweet and green.\n")
-    (folder / "more" / "plums.html").write_text(
-        "<html><head><title>Plums</title></head><body><h1>Plums</h1><p>Plums are purple and have one stone.</p>"
-        "</body></html>"
-    )
+    (folder / "more" / "plums.md").write_text("# Plums\n\nPlums are purple and have one stone.\n")
     return folder

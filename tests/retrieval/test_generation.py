@@ -196,7 +196,7 @@ def test_another_embedder_starts_anew(store: Store, state: StateDirectory, folde
     other = HashingEmbedder("other")
     Ingestor(store, state, other, Settings()).rebuild("default")
     assert len(other.embedded) == 3
-    assert Retriever(store, state, other).search("plums", top_k=1)[0].source == "more/plums.html"
+    assert Retriever(store, state, other).search("plums", top_k=1)[0].source == "more/plums.md"
 
 
 # Reports 1 to 3 come after each file that was loaded, 4 in the midst of the build.
@@ -223,6 +223,6 @@ def test_a_kill_at_any_report_loses_nothing(
         report = again.ingest("default", [folder], sync=True)
         assert report.failed == []
         found = Retriever(store, state, HashingEmbedder()).search("apples pears plums quinces", top_k=9)
-        assert sorted(passage.source for passage in found) == ["apples.md", "more/plums.html", "quinces.txt"]
+        assert sorted(passage.source for passage in found) == ["apples.md", "more/plums.md", "quinces.txt"]
         assert again.status("default")["up_to_date"] is True
     assert all((state.index("default", n) / "manifest.json").exists() for n in generations_on_disk(state))

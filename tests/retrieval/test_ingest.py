@@ -18,7 +18,7 @@ def test_every_file_is_accounted_for(ingestor: Ingestor, folder: Path, store: St
     (folder / "bad.pdf").write_text("no pdf")
     (folder / "empty.txt").write_text("")
     report = ingestor.ingest("default", [folder])
-    assert sorted(row["source"] for row in report.indexed) == ["apples.md", "more/plums.html", "pears.txt"]
+    assert sorted(row["source"] for row in report.indexed) == ["apples.md", "more/plums.md", "pears.txt"]
     assert {row["source"]: row["type"] for row in report.failed} == {
         "bad.pdf": "damaged-document",
         "empty.txt": "empty-document",
@@ -35,7 +35,7 @@ def test_unchanged_files_are_skipped(ingestor: Ingestor, folder: Path, embedder:
     (folder / "pears.txt").write_text("Pears are sour now.\n")
     again = ingestor.ingest("default", [folder])
     assert [row["source"] for row in again.indexed] == ["pears.txt"]
-    assert sorted(row["source"] for row in again.unchanged) == ["apples.md", "more/plums.html"]
+    assert sorted(row["source"] for row in again.unchanged) == ["apples.md", "more/plums.md"]
     assert len(embedder.embedded) == 1
     assert len(first.indexed) == 3
 
@@ -63,7 +63,7 @@ def test_sync_deletes_what_is_gone(ingestor: Ingestor, folder: Path, store: Stor
     (folder / "pears.txt").unlink()
     assert ingestor.ingest("default", [folder]).deleted == []
     assert ingestor.ingest("default", [folder], sync=True).deleted == ["pears.txt"]
-    assert sorted(store.documents.by_source("default")) == ["apples.md", "more/plums.html"]
+    assert sorted(store.documents.by_source("default")) == ["apples.md", "more/plums.md"]
 
 
 def test_the_same_text_at_two_places_gives_two_documents(ingestor: Ingestor, tmp_path: Path, store: Store) -> None:

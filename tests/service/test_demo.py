@@ -47,7 +47,7 @@ def trainings(monkeypatch):
         version = workspace.store.adapters.next_version(inputs["name"])
         workspace.store.adapters.add(adapter(inputs["name"], version))
         made.append(inputs)
-        return {"name": inputs["name"], "version": version, "metrics": {"train_loss": 0.5}}
+        return {"name": inputs["name"], "version": version, "metrics": {"loss_first": 1.5, "loss_last": 0.5}}
 
     monkeypatch.setitem(sys.modules, "service.work.train", SimpleNamespace(run=run))
     return made
@@ -78,6 +78,7 @@ def test_the_loop_runs_once_and_is_kept(factory, settings, plan, trainings, gene
     assert re.findall(r"^(\d)/6 (\w+)", first, re.M) == [
         ("1", "models"), ("2", "ingest"), ("3", "pairs"), ("4", "train"), ("5", "promote"), ("6", "compare"),
     ]  # fmt: skip
+    assert "loss 1.500 → 0.500" in first
     assert "curl -s http://127.0.0.1:8000/v1/answers" in first
     assert '"answer": "1911 [1]"' in first
     result = json.loads((settings.state_dir / "reports" / "demo" / "result.json").read_text())

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.service.engine.gguf_files import write_lora
 
 from data import errors
 from data.prompt import answer_messages
 from data.protocols import GenerationRequest
 from data.records import Message, Model
 from service.engine import Engine
+from tests.service.engine.gguf_files import write_lora
 
 pytestmark = pytest.mark.slow
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tests.finetune.tiny import save_model, train_tokenizer
-from tests.service.engine.gguf_files import write_alien
 
 from data import errors
 from data.protocols import GenerationRequest
@@ -20,6 +17,8 @@ from data.store import Store
 from service.engine import Engine
 from service.engine.models import ModelRegistry, inspect, starter_gguf
 from service.engine.quantize import quantize
+from tests.finetune.tiny import save_model, train_tokenizer
+from tests.service.engine.gguf_files import write_alien
 
 pytestmark = pytest.mark.slow
 
@@ -38,9 +37,9 @@ def test_the_starter_is_requantized_once_and_trained_from_what_was_shipped(
     assert starter.architecture == "llama"
     assert starter.gguf != starter.weights
     assert inspect(starter.gguf)["file_type"] == "7"  # LLAMA_FTYPE_MOSTLY_Q8_0
-    made = os.stat(starter.gguf).st_mtime_ns
+    made = Path(starter.gguf).stat().st_mtime_ns
     assert registry.resolve("starter") == starter
-    assert os.stat(starter.gguf).st_mtime_ns == made
+    assert Path(starter.gguf).stat().st_mtime_ns == made
     assert sorted(file.name for file in Path(starter.gguf).parent.iterdir()) == [
         Path(starter.gguf).name,
         "model.json",
