@@ -43,7 +43,8 @@ def lora_to_gguf(adapter_dir: Path | str, base_gguf: Path | str, out: Path | str
         adapter_dir: the adapter's folder.
         base_gguf: the GGUF of its base model, of any quantization; names, shapes and heads come from it.
         out: the GGUF adapter; it appears complete or not at all.
-        dtype: float32 by default: with float16 llama.cpp rounds the layer's input to float16 as well.
+        dtype: float32 by default: with float16 llama.cpp rounds the layer's input to float16 as well, and is
+            slower on a CPU (starter, r=8, 256 tokens, Q8_0: 0.85 s bare, 1.09 s with float32, 1.21 s with float16).
 
     Raises:
         InvalidModel: the adapter is damaged, or of a kind that GGUF cannot express.

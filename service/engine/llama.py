@@ -76,8 +76,8 @@ class LlamaModel:
         _check_magic(path)
         parameters = llama_cpp.llama_model_default_params()
         parameters.vocab_only = vocab_only
-        # Weights repacked for AMX crash llama.cpp when it was compiled by gcc 12 (Debian 12): the compiler
-        # drops the stores that fill the tile configuration, and ldtilecfg faults on what lies on the stack.
+        # Weights repacked for AMX crash llama.cpp built by gcc 11 or 12: the compiler drops the stores that fill the
+        # tile configuration, and ldtilecfg faults on what lies on the stack (ggml-org/llama.cpp#20824, #26954).
         parameters.use_extra_bufts = not _has_amx()
         _log.clear()
         self.path = path
