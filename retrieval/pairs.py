@@ -20,16 +20,9 @@ from data.protocols import GenerationRequest, Generator, Report
 from data.records import Passage, Progress, QAPair, content_id
 from data.store import Store
 from retrieval.curate import Context, check, parse_candidate
+from retrieval.grammar import QUESTION_GRAMMAR, pair_grammar
 from retrieval.retriever import Retriever
 from retrieval.wording import information
-
-# Characters as json.dumps(..., ensure_ascii=False) writes them: only these need an escape.
-_STRING = r"""
-string ::= "\"" char+ "\""
-char ::= [^"\\\x00-\x1f\x7f] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F])
-"""
-PAIR_GRAMMAR = r'root ::= "{\"question\": " string ", \"answer\": " string "}"' + _STRING
-QUESTION_GRAMMAR = r'root ::= "{\"question\": " string "}"' + _STRING
 
 # The pair writer trial (SmolLM2-135M, LoRA) passed 75 of 100 proposals through the checks at these.
 TEMPERATURE = 0.7
@@ -113,7 +106,7 @@ class _Proposer:
             temperature=TEMPERATURE,
             top_p=TOP_P,
             seed=int(digest[:8], 16) & 0x7FFFFFFF,
-            grammar=PAIR_GRAMMAR if answerable else QUESTION_GRAMMAR,
+            grammar=pair_grammar(passage.chunk.text) if answerable else QUESTION_GRAMMAR,
         )
         return self.generator.generate(request).text
 

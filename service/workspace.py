@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from data.errors import UnknownAdapter
 from data.prompt import answer_messages
-from data.protocols import Embedder, GenerationRequest, Generator
-from data.records import Adapter, Model
+from data.protocols import Embedder, GenerationRequest, Generator, TokenScores
+from data.records import Adapter, Message, Model
 from data.state import StateDirectory
 from service.answerer import Answerer
 from service.arms import adapter_label
@@ -41,6 +41,9 @@ class AdapterHost(Generator, Protocol):
 
     def remove_adapter(self, key: str) -> None:
         """Forget ``key``."""
+
+    def score(self, messages: tuple[Message, ...], completion: str, adapter: str | None = None) -> TokenScores:
+        """Return the logits of ``completion`` after ``messages``."""
 
 
 class Workspace:
