@@ -6,6 +6,9 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 # A smaller torch on a machine without an NVIDIA GPU:
 #   make install PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_ARGS ?=
+# gcc 11 and 12 drop the stores that set up the AMX tiles (ggml-org/llama.cpp#20824); without these two passes the
+# repacked weights work, and a prompt is read 2.4 times as fast on a CPU with AMX. Other compilers do not need it.
+LLAMA_FLAGS := $(shell c++ --version 2>/dev/null | grep -q 'Free Software Foundation' && echo '-DCMAKE_CXX_FLAGS=-fno-tree-dse\ -fno-dse')
 CODE   := data retrieval finetune service tests bench
 export PYTHONUNBUFFERED := 1
 
@@ -32,7 +35,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt starter-models.txt | prefligh
 	@echo "[1/4] torch"
 	$(PIP) install --quiet $(PIP_ARGS) -c constraints.txt torch
 	@echo "[2/4] llama.cpp (compiling, unless pip has the wheel already)"
-	CMAKE_BUILD_PARALLEL_LEVEL=$${CMAKE_BUILD_PARALLEL_LEVEL:-$$(nproc 2>/dev/null || echo 2)} $(PIP) install --progress-bar off $(PIP_ARGS) -c constraints.txt llama-cpp-python | grep -vE '^(Requirement|  Preparing|Looking)'
+	CMAKE_ARGS="$${CMAKE_ARGS:-$(LLAMA_FLAGS)}" CMAKE_BUILD_PARALLEL_LEVEL=$${CMAKE_BUILD_PARALLEL_LEVEL:-$$(nproc 2>/dev/null || echo 2)} $(PIP) install --progress-bar off $(PIP_ARGS) -c constraints.txt llama-cpp-python | grep -vE '^(Requirement|  Preparing|Looking)'
 	@echo "[3/4] ragtune and its libraries"
 	$(PIP) install --quiet $(PIP_ARGS) -c constraints.txt -e ".[train,starter,dev]"
 	@echo "[4/4] starter model"

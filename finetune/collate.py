@@ -126,5 +126,8 @@ def _pad(layout: Layout, length: int, pad_id: int) -> Layout:
         return layout
     fills = {"ids": pad_id, "position": 0, "branch": PADDING, "passage": 0}
     return Layout(
-        **{name: torch.nn.functional.pad(getattr(layout, name), (0, missing), value=fill) for name, fill in fills.items()}
+        **{
+            name: torch.nn.functional.pad(getattr(layout, name), (0, missing), value=fill)
+            for name, fill in fills.items()
+        }
     )

@@ -31,7 +31,7 @@ class LowRankLinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0917  (autograd passes positions)
         ctx: Any,
         x: torch.Tensor,
         weight: torch.Tensor,
@@ -73,7 +73,7 @@ class BlockAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0917  (autograd passes positions)
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
     ) -> torch.Tensor:
         """Attend; query (n, groups, length, d), key and value (n, length, d), mask (n, 1, length, length)."""
@@ -135,11 +135,12 @@ def _blocks(length: int) -> list[tuple[int, int]]:
 
 
 def tree_attention(
-    module: torch.nn.Module,
+    _module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor,
+    *,
     dropout: float = 0.0,
     scaling: float | None = None,
     **_unused: Any,
@@ -153,11 +154,9 @@ def tree_attention(
     groups = heads // key.shape[1]
     scale = width**-0.5 if scaling is None else scaling
     if query.device.type == "cpu" and not dropout:
-        shared = attention_mask.expand(batch, key.shape[1], length, length).reshape(-1, 1, length, length) \
-            if batch > 1 else attention_mask
-        out = BlockAttention.apply(
-            query.reshape(-1, groups, length, width), key.flatten(0, 1), value.flatten(0, 1), shared, scale
-        )
+        masks = attention_mask if batch == 1 else attention_mask.repeat_interleave(key.shape[1], dim=0)
+        split = query.reshape(-1, groups, length, width)
+        out = _apply(BlockAttention, split, key.flatten(0, 1), value.flatten(0, 1), masks, scale)
         return out.view(batch, heads, length, width).transpose(1, 2), None
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     out = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scale)
@@ -172,7 +171,18 @@ def speed_up_norms(model: torch.nn.Module) -> None:
 
 
 def _normalize(norm: Any, x: torch.Tensor) -> torch.Tensor:
-    result: torch.Tensor = FrozenNorm.apply(x, norm.weight, norm.variance_epsilon)
+    return _apply(FrozenNorm, x, norm.weight, norm.variance_epsilon)
+
+
+def low_rank_linear(
+    x: torch.Tensor, base: torch.nn.Linear, a: torch.Tensor, b: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Return ``base(x) + scale * (x @ a.T) @ b.T``; x (..., in), a (r, in), b (out, r)."""
+    return _apply(LowRankLinear, x, base.weight, base.bias, a, b, scale)
+
+
+def _apply(function: type[torch.autograd.Function], *arguments: Any) -> torch.Tensor:
+    result: torch.Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
     return result
 
 

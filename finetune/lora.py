@@ -5,6 +5,7 @@ Knows nothing of rows and of how the LoRA is trained.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from data.errors import BaseModelMismatch, InvalidModel, RecipeInvalid
-from finetune.kernels import LowRankLinear
+from finetune.kernels import low_rank_linear
 from finetune.recipe import Recipe
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
@@ -23,15 +24,14 @@ _NAME = "default"
 
 
 class _FastLinear(Linear):  # type: ignore[misc]  # peft has no types
-    """peft's LoRA layer, computed by ``LowRankLinear`` while it trains one plain LoRA."""
+    """peft's LoRA layer, computed by ``low_rank_linear`` while it trains one plain LoRA."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self.disable_adapters or self.merged or args or kwargs:
-            return super().forward(x, *args, **kwargs)
-        base = self.get_base_layer()
+            stock: torch.Tensor = super().forward(x, *args, **kwargs)
+            return stock
         a, b = self.lora_A[_NAME].weight, self.lora_B[_NAME].weight
-        result: torch.Tensor = LowRankLinear.apply(x, base.weight, base.bias, a, b, self.scaling[_NAME])
-        return result
+        return low_rank_linear(x, self.get_base_layer(), a, b, self.scaling[_NAME])
 
 
 def attach(model: Any, recipe: Recipe) -> Any:
@@ -54,7 +54,7 @@ def attach(model: Any, recipe: Recipe) -> Any:
     if not (recipe.use_dora or recipe.lora_dropout or recipe.qlora):
         config._register_custom_module({torch.nn.Linear: _FastLinear})
     try:
-        adapted = get_peft_model(model, config)
+        adapted = _adapt(model, config)
     except ValueError as error:
         raise RecipeInvalid(
             f"The LoRA does not fit the model: {error}", got=list(recipe.target_modules), wanted="layers of the model"
@@ -104,7 +104,7 @@ def load_adapter(model: Any, folder: Path | str) -> Any:
     config = _read_config(Path(folder))
     # peft warns when the base lies elsewhere than at training time; load_weights checks that it fits.
     config.base_model_name_or_path = None
-    adapted = get_peft_model(model, config)
+    adapted = _adapt(model, config)
     load_weights(adapted, Path(folder))
     return adapted.eval()
 
@@ -125,7 +125,17 @@ def save(adapted: Any, folder: Path, base_model: str) -> None:
     (folder / "README.md").unlink(missing_ok=True)
 
 
+def _adapt(model: Any, config: Any) -> Any:
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5.23 by a name that is on its way out.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        return get_peft_model(model, config)
+
+
 def _read_config(folder: Path) -> Any:
+    if not (folder / ADAPTER_FILES[1]).is_file():
+        # peft would look for a folder that is not there on the hub.
+        raise InvalidModel("This is not the folder of an adapter", got=folder, wanted=" and ".join(ADAPTER_FILES))
     try:
         return PeftConfig.from_pretrained(str(folder))
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -133,14 +143,13 @@ def _read_config(folder: Path) -> Any:
 
 
 def _check_same_shape(recipe: Recipe, folder: Path) -> None:
-    if not (folder / ADAPTER_FILES[1]).is_file():
-        # A folder that is not there would be looked up on the hub.
-        raise InvalidModel("init_adapter is not the folder of an adapter", got=folder, wanted=" and ".join(ADAPTER_FILES))
     former = _read_config(folder)
     for name in ("r", "lora_alpha", "use_rslora", "use_dora"):
         if getattr(former, name) != getattr(recipe, name):
             raise RecipeInvalid(
-                f"A LoRA continued from init_adapter keeps its {name}", got=getattr(recipe, name), wanted=getattr(former, name)
+                f"A LoRA continued from init_adapter keeps its {name}",
+                got=getattr(recipe, name),
+                wanted=getattr(former, name),
             )
     if set(former.target_modules) != set(recipe.target_modules):
         raise RecipeInvalid(

@@ -130,7 +130,9 @@ class Recipe:
     def save(self, path: Path | str) -> None:
         """Write the recipe as TOML; fields that are None are left out (TOML has no null)."""
         # JSON's strings, numbers, booleans and flat lists are all valid TOML values.
-        lines = [f"{name} = {json.dumps(v, ensure_ascii=False)}" for name, v in self.to_mapping().items() if v is not None]
+        lines = [
+            f"{name} = {json.dumps(v, ensure_ascii=False)}" for name, v in self.to_mapping().items() if v is not None
+        ]
         Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

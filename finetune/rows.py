@@ -124,7 +124,9 @@ def answer_example(
         InvalidRequest: ``gold_number`` names no passage, or there is no answer to give.
     """
     if gold_number is not None and not 1 <= gold_number <= len(passages):
-        raise InvalidRequest("The gold passage is not among the passages", got=gold_number, wanted=f"1 to {len(passages)}")
+        raise InvalidRequest(
+            "The gold passage is not among the passages", got=gold_number, wanted=f"1 to {len(passages)}"
+        )
     if gold_number is not None and not answer.strip():
         raise InvalidRequest("An answerable question needs an answer", got=question, wanted="a non-empty answer")
     if gold_number is not None:
@@ -186,7 +188,8 @@ def end_of_turn(tokenizer: Tokenizer, template: str) -> int:
     ids = tokenizer.encode(after or tokenizer.eos_token, markup=True)
     if not ids:
         raise InvalidModel(
-            "The chat template does not end an assistant's turn", hint="Use an instruction-tuned model with an end token."
+            "The chat template does not end an assistant's turn",
+            hint="Use an instruction-tuned model with an end token.",
         )
     return ids[0]
 
@@ -196,7 +199,9 @@ def inspect(row: Row, tokenizer: Tokenizer) -> str:
     lines = [f"context ({len(row.context_ids)} tokens): {tokenizer.decode(row.context_ids)}"]
     for number, branch in enumerate(row.branches, 1):
         tail, trained = tokenizer.decode(branch.tail_ids), tokenizer.decode(branch.completion_ids)
-        lines.append(f"branch {number} ({len(branch.completion_ids)} trained of {len(branch)} tokens): {tail}«{trained}»")
+        lines.append(
+            f"branch {number} ({len(branch.completion_ids)} trained of {len(branch)} tokens): {tail}«{trained}»"
+        )
     return "\n".join(lines)
 
 

@@ -25,9 +25,9 @@ from data.protocols import Report
 from data.records import Model, Progress
 from finetune import lora
 from finetune.collate import Collator
-from finetune.kernels import TREE_ATTENTION
+from finetune.kernels import TREE_ATTENTION, speed_up_norms
 from finetune.recipe import Recipe
-from finetune.rows import Row, RowSet
+from finetune.rows import RowSet
 from finetune.weights import load_model, training_device, training_dtype
 
 LOG = "train_log.jsonl"
@@ -67,6 +67,7 @@ def train(recipe: Recipe, rows: RowSet, model: Model, out_dir: Path | str, repor
     device = training_device()
     dtype = training_dtype(device)
     base = load_model(model.weights, device=device, dtype=dtype, qlora=recipe.qlora, attention=TREE_ATTENTION)
+    speed_up_norms(base)
     adapted = lora.attach(base, recipe)
     work = Work()
     trainer = TreeTrainer(
@@ -135,6 +136,10 @@ class TreeTrainer(transformers.Trainer):  # type: ignore[misc]  # transformers i
         loss = total / (num_items_in_batch or inputs["targets"].numel())
         return (loss, {"logits": logits}) if return_outputs else loss
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the LoRA alone; peft's default would ask the hub whether the embeddings changed."""
+        self.model.save_pretrained(output_dir or self.args.output_dir, save_embedding_layers=False)
+
 
 def trained_logits(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Return the logits that predict the trained tokens; shape (trained tokens, n_vocab), float32.
@@ -165,17 +170,17 @@ class _Log(transformers.TrainerCallback):  # type: ignore[misc]  # transformers 
         kept = [line for line in read_log(path) if line["step"] <= since]
         path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, _args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
         """Start the clock."""
         self._work.started = time.perf_counter()
         self._report(Progress(done=state.global_step, total=state.max_steps, unit="steps", stage="train"))
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, Any] | None = None, **_kwargs: Any) -> None:
         """Write and report one step."""
         if logs is None or "loss" not in logs:
             return
         rates = self._work.rates()
-        line = {
+        line: dict[str, Any] = {
             "step": state.global_step,
             "epoch": state.epoch,
             **{name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm") if name in logs},

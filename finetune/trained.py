@@ -36,7 +36,7 @@ class TrainedSide:
         self._adapted = lora.load_adapter(base, adapter_dir)
 
     def score(self, example: Example) -> Trained:
-        """Return the logits at the tokens that training trained, with the adapter and without.
+        """Return the logits at the tokens that training trained, with the adapter and (when asked) without.
 
         Raises:
             InvalidRequest: the example has no completion.
@@ -46,10 +46,13 @@ class TrainedSide:
             raise InvalidRequest("An example without a completion cannot be compared", got=example.messages[-1].content)
         branch = rows[0].branches[0]
         prompt = rows[0].context_ids + branch.tail_ids
-        logits = self._logits(prompt, branch.completion_ids)
+        completion = branch.completion_ids
+        logits = self._logits(prompt, completion)
+        return Trained(TokenScores(prompt, completion, logits), lambda: self._base_logits(prompt, completion))
+
+    def _base_logits(self, prompt: Sequence[int], completion: Sequence[int]) -> NDArray[np.float32]:
         with self._adapted.disable_adapter():
-            base_logits = self._logits(prompt, branch.completion_ids)
-        return Trained(TokenScores(prompt, branch.completion_ids, logits), base_logits)
+            return self._logits(prompt, completion)
 
     def _logits(self, prompt: Sequence[int], completion: Sequence[int]) -> NDArray[np.float32]:
         # The logits that predict a token stand one place before it.

@@ -111,6 +111,7 @@ def load_model(
         RecipeInvalid: 4 bits were asked for without CUDA, without bitsandbytes or of a GGUF file.
     """
     path = Path(path)
+    transformers.utils.logging.disable_progress_bar()
     settings: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention, "local_files_only": True}
     if qlora:
         settings["quantization_config"] = _four_bits(path, device, dtype)

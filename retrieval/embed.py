@@ -149,6 +149,8 @@ class SentenceTransformerEmbedder:
 
     def _load(self) -> Any:
         folder = str(self.folder)
+        from safetensors import SafetensorError
+
         with _quiet_import():
             from sentence_transformers import SentenceTransformer
 
@@ -160,7 +162,7 @@ class SentenceTransformerEmbedder:
                 local_files_only=True,
                 model_kwargs={"use_safetensors": True},
             )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise InvalidModel(f"The embedding model cannot be loaded: {error}", got=self._path_or_name) from error
 
     def _encode(self, model: Any, texts: Sequence[str], prompt_name: str) -> Vectors:
@@ -191,7 +193,7 @@ class SentenceTransformerEmbedder:
 @contextlib.contextmanager
 def _quiet_import() -> Iterator[None]:
     """Let transformers see switched-off progress bars when it is imported: loading a local file needs none."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     if are_progress_bars_disabled():
         yield

@@ -228,16 +228,16 @@ class GenerationBuilder:
         try:
             if base is not None:
                 _copy(base, folder)
-            legs: list[Index] = [
-                FaissIndex(folder / "dense", self._embedder.dimension),
-                TantivyIndex(folder / "lexical"),
-            ]
-            self._fill(collection, legs, keys, report)
-            for leg in legs:
-                leg.save()
-            held = legs[0].keys()
-            for leg in legs:
-                leg.close()
+            # Closed before anything else happens: tantivy's threads would write into a folder being removed.
+            with contextlib.ExitStack() as opened:
+                dense = FaissIndex(folder / "dense", self._embedder.dimension)
+                opened.callback(dense.close)
+                lexical = TantivyIndex(folder / "lexical")
+                opened.callback(lexical.close)
+                self._fill(collection, [dense, lexical], keys, report)
+                dense.save()
+                lexical.save()
+                held = dense.keys()
             manifest = self._manifest(collection, number, folder, held)
             write_atomic(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
             sync_folder(root)

@@ -7,9 +7,10 @@ return.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from data.state import map_os_error
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 _RUN = re.compile(rf"[{_CJK}]+|(?:(?![{_CJK}_])\w)+")
 _IS_CJK = re.compile(rf"[{_CJK}]")
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _ANALYZER = "ragtune"
 _HEAP_BYTES = 32_000_000
 _MAX_QUERY_TERMS = 256
@@ -55,19 +57,11 @@ class TantivyIndex:
             .filter(tantivy.Filter.stemmer("english"))
             .build()
         )
-        try:
+        with _mapped(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._index = tantivy.Index(_schema(), path=str(folder))
             self._index.register_tokenizer(_ANALYZER, self._analyzer)
             self._index.reload()
-        except OSError as error:
-            raise map_os_error(error, folder) from error
-        except ValueError as error:
-            raise StorageCorrupt(
-                f"The lexical index cannot be opened: {error}",
-                got=str(folder),
-                hint="Repair it: ragtune index rebuild.",
-            ) from error
         self._folder = folder
         self._writer: Any = None
         self._held: set[int] = set()
@@ -76,11 +70,12 @@ class TantivyIndex:
         """Add entries, replacing those with the same keys; ``vectors`` are ignored."""
         self.remove(keys)
         writer = self._write()
-        for key, text in zip(keys, texts, strict=True):
-            document = tantivy.Document()
-            document.add_unsigned("key", key)
-            document.add_text("body", " ".join(terms(text)))
-            writer.add_document(document)
+        with _mapped(self._folder):
+            for key, text in zip(keys, texts, strict=True):
+                document = tantivy.Document()
+                document.add_unsigned("key", key)
+                document.add_text("body", " ".join(terms(text)))
+                writer.add_document(document)
         self._held.update(keys)
 
     def remove(self, keys: Sequence[int]) -> None:
@@ -110,21 +105,19 @@ class TantivyIndex:
         """Commit: tantivy syncs its segments and then swaps its own meta file."""
         if self._writer is None:
             return
-        try:
+        with _mapped(self._folder):
             self._writer.commit()
             self._writer.wait_merging_threads()
-        except OSError as error:
-            raise map_os_error(error, self._folder) from error
-        finally:
             self._writer = None
-        self._index.reload()
+            self._index.reload()
 
     def close(self) -> None:
         """Release the writer's lock; changes that were not saved are dropped."""
-        if self._writer is not None:
-            self._writer.rollback()
-            self._writer.wait_merging_threads()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with _mapped(self._folder):
+                writer.rollback()
+                writer.wait_merging_threads()
 
     def __len__(self) -> int:
         self.save()
@@ -133,12 +126,8 @@ class TantivyIndex:
     def _write(self) -> Any:
         if self._writer is None:
             self._held = self.keys()
-            try:
+            with _mapped(self._folder):
                 self._writer = self._index.writer(heap_size=_HEAP_BYTES, num_threads=1)
-            except (OSError, ValueError) as error:
-                raise StorageCorrupt(
-                    f"The lexical index cannot be written: {error}", got=str(self._folder), hint="Rebuild the index."
-                ) from error
         return self._writer
 
     def _find(self, query: Any, k: int) -> list[Hit]:
@@ -148,6 +137,22 @@ class TantivyIndex:
         keys = searcher.fast_field_values("key", [address for _, address in found]) if found else []
         hits = [Hit(int(key), float(score)) for (score, _), key in zip(found, keys, strict=True)]
         return sorted(hits, key=lambda hit: (-hit.score, hit.key))
+
+
+@contextlib.contextmanager
+def _mapped(folder: Path) -> Iterator[None]:
+    """Map what tantivy raises: always ValueError, with the system's error number only in the text."""
+    try:
+        yield
+    except OSError as error:
+        raise map_os_error(error, folder) from error
+    except ValueError as error:
+        number = _OS_ERROR.search(str(error))
+        if number:
+            raise map_os_error(OSError(int(number[1]), str(error)), folder) from error
+        raise StorageCorrupt(
+            f"The lexical index is damaged: {error}", got=str(folder), hint="Repair it: ragtune index rebuild."
+        ) from error
 
 
 def _schema() -> Any:

@@ -41,7 +41,7 @@ class DemoPlan:
 
     collection: str = "default"
     adapter: str = "demo"
-    proposals: int = 480
+    proposals: int = 150
     top_k: int = 3
     seed: int = 0
     recipe: Mapping[str, Any] = field(default_factory=lambda: {"num_train_epochs": 1, "learning_rate": 2e-4})

@@ -66,9 +66,9 @@ class _Output:
 class Decoder:
     """One model, its context, its slots and its adapters."""
 
-    def __init__(self, path: Path, *, n_ctx: int, n_threads: int, sequences: int) -> None:
+    def __init__(self, path: Path, *, n_ctx: int, n_threads: int, sequences: int, repack: bool = True) -> None:
         """Load the model and allocate the context; raises what ``LlamaModel`` and ``LlamaContext`` raise."""
-        self.model = llama.LlamaModel(path)
+        self.model = llama.LlamaModel(path, repack=repack)
         self._context = llama.LlamaContext(
             self.model,
             n_ctx=min(n_ctx, self.model.n_ctx_train or n_ctx),
@@ -82,6 +82,7 @@ class Decoder:
         self._slots = SlotTable(sequences, PREFILL_CHUNK)
         self._adapters: dict[str, llama.LlamaAdapter] = {}
         self._active: str | None = None
+        self._warm_up()
 
     def prompt_tokens(self, messages: tuple[Message, ...]) -> list[int]:
         """Render messages through the model's template and tokenize every segment on its own."""
@@ -203,6 +204,11 @@ class Decoder:
                 wanted=f"at most {self.n_ctx}",
                 hint="Ask for fewer passages or tokens, or raise n_ctx.",
             )
+
+    def _warm_up(self) -> None:
+        """Decode one chunk of nothing: weights this CPU cannot run crash here and not under a request."""
+        self._context.decode([self.model.eos if self.model.eos >= 0 else 0] * PREFILL_CHUNK, 0, 0)
+        self._context.keep(0, 0)
 
     def _prefill(self, prompt: list[int], adapter: str | None, check: Check) -> _Prefilled:
         self._activate(adapter)

@@ -66,6 +66,7 @@ class Engine:
     ) -> None:
         self._model = model
         self._options = {"n_ctx": n_ctx, "n_threads": n_threads or os.cpu_count() or 1, "sequences": sequences}
+        self._repack = True
         self._limit = queue_size + 1
         self._adapters: dict[str, _Adapter] = {}
         self._numbers = itertools.count(1)
@@ -243,22 +244,14 @@ class Engine:
     def _begin(self) -> Session:
         session = Session()
         try:
-            number = next(self._numbers)
-            order = {"op": "start", "gguf": str(Path(self._model.gguf).resolve()), **self._options}
-            session.submit(number, order, self._limit)
-            message, _ = session.next(number, START_TIMEOUT_S)
-            session.forget(number)
-            session.info = message["value"]
-            for key, adapter in self._adapters.items():
-                try:
-                    self._load(session, key, adapter.path)
-                    adapter.broken = None
-                except EngineUnavailable:
-                    raise
-                except RagtuneError as error:  # its own requests get it; the others are served
-                    adapter.broken = error
+            return self._open(session)
         except EngineUnavailable as error:
             session.child.close()
+            if self._repack:
+                # Weights repacked for AMX crash a llama.cpp built by gcc 11 or 12 without the flags of our Makefile:
+                # the compiler drops the stores that fill the tile configuration (ggml-org/llama.cpp#20824, #26954).
+                self._repack = False
+                return self._begin()
             name = Path(self._model.gguf).name
             raise InvalidModel(
                 f"llama.cpp crashed while loading {name}",
@@ -268,6 +261,22 @@ class Engine:
         except BaseException:
             session.child.close()
             raise
+
+    def _open(self, session: Session) -> Session:
+        number = next(self._numbers)
+        gguf = str(Path(self._model.gguf).resolve())
+        session.submit(number, {"op": "start", "gguf": gguf, "repack": self._repack, **self._options}, self._limit)
+        message, _ = session.next(number, START_TIMEOUT_S)
+        session.forget(number)
+        session.info = message["value"]
+        for key, adapter in self._adapters.items():
+            try:
+                self._load(session, key, adapter.path)
+                adapter.broken = None
+            except EngineUnavailable:
+                raise
+            except RagtuneError as error:  # its own requests get it; the others are served
+                adapter.broken = error
         return session
 
     def _load(self, session: Session, key: str, path: Path) -> float:

@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 
 from data.errors import ContextOverflow, EngineError, InvalidModel, InvalidRequest, UnsupportedArchitecture
 
-# libgomp reads this when it is loaded, with llama_cpp below. Its default is to spin at every barrier,
-# and on a machine that does anything else each of the hundreds of barriers in a decode step may then
-# wait for a scheduler tick.
-os.putenv("OMP_WAIT_POLICY", "passive")
+# libgomp reads this when it is loaded, with llama_cpp below. A decode step has hundreds of barriers: sleeping at each
+# made it 4 times slower on two idle cores, spinning on (the default) just as slow on busy ones. A short spin is neither.
+os.putenv("GOMP_SPINCOUNT", "3000")
 
 import llama_cpp
 
@@ -66,8 +65,8 @@ def log_tail(lines: int = 4) -> str:
 class LlamaModel:
     """A loaded GGUF model, or its vocabulary alone."""
 
-    def __init__(self, path: Path, *, vocab_only: bool = False) -> None:
-        """Load ``path``.
+    def __init__(self, path: Path, *, vocab_only: bool = False, repack: bool = True) -> None:
+        """Load ``path``; ``repack`` lays the weights out for this CPU, which is faster.
 
         Raises:
             InvalidModel: the file is not a GGUF, truncated or damaged.
@@ -76,9 +75,7 @@ class LlamaModel:
         _check_magic(path)
         parameters = llama_cpp.llama_model_default_params()
         parameters.vocab_only = vocab_only
-        # Weights repacked for AMX crash llama.cpp built by gcc 11 or 12: the compiler drops the stores that fill the
-        # tile configuration, and ldtilecfg faults on what lies on the stack (ggml-org/llama.cpp#20824, #26954).
-        parameters.use_extra_bufts = not _has_amx()
+        parameters.use_extra_bufts = repack
         _log.clear()
         self.path = path
         self.handle = llama_cpp.llama_model_load_from_file(os.fsencode(path), parameters)
@@ -197,13 +194,6 @@ def _load_error(path: Path) -> InvalidModel:
         got=log or None,
         hint="Download or convert the file again.",
     )
-
-
-def _has_amx() -> bool:
-    try:
-        return "amx_tile" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False  # not Linux: AMX needs the Linux way of asking for it, so llama.cpp does not use it
 
 
 class LlamaContext:

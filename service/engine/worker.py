@@ -105,6 +105,7 @@ class Worker:
             n_ctx=order["n_ctx"],
             n_threads=order["n_threads"],
             sequences=order["sequences"],
+            repack=order["repack"],
         )
         self._decoder = decoder
         model = decoder.model

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,13 +24,36 @@ def generator() -> ScriptedGenerator:
     return ScriptedGenerator()
 
 
+def small_workspace(state: Path, generator: ScriptedGenerator, **settings: object) -> Workspace:
+    """Return a workspace over small real parts."""
+    chosen = Settings.load(**{"state_dir": state, "log_level": "WARNING", **settings})
+    return Workspace(chosen, embedder=HashEmbedder(), generator=generator, model=MODEL)
+
+
+@pytest.fixture(scope="session")
+def states(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with two states to copy: ``empty``, and ``indexed`` with the documents."""
+    root = tmp_path_factory.mktemp("states")
+    folder = root / "documents"
+    folder.mkdir()
+    for name, text in DOCUMENTS.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    for name in ("empty", "indexed"):
+        with small_workspace(root / name, ScriptedGenerator()) as workspace:
+            assert workspace.store.collections.names() == ["default"]
+            if name == "indexed":
+                assert len(workspace.ingestor.ingest("default", [folder]).indexed) == len(DOCUMENTS)
+    return root
+
+
 @pytest.fixture
-def make_workspace(tmp_path: Path, generator: ScriptedGenerator) -> Iterator[Callable[..., Workspace]]:
+def make_workspace(tmp_path: Path, generator: ScriptedGenerator, states: Path) -> Iterator[Callable[..., Workspace]]:
     made: list[Workspace] = []
 
-    def make(**settings: object) -> Workspace:
-        chosen = Settings.load(**{"state_dir": tmp_path / "state", "log_level": "WARNING", **settings})
-        made.append(Workspace(chosen, embedder=HashEmbedder(), generator=generator, model=MODEL))
+    def make(state: str = "empty", **settings: object) -> Workspace:
+        if not (tmp_path / "state").exists():
+            shutil.copytree(states / state, tmp_path / "state")
+        made.append(small_workspace(tmp_path / "state", generator, **settings))
         return made[-1]
 
     yield make
@@ -43,14 +67,8 @@ def workspace(make_workspace: Callable[..., Workspace]) -> Workspace:
 
 
 @pytest.fixture
-def indexed(workspace: Workspace, tmp_path: Path) -> Workspace:
-    folder = tmp_path / "documents"
-    folder.mkdir()
-    for name, text in DOCUMENTS.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    done = workspace.ingestor.ingest("default", [folder], report=lambda _: None)
-    assert len(done.indexed) == 2
-    return workspace
+def indexed(make_workspace: Callable[..., Workspace]) -> Workspace:
+    return make_workspace("indexed")
 
 
 def open_client(workspace: Workspace, *, run_jobs: bool = False, **options: object) -> TestClient:

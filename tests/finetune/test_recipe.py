@@ -1,0 +1,70 @@
+"""A recipe survives its file, and every impossible value is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.errors import RecipeInvalid
+from finetune.recipe import LINEAR_LAYERS, Recipe
+
+
+def test_the_default_recipe_adapts_all_seven_linear_layers_at_rank_8() -> None:
+    recipe = Recipe()
+    assert (recipe.r, recipe.lora_alpha, recipe.target_modules) == (8, 16, LINEAR_LAYERS)
+
+
+def test_a_saved_recipe_loads_equal(tmp_path: Path) -> None:
+    recipe = Recipe(base_model='a "quoted"\\name 模型', r=4, learning_rate=1e-5, use_rslora=True, init_adapter="some/folder")
+    recipe.save(tmp_path / "recipe.toml")
+    assert Recipe.load(tmp_path / "recipe.toml") == recipe
+
+
+def test_fields_left_out_of_the_file_keep_their_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text('r = 16\ntarget_modules = ["q_proj"]\nnum_train_epochs = 2\n')
+    recipe = Recipe.load(path)
+    assert recipe == Recipe(r=16, target_modules=("q_proj",), num_train_epochs=2.0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("r", 0), ("r", 8.5), ("r", True), ("r", "8"), ("lora_alpha", 0), ("lora_dropout", 1.0), ("learning_rate", 0.0),
+        ("learning_rate", "fast"), ("num_train_epochs", 0), ("max_steps", 0), ("per_device_train_batch_size", 0),
+        ("gradient_accumulation_steps", 0), ("max_length", 3), ("max_branches", 0), ("warmup_steps", -1),
+        ("weight_decay", -0.1), ("max_grad_norm", -1.0), ("seed", -1), ("save_steps", 0), ("target_modules", []),
+        ("target_modules", "q_proj"), ("attention", "sparse"), ("lr_scheduler_type", "zigzag"), ("qlora", 1),
+        ("init_adapter", 3), ("base_model", 1),
+    ],
+)  # fmt: skip
+def test_an_impossible_value_is_refused_and_named(field: str, value: Any) -> None:
+    with pytest.raises(RecipeInvalid) as caught:
+        Recipe.from_mapping({field: value})
+    assert field in caught.value.detail
+    assert caught.value.wanted
+
+
+def test_an_unknown_field_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(RecipeInvalid) as caught:
+        Recipe.from_mapping({"rank": 8})
+    assert caught.value.got == "rank"
+    assert "lora_alpha" in caught.value.wanted
+
+
+def test_nan_is_no_learning_rate(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text("learning_rate = nan\n")
+    with pytest.raises(RecipeInvalid):
+        Recipe.load(path)
+
+
+@pytest.mark.parametrize("content", [b"r = = 8", b"\xff\xfe\x00", None])
+def test_an_unreadable_file_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "recipe.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RecipeInvalid):
+        Recipe.load(path)
