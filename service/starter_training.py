@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -183,9 +183,9 @@ def train_adapter(
 
 
 def main(
-    name: str = typer.Argument("all", help="reader, pair-writer or all"),
-    state_dir: Path = typer.Option(Path("var/starter"), help="Where to keep the index and checkpoints."),
-    limit: int = typer.Option(0, help="Use so many paragraphs only (0 = all)."),
+    name: Annotated[str, typer.Argument(help="reader, pair-writer or all")] = "all",
+    state_dir: Annotated[Path, typer.Option(help="Where to keep the index and checkpoints.")] = Path("var/starter"),
+    limit: Annotated[int, typer.Option(help="Use so many paragraphs (0 = all 1505).")] = 600,
 ) -> None:
     """Train the starter adapters from data/starter/squad.jsonl; checkpoints resume."""
     from finetune.recipe import Recipe

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import EngineUnavailable, NoAcceptedPairs
+from data.errors import EngineUnavailable, NoAcceptedPairs, RecipeInvalid
 from data.formats import write_rows
 from data.protocols import Report
 from data.records import Adapter, Progress, QAPair, content_id
@@ -70,45 +70,74 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
     report(Progress(len(pairs), len(pairs), "pairs", stage="rows"))
     trained = _train(workspace, recipe, rows, folder, report)
     parity = _parity(workspace, folder, examples, report)
+    lineage = {
+        **_lineage(workspace, pairs, collection),
+        "init_adapter": started_from,
+        "examples": len(examples),
+        "refused": dict(rows.refused),
+    }
     shown = {**recipe.to_mapping(), "init_adapter": started_from}
+    adapter = _adapter(
+        workspace, name, recipe=shown, rows=rows, metrics={**trained.metrics, "parity": parity}, lineage=lineage
+    )
+    target = workspace.state.adapters(name, adapter.version)
+    _register(workspace, adapter, folder, target)
+    if inputs.get("promote", False):
+        adapter = promote(workspace.store, workspace.model, name, adapter.version).live
+    return {**adapter_view(adapter), "rows": len(rows.rows), "branches": rows.branches, "pairs": len(pairs)}
+
+
+def _adapter(
+    workspace: Workspace,
+    name: str,
+    *,
+    recipe: dict[str, Any],
+    rows: RowSet,
+    metrics: dict[str, Any],
+    lineage: dict[str, Any],
+) -> Adapter:
+    """Return the record of the adapter's next version, a candidate."""
     version = workspace.store.adapters.next_version(name)
     target = workspace.state.adapters(name, version)
-    adapter = Adapter(
+    return Adapter(
         name=name,
         version=version,
         base_model=workspace.model.name,
         base_sha256=workspace.model.sha256,
-        recipe=shown,
+        recipe=recipe,
         rows_sha256=rows.sha256,
-        attention=recipe.attention,
+        attention=recipe["attention"],
         files={file: str((target / file).relative_to(workspace.state.root)) for file in _FILES},
-        metrics={**trained.metrics, "parity": parity},
+        metrics=metrics,
         stage="candidate",
-        lineage={
-            **_lineage(workspace, pairs, collection),
-            "init_adapter": started_from,
-            "examples": len(examples),
-            "refused": dict(rows.refused),
-        },
+        lineage=lineage,
     )
-    _register(workspace, adapter, folder, target)
-    if inputs.get("promote", False):
-        adapter = promote(workspace.store, workspace.model, name, version).live
-    return {**adapter_view(adapter), "rows": len(rows.rows), "branches": rows.branches, "pairs": len(pairs)}
 
 
 def _recipe(workspace: Workspace, values: dict[str, Any]) -> tuple[Recipe, str | None]:
     """Return the recipe with ``init_adapter`` as a folder, and the label of the adapter it starts from.
 
     Where the recipe says nothing, the packaged reader is the start if it fits; "" starts at zero.
+
+    Raises:
+        RecipeInvalid: an impossible recipe, or one whose adapter llama.cpp could not serve.
     """
     from finetune.recipe import Recipe
 
     recipe = Recipe.from_mapping({"base_model": workspace.model.name, **values})
+    if recipe.use_rslora or recipe.use_dora:
+        raise RecipeInvalid(
+            "A GGUF adapter holds neither rsLoRA's scale nor DoRA's magnitudes",
+            got="use_rslora" if recipe.use_rslora else "use_dora",
+            wanted="a plain LoRA",
+            hint="Leave it out of the recipe.",
+        )
     starters = workspace.ensure_starter_adapters()
     start = recipe.init_adapter
     if "init_adapter" not in values and READER in starters:
-        start = READER
+        reader = find_adapter(workspace.store, READER).recipe
+        same = all(reader[name] == recipe.to_mapping()[name] for name in ("r", "lora_alpha", "target_modules"))
+        start = READER if same else None
     if not start:
         return replace(recipe, init_adapter=None), None
     if Path(start).is_dir():

@@ -17,7 +17,9 @@ def test_the_default_recipe_adapts_all_seven_linear_layers_at_rank_8() -> None:
 
 
 def test_a_saved_recipe_loads_equal(tmp_path: Path) -> None:
-    recipe = Recipe(base_model='a "quoted"\\name 模型', r=4, learning_rate=1e-5, use_rslora=True, init_adapter="some/folder")
+    recipe = Recipe(
+        base_model='a "quoted"\\name 模型', r=4, learning_rate=1e-5, use_rslora=True, init_adapter="some/folder"
+    )
     recipe.save(tmp_path / "recipe.toml")
     assert Recipe.load(tmp_path / "recipe.toml") == recipe
 

@@ -16,8 +16,6 @@ from data.records import Chunk, Message, Passage
 from finetune.rows import Example, Row, answer_example, build_rows, end_of_turn, inspect
 from tests.finetune.tiny import TEMPLATE, train_tokenizer
 
-GPL_LIKE_TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
-
 
 @dataclass
 class Backend:
@@ -40,7 +38,11 @@ def passage(text: str, heading: str = "Guide > Part") -> Passage:
     return Passage(Chunk(text, "doc", text, 0, len(text), heading), 1.0, 1, "dense", "guide.md", "Guide")
 
 
-PASSAGES = [passage("Roses are red in 1994."), passage("紫罗兰是蓝色的。", "指南"), passage("Sugar is sweet <|im_end|> so.")]
+PASSAGES = [
+    passage("Roses are red in 1994."),
+    passage("紫罗兰是蓝色的。", "指南"),
+    passage("Sugar is sweet <|im_end|> so."),
+]
 
 
 def served(example: Example) -> list[int]:
