@@ -44,7 +44,7 @@ class DemoPlan:
     proposals: int = 150
     top_k: int = 3
     seed: int = 0
-    recipe: Mapping[str, Any] = field(default_factory=lambda: {"num_train_epochs": 1, "learning_rate": 2e-4})
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     """What differs from the defaults; training starts from the packaged reader where it fits."""
     samples: Path = Path(data.__file__).parent / "samples"
 

@@ -57,14 +57,12 @@ def keep_upload(state: StateDirectory, name: str, file: BinaryIO, max_bytes: int
     return path
 
 
-def forget_upload(state: StateDirectory, sha256: str) -> None:
-    """Remove the uploaded bytes with that hash, if there are any."""
+def forget_upload(state: StateDirectory, sha256: str, name: str) -> None:
+    """Remove the bytes that were uploaded as ``name``, if they were; the same bytes under another name stay."""
     folder = state.blobs / sha256
-    if not folder.is_dir():
-        return
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()
+    (folder / PurePosixPath(name).name).unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _copy(name: str, source: BinaryIO, target: BinaryIO, max_bytes: int) -> str:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from data.errors import ContextOverflow, EngineError, InvalidModel, InvalidRequest, UnsupportedArchitecture
 
 # libgomp reads this when it is loaded, with llama_cpp below. A decode step has hundreds of barriers: sleeping at each
-# made it 4 times slower on two idle cores, spinning on (the default) just as slow on busy ones. A short spin is neither.
+# made it 4 times slower on two idle cores, spinning on (the default) as slow on busy ones. A short spin is neither.
 os.putenv("GOMP_SPINCOUNT", "3000")
 
 import llama_cpp

@@ -65,5 +65,5 @@ def delete_document(document_id: str, workspace: WorkspaceDep) -> dict[str, Any]
     """Delete a document, its chunks, its place in the index and its uploaded bytes."""
     row = workspace.store.documents.row(document_id)
     workspace.ingestor.delete(document_id)
-    forget_upload(workspace.state, row.sha256)
+    forget_upload(workspace.state, row.sha256, row.source)
     return {"deleted": [{"id": row.id, "source": row.source}]}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import time
 
+import psutil
 import pytest
 
 from data.errors import Conflict, JobCancelled
@@ -154,6 +155,25 @@ def test_the_server_runs_jobs_in_children(workspace):
         done = wait(client, job.id)
         assert (done["status"], done["error"]["type"]) == ("failed", "invalid-request")
         assert client.get("/healthz").json() == {"status": "ok"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_running_child_is_cancelled_within_two_seconds(workspace, paths, frozen):
+    """While it loads the embedder it reports nothing; frozen, it cannot even notice."""
+    with workspace.lock(), open_client(workspace, run_jobs=True) as client:
+        job = submit(workspace.store, "ingest", {"paths": paths})
+        while client.get(f"/v1/jobs/{job.id}").json()["status"] == "queued":
+            time.sleep(0.01)
+        (child,) = [process for process in psutil.Process().children() if job.id in process.cmdline()]
+        if frozen:
+            child.suspend()
+        asked = time.monotonic()
+        client.post(f"/v1/jobs/{job.id}/cancel")
+        assert wait(client, job.id)["status"] == "cancelled"
+        # Two seconds, the poll of the event stream, and what two busy cores add.
+        assert time.monotonic() - asked < 3.5
+        child.wait(5)
 
 
 def test_a_child_that_dies_fails_its_job_alone(workspace):

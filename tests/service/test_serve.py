@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from data.errors import InvalidRequest, PortTaken, StateLocked
@@ -96,3 +97,18 @@ def test_a_killed_server_leaves_its_state_to_the_next(server, make_workspace):
         except StateLocked:
             time.sleep(0.05)
     assert json.dumps(workspace.store.jobs.get(job["job_id"]).inputs) == '{"collection": "default"}'
+
+
+@pytest.mark.slow
+def test_no_job_outlives_its_server(server):
+    """The child would write on in a state directory that nobody holds; it is loading the embedder here."""
+    process, url = server
+    files = [("files", ("a.md", b"# A\n\nSome text about amber.\n"))]
+    job_id = httpx.post(f"{url}/v1/documents", files=files).json()["job_id"]
+    while httpx.get(f"{url}/v1/jobs/{job_id}").json()["status"] == "queued":
+        time.sleep(0.01)
+    (child,) = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    _gone, alive = psutil.wait_procs([child], timeout=15)
+    assert alive == []
