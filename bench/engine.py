@@ -26,7 +26,8 @@ from service.engine import Engine
 
 SAMPLES = Path(__file__).parents[1] / "data" / "samples"
 CORPUS = SAMPLES / "corpus"
-N_CTX, MAX_TOKENS = 2048, 32
+N_CTX, MAX_TOKENS, SEQUENCES = 2048, 32, 2
+"""The engine keeps one prompt state for each adapter (its default is 4), as ``resident`` does."""
 PEERS = ("reload", "resident")
 Ask = Callable[[str, tuple[Message, ...]], str]
 
@@ -71,7 +72,7 @@ def measure(ask: Ask, count: int, started: float) -> dict[str, Any]:
 def ours(model: Model, adapters: dict[str, str], threads: int, count: int) -> dict[str, Any]:
     """Measure the engine: one model, both adapters beside it."""
     started = time.perf_counter()
-    with Engine(model, n_ctx=N_CTX, n_threads=threads) as engine:
+    with Engine(model, n_ctx=N_CTX, n_threads=threads, sequences=SEQUENCES) as engine:
         for name, path in adapters.items():
             engine.add_adapter(name, path, model.sha256)
 

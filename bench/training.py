@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,10 +24,16 @@ if TYPE_CHECKING:
     from finetune.rows import RowSet
 
 ROWS, PEER_ROWS = 12, 4
-"""The peer gets the questions of every third row: all of them would take it minutes."""
+"""The peer gets the questions of the first four rows only: all of them would take it minutes."""
 STEP_ROWS = 2
 """Rows in one optimizer step; the peer's step has about as many questions."""
-SETTINGS = {"learning_rate": 5e-4, "num_train_epochs": 1, "lr_scheduler_type": "linear", "warmup_steps": 1, "seed": 0}
+SETTINGS: dict[str, Any] = {
+    "learning_rate": 5e-4,
+    "num_train_epochs": 1,
+    "lr_scheduler_type": "linear",
+    "warmup_steps": 1,
+    "seed": 0,
+}
 
 
 def build(model: Model, count: int) -> RowSet:
@@ -65,66 +70,58 @@ def ours(model: Model, rows: RowSet) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         result = train(recipe, rows, model, folder, lambda _progress: None)
         log = read_log(Path(result.files["log"]))
-    clock = [(line["seconds"], line["seconds"] * line["branches_per_s"]) for line in log]
-    return _figures(clock, log[-1]["loss"])
+    return figures([(line["seconds"], line["seconds"] * line["branches_per_s"]) for line in log])
 
 
-def peer(model: Model, rows: RowSet, batch: int) -> dict[str, Any]:
-    """Measure the stock Trainer on one padded row for each question."""
-    import torch
-    import transformers
-    from peft import LoraConfig, get_peft_model
-
-    from finetune.recipe import LINEAR_LAYERS
-    from finetune.weights import load_model
-
-    base = load_model(model.weights, device=torch.device("cpu"), dtype=torch.bfloat16, attention="sdpa")
-    config = LoraConfig(r=8, lora_alpha=16, target_modules=list(LINEAR_LAYERS), task_type="CAUSAL_LM")
-    examples = []
-    for row in rows.rows:
-        for branch in row.branches:
-            prompt, completion = row.context_ids + branch.tail_ids, branch.completion_ids
-            ids, labels = prompt + completion, (-100,) * len(prompt) + completion
-            examples.append({"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)})
-
-    def pad(batch: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        def padded(name: str, value: int) -> torch.Tensor:
-            return torch.nn.utils.rnn.pad_sequence([e[name] for e in batch], batch_first=True, padding_value=value)
-
-        lengths = torch.tensor([len(e["labels"]) for e in batch])
-        mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        return {"input_ids": padded("input_ids", 0), "labels": padded("labels", -100), "attention_mask": mask.long()}
-
-    class Clock(transformers.TrainerCallback):
-        """Notes when each optimizer step ended, and how many questions had been seen."""
-
-        def on_step_end(self, _args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
-            seen = min(state.global_step * batch * accumulated, len(examples))
-            clock.append((time.perf_counter() - started, seen))
-
-    accumulated = max(1, round(STEP_ROWS * len(examples) / len(rows.rows) / batch))
-    clock: list[tuple[float, float]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = transformers.TrainingArguments(
-            folder,
-            per_device_train_batch_size=batch,
-            gradient_accumulation_steps=accumulated,
-            use_cpu=True,
-            bf16=True,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            **SETTINGS,
-        )
-        trainer = transformers.Trainer(
-            get_peft_model(base, config), arguments, data_collator=pad, train_dataset=examples, callbacks=[Clock()]
-        )
-        started = time.perf_counter()
-        loss = trainer.train().training_loss
-    return _figures(clock, loss)
-
-
-def _figures(clock: Sequence[tuple[float, float]], loss: float) -> dict[str, Any]:
+def figures(clock: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Return the rate between the first and the last of (seconds, questions so far), one for each optimizer step."""
     (began, before), (ended, after) = clock[0], clock[-1]
     rate = (after - before) / (ended - began)
-    return {"branches_per_s": round(rate, 3), "branches": round(after), "seconds": round(ended, 2), "loss": loss}
+    return {"branches_per_s": round(rate, 3), "branches": round(after), "seconds": round(ended, 2)}
+
+
+def report(found: dict[str, dict[str, Any]]) -> None:
+    """Print one JSON line and a readable one."""
+    mine, stock = found["ours"], found["peer"]
+    ratios = {name: ratio(mine[name], stock[name]) for name in ("branches_per_s", "peak_mb")}
+    print(json.dumps({"bench": "training", **found, "ours/peer": ratios}))
+    print(
+        f"training / stock Trainer: {mine['branches_per_s']:.2f} / {stock['branches_per_s']:.2f} questions per s = "
+        f"{ratios['branches_per_s']}; memory {mine['peak_mb']:.0f} MB / {stock['peak_mb']:.0f} MB = {ratios['peak_mb']}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run both sides and report, or be one side."""
+    parser = argparse.ArgumentParser(prog="python -m bench.training", description=__doc__)
+    parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--peer-rows", type=int, default=PEER_ROWS)
+    parser.add_argument("--peer-batch", type=int, default=1, help="questions in the peer's forward pass")
+    parser.add_argument("--side", choices=("prepare", "ours", "peer"), help=argparse.SUPPRESS)
+    parser.add_argument("--prepared", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.side == "prepare":
+        print(json.dumps(prepare()))
+    elif options.side:
+        model, _ = read_prepared(options.prepared)
+        rows = build(model, options.rows)
+        if options.side == "ours":
+            result = ours(model, rows)
+        else:
+            from bench.stock import train_stock
+
+            result = figures(train_stock(model, rows, options.peer_batch, STEP_ROWS, SETTINGS))
+        print(json.dumps({**result, "peak_mb": peak_mb()}))
+    else:
+        passed = (
+            "--peer-batch",
+            str(options.peer_batch),
+            "--prepared",
+            json.dumps(run_side("bench.training", "prepare")),
+        )
+        counts = {"ours": options.rows, "peer": options.peer_rows}
+        report({side: run_side("bench.training", side, "--rows", str(n), *passed) for side, n in counts.items()})
+
+
+if __name__ == "__main__":
+    main()

@@ -68,6 +68,8 @@ def create_app(workspace: Workspace, *, run_jobs: bool = True) -> FastAPI:
         version="1",
         description="Question answering over your own documents, tuned on them.",
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.workspace, app.state.runner, app.state.metrics = workspace, runner, metrics
     app.include_router(health.router)
@@ -150,7 +152,7 @@ def _add_error_handlers(app: FastAPI) -> None:
             "detail": str(error.detail),
             "got": f"{request.method} {request.url.path}",
             "wanted": "",
-            "hint": "See /docs for the routes.",
+            "hint": "See / for the routes.",
         }
         return _response(body, dict(error.headers or {}))
 

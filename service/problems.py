@@ -52,7 +52,7 @@ def invalid_request(errors: list[dict[str, Any]], status: int = 422) -> dict[str
         "detail": f"{first['where']}: {first['message']}",
         "got": first["got"],
         "wanted": first["message"],
-        "hint": "See /docs for what this route accepts.",
+        "hint": "See /openapi.json for what this route accepts.",
         "errors": shown,
     }
 

@@ -106,6 +106,7 @@ def test_importing_the_app_loads_no_training_stack() -> None:
     import subprocess
     import sys
 
-    code = "import sys, service.app; print([m for m in ('peft', 'accelerate', 'transformers', 'torch') if m in sys.modules])"
+    heavy = ("peft", "accelerate", "transformers", "torch")
+    code = f"import sys, service.app; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

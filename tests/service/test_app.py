@@ -8,7 +8,7 @@ from data.errors import StarterMissing
 from tests.service.conftest import open_client
 
 KEYED = [("GET", "/v1/jobs"), ("POST", "/v1/answers"), ("GET", "/v1/models"), ("GET", "/v1/documents")]
-OPEN = ("/healthz", "/readyz", "/metrics", "/docs")
+OPEN = ("/healthz", "/readyz", "/metrics", "/")
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -62,9 +62,13 @@ def test_off_loopback_the_host_name_is_not_checked(make_workspace):
         assert client.get("/healthz", headers={"Host": "rag.example"}).status_code == 200
 
 
-def test_the_root_leads_to_the_documentation(empty_client):
-    response = empty_client.get("/", follow_redirects=False)
-    assert (response.status_code, response.headers["location"]) == (307, "/docs")
+def test_the_root_lists_every_route_and_loads_nothing(empty_client):
+    page = empty_client.get("/")
+    for path in empty_client.get("/openapi.json").json()["paths"]:
+        assert f"<td>{path}<td>" in page.text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "http://" not in page.text
+    assert "https://" not in page.text
 
 
 def test_ready_means_that_questions_can_be_answered(empty_client, workspace, monkeypatch):
