@@ -20,9 +20,6 @@ from finetune.recipe import LINEAR_LAYERS
 from finetune.rows import RowSet
 from finetune.weights import load_model
 
-AUTOCAST = True
-"""Stock peft is faster without autocast on bfloat16 weights: it converts to float32 and back either way."""
-
 
 def train_stock(
     model: Model, rows: RowSet, batch: int, step_rows: int, settings: Mapping[str, Any]
@@ -51,7 +48,7 @@ def train_stock(
             per_device_train_batch_size=batch,
             gradient_accumulation_steps=accumulated,
             use_cpu=True,
-            bf16=AUTOCAST,
+            bf16=False,  # autocast on top of bfloat16 weights took the same CPU time (2 rows: 46.0 s against 45.6 s)
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,

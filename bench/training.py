@@ -75,7 +75,7 @@ def ours(model: Model, rows: RowSet) -> dict[str, Any]:
 
 def figures(clock: Sequence[tuple[float, float]]) -> dict[str, Any]:
     """Return the rate between the first and the last of (seconds, questions so far), one for each optimizer step."""
-    (began, before), (ended, after) = clock[0], clock[-1]
+    (began, before), (ended, after) = clock[0] if len(clock) > 1 else (0.0, 0.0), clock[-1]
     rate = (after - before) / (ended - began)
     return {"branches_per_s": round(rate, 3), "branches": round(after), "seconds": round(ended, 2)}
 

@@ -20,7 +20,7 @@ from data.errors import InsufficientStorage, InvalidRequest, StateError, StateLo
 
 _NAME = re.compile(r"\w[\w.-]{0,63}")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
 
 
 def check_name(name: str, what: str = "name") -> str:
@@ -44,7 +44,10 @@ def map_os_error(error: OSError, path: Path | str) -> StateError:
         return InsufficientStorage("The disk is full.", got=str(path), hint="Free some disk space, then try again.")
     if error.errno in _DENIED:
         return StateNotWritable(
-            f"Cannot write: {error.strerror}.", got=str(path), hint="Choose a writable --state-dir."
+            f"Cannot write: {error.strerror}.",
+            got=str(path),
+            wanted="a folder this user may write",
+            hint="Choose a writable --state-dir.",
         )
     return StateError(f"The file system failed: {error.strerror or error}.", got=str(path))
 

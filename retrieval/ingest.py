@@ -45,7 +45,7 @@ class IngestReport:
     """What became of each file: every file is in exactly one of indexed, unchanged and failed.
 
     ``indexed`` rows are ``{"id", "source", "chunks"}``, ``failed`` rows ``{"source", "type",
-    "detail", "hint"}``; ``deleted`` names sources. ``generation`` is the index's current one.
+    "detail", "got", "wanted", "hint"}`` (``got`` None where it is the source); ``deleted`` names sources. ``generation`` is the index's current one.
     """
 
     indexed: list[dict[str, Any]] = field(default_factory=list)
@@ -272,4 +272,12 @@ def _sha256(path: Path, source: str) -> str:
 
 
 def _failure(source: str, error: RagtuneError) -> dict[str, Any]:
-    return {"source": source, "type": error.type, "detail": error.detail, "hint": error.hint}
+    got = None if error.got == source else error.got
+    return {
+        "source": source,
+        "type": error.type,
+        "detail": error.detail,
+        "got": got,
+        "wanted": error.wanted,
+        "hint": error.hint,
+    }

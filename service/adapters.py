@@ -108,7 +108,8 @@ def _adapter(
         rows_sha256=str(manifest.get("rows_sha256", "")),
         attention=manifest.get("attention", "full"),
         files={file: str((folder / file).relative_to(workspace.state.root)) for file in present},
-        metrics=manifest.get("metrics", {}),
+        # A parity measured elsewhere says nothing about the GGUF that is made here.
+        metrics={name: value for name, value in manifest.get("metrics", {}).items() if name != "parity"},
         stage="candidate",
         lineage={"origin": "import", "weights_sha256": sha256_file(folder / ADAPTER_WEIGHTS)},
     )

@@ -192,11 +192,7 @@ class Answerer:
             found = parts.retriever.retrieve(ask.question, ask.collection, ask.top_k, ask.method)
             passages, generation = list(found.passages), found.generation
             if not passages and not parts.store.documents.count(ask.collection):
-                raise NothingIndexed(
-                    "Every document of this collection was deleted",
-                    got=ask.collection,
-                    hint="Index documents first: ragtune ingest PATH",
-                )
+                raise nothing_indexed(ask.collection)
         retrieve_ms = (time.perf_counter() - started) * 1000
         key = parts.adapter_key(find_adapter(parts.store, arm.adapter)) if arm.adapter else None
         return _Turn(ask, arm, key, passages, generation, started, retrieve_ms)
@@ -242,7 +238,9 @@ class Answerer:
 
 
 def check_question(question: str, max_chars: int) -> None:
-    """Raise ``QuestionInvalid`` for a question that is blank or longer than ``max_chars``."""
+    """Raise ``QuestionInvalid`` for a question that is blank, no Unicode, or longer than ``max_chars``."""
+    if any("\ud800" <= character <= "\udfff" for character in question):
+        raise QuestionInvalid("The question is not Unicode", got=ascii(question[:200]), wanted="UTF-8")
     if not question.strip():
         raise QuestionInvalid("The question is empty", got=repr(question[:20]), wanted="some text")
     if len(question) > max_chars:
@@ -252,6 +250,13 @@ def check_question(question: str, max_chars: int) -> None:
             wanted=f"at most {max_chars}",
             hint="Put long material into a document and ingest it.",
         )
+
+
+def nothing_indexed(collection: str) -> NothingIndexed:
+    """Return the error for a collection that has no documents (any more)."""
+    return NothingIndexed(
+        "Nothing is indexed in this collection", got=collection, hint="Index documents first: ragtune ingest PATH"
+    )
 
 
 def check_collection(store: Store, collection: str) -> None:

@@ -21,6 +21,7 @@ from data.protocols import GenerationRequest
 from data.records import Answer, Message, Usage
 from service.answerer import AskRequest, Token
 from service.arms import Arm, resolve_arm
+from service.schemas import Unicode
 from service.views import citation_view
 from service.workspace import Workspace
 
@@ -63,7 +64,7 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class ChatBody(BaseModel):
+class ChatBody(Unicode):
     """``POST /v1/chat/completions``. Fields that OpenAI knows and ragtune does not are ignored."""
 
     model_config = ConfigDict(extra="ignore")

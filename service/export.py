@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import InvalidRequest
+from data.protocols import Report
 from data.records import Adapter, Model
 from data.state import map_os_error, sha256_file
 from service.arms import adapter_label
+from service.parity import measure_parity, probe_examples
 from service.promotion import check_base
 
 if TYPE_CHECKING:
@@ -22,9 +24,17 @@ QUANTIZATIONS = ("f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_1", "q4_
 
 
 def export_adapter(
-    workspace: Workspace, adapter: Adapter, out: Path | None = None, *, merge: bool = False, quantize: str | None = None
+    workspace: Workspace,
+    adapter: Adapter,
+    out: Path | None = None,
+    *,
+    merge: bool = False,
+    quantize: str | None = None,
+    report: Report,
 ) -> dict[str, Any]:
     """Write ``adapter`` as GGUF; return its file, size in bytes and sha256.
+
+    An adapter whose parity was never measured here (an imported one) is compared first.
 
     Args:
         workspace: where the adapter and its base model are.
@@ -32,10 +42,12 @@ def export_adapter(
         out: the file to write; by default in the adapter's folder.
         merge: write the base model with the adapter merged in.
         quantize: of a merged model: one of ``QUANTIZATIONS``; None leaves it at f16.
+        report: receives the progress of the comparison.
 
     Raises:
         BaseModelMismatch: the adapter was trained for another base model.
         InvalidRequest: ``quantize`` is unknown, or given without ``merge``.
+        ParityFailed: the GGUF does not answer like the adapter.
         InsufficientStorage: the disk is full.
     """
     if quantize is not None and (quantize.lower() not in QUANTIZATIONS or not merge):
@@ -43,6 +55,10 @@ def export_adapter(
         raise InvalidRequest(detail, got=quantize, wanted=", ".join(QUANTIZATIONS))
     check_base(adapter, workspace.model)
     written = workspace.adapter_gguf(adapter)
+    if not adapter.metrics.get("parity"):
+        measured = measure_parity(workspace, written.parent, probe_examples(), report)
+        metrics = {**adapter.metrics, "parity": measured}
+        workspace.store.adapters.update(adapter.name, adapter.version, metrics=metrics)
     kind = (quantize or "f16").lower()
     try:
         if merge:

@@ -5,6 +5,7 @@ Knows nothing of where a problem object goes.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from data.errors import RagtuneError
@@ -43,7 +44,7 @@ def invalid_request(errors: list[dict[str, Any]], status: int = 422) -> dict[str
         errors: pydantic's list; the first is shown in ``got`` and ``wanted``, all in ``errors``.
         status: the HTTP status.
     """
-    shown = [{"where": _where(e), "message": str(e["msg"]), "got": _plain(e.get("input"))} for e in errors]
+    shown = [_shown(error) for error in errors]
     first = shown[0]
     return {
         "type": "invalid-request",
@@ -57,13 +58,22 @@ def invalid_request(errors: list[dict[str, Any]], status: int = 422) -> dict[str
     }
 
 
+def _shown(error: dict[str, Any]) -> dict[str, Any]:
+    if error["type"] == "json_invalid":
+        reason = error.get("ctx", {}).get("error", "")
+        place = f", character {error['loc'][-1]}" if error["loc"] else ""
+        return {"where": "body", "message": f"not valid JSON: {reason}{place}", "got": None}
+    return {"where": _where(error), "message": str(error["msg"]), "got": _plain(error.get("input"))}
+
+
 def _where(error: dict[str, Any]) -> str:
     parts = [str(part) for part in error.get("loc", ()) if part != "body"]
     return ".".join(parts) or "body"
 
 
 def _plain(value: object) -> Any:
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     text = value if isinstance(value, str) else repr(value) if isinstance(value, bytes) else str(value)
+    text = text.encode(errors="backslashreplace").decode()
     return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}… ({len(text)} characters)"

@@ -5,15 +5,29 @@ What is sent back is built in ``views``. Limits that depend on settings are chec
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from data.records import Message, Method
 from service.answerer import AskRequest
 
 
-class Body(BaseModel):
+class Unicode(BaseModel):
+    """A request body whose text can be written as UTF-8: JSON can spell half a surrogate pair."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_characters(cls, value: Any) -> Any:
+        try:
+            json.dumps(value, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("a text holds half a character (a lone surrogate)") from error
+        return value
+
+
+class Body(Unicode):
     """A request body without unknown fields."""
 
     model_config = ConfigDict(extra="forbid")
@@ -61,7 +75,7 @@ class CompareBody(Sampling):
     """``POST /v1/compare``: ``arms`` are modes, adapter names or the base model's name."""
 
     question: str
-    arms: list[str] | None = Field(None, max_length=16)
+    arms: list[str] | None = Field(None, min_length=1, max_length=16)
     adapters: list[str] = Field(default_factory=list, max_length=16)
 
     def ask(self) -> AskRequest:

@@ -23,9 +23,10 @@ from data.protocols import Report
 from data.records import Chunk, Passage, QAPair, content_id
 from data.state import sha256_file
 from service.commands.progress import ProgressView
+from service.parity import measure_parity
 from service.settings import Settings
 from service.starter import PAIR_WRITER, READER, starter_folder
-from service.workspace import Workspace
+from service.workspace import ADAPTER_GGUF, Workspace
 
 if TYPE_CHECKING:
     from finetune.recipe import Recipe
@@ -152,6 +153,7 @@ def train_adapter(
     workspace: Workspace, name: str, examples: Sequence[Example], recipe: Recipe, report: Report
 ) -> dict[str, Any]:
     """Train one adapter and put it, with its manifest, into ``data/starter/<name>``."""
+    from finetune.export import lora_to_gguf
     from finetune.rows import build_rows
     from finetune.train import train
     from finetune.weights import load_tokenizer
@@ -163,6 +165,8 @@ def train_adapter(
     )
     out = workspace.state.root / "trained" / name
     result = train(recipe, rows, model, out, report)
+    lora_to_gguf(out, model.gguf, out / ADAPTER_GGUF)
+    parity = measure_parity(workspace, out, examples, report)
     target = starter_folder() / name
     target.mkdir(parents=True, exist_ok=True)
     for file in ("adapter_model.safetensors", "adapter_config.json"):
@@ -174,7 +178,7 @@ def train_adapter(
         "recipe": recipe.to_mapping(),
         "rows_sha256": rows.sha256,
         "attention": recipe.attention,
-        "metrics": {**result.metrics, "refused": dict(rows.refused)},
+        "metrics": {**result.metrics, "refused": dict(rows.refused), "parity": parity},
         "lineage": {"data": "data/starter/squad.jsonl", "data_sha256": sha256_file(starter_folder() / "squad.jsonl")},
         "licence": LICENCE,
     }

@@ -10,6 +10,7 @@ import typer
 from service import promotion
 from service.arms import adapter_label, find_adapter
 from service.commands.foreground import run_here
+from service.commands.progress import ProgressView
 from service.commands.session import Collection, Json, print_fields, print_json, print_line, print_rows, session
 from service.lineage import is_stale
 from service.views import adapter_view
@@ -175,7 +176,8 @@ def export(
     with session(ctx).workspace(mutates=True) as workspace:
         workspace.ensure_starter_adapters()
         adapter = find_adapter(workspace.store, name)
-        done = export_adapter(workspace, adapter, out, merge=merge, quantize=quantize)
+        with ProgressView("parity") as report:
+            done = export_adapter(workspace, adapter, out, merge=merge, quantize=quantize, report=report)
     if as_json:
         print_json(done)
     else:

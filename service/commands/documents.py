@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from data.errors import RagtuneError
 from data.records import METHODS, Answer, Method
 from service.commands.foreground import run_here
 from service.commands.session import (
@@ -48,7 +49,8 @@ def show_ingest(outputs: dict[str, Any], as_json: bool) -> None:
         print_json(lists)
         return
     for row in lists["failed"]:
-        stderr().print(f"failed: {row['source']}: {row['detail']} {row.get('hint') or ''}".rstrip(), markup=False)
+        reason = RagtuneError(row["detail"], got=row["got"], wanted=row["wanted"], hint=row["hint"])
+        stderr().print(f"failed: {row['source']}: {reason}", markup=False)
     chunks = sum(row["chunks"] for row in lists["indexed"])
     print_line(
         f"{len(lists['indexed'])} indexed ({chunks} chunks), {len(lists['unchanged'])} unchanged, "

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.protocols import Report
 from data.records import Question
+from service.answerer import nothing_indexed
 from service.compare.report import write_reports
 from service.compare.result import Comparison
 from service.compare.run import MAX_TOKENS, Setup, check_questions, choose_arms, compare, run_id
@@ -74,6 +75,8 @@ def plan(workspace: Workspace, request: EvaluationRequest) -> Setup:
     arms = choose_arms(workspace.store, model, request.arms, request.adapter, request.collection)
     passages = any(arm.passages for arm in arms)
     generation = workspace.retriever.generation(request.collection) if passages else None
+    if passages and generation is None:
+        raise nothing_indexed(request.collection)
     return Setup(
         arms=arms,
         collection=request.collection,

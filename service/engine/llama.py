@@ -147,8 +147,15 @@ class LlamaModel:
         return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
-        """Return the tokens of ``text``, nothing added; only ``parse_special`` makes control tokens."""
-        raw = text.encode()
+        """Return the tokens of ``text``, nothing added; only ``parse_special`` makes control tokens.
+
+        Raises:
+            InvalidRequest: the text holds half a character (a lone surrogate).
+        """
+        try:
+            raw = text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest("The text is not Unicode", got=repr(text[error.start]), wanted="UTF-8") from error
         size = len(raw) + 16
         while True:
             tokens = (llama_cpp.llama_token * size)()

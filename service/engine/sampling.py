@@ -14,6 +14,10 @@ Logits = NDArray[np.float32]
 """Shape (n_vocab,)."""
 
 
+_SEEDS = 2**64
+"""Seeds are taken modulo this: clients may send negative ones, numpy takes none."""
+
+
 class TokenGrammar(Protocol):
     """Says which tokens may come next, and moves on with the one that came."""
 
@@ -36,7 +40,7 @@ class Sampler:
         self._temperature = temperature
         self._top_p = top_p
         self._top_k = top_k
-        self._random = np.random.default_rng(seed)
+        self._random = np.random.default_rng(None if seed is None else seed % _SEEDS)
 
     def choose(self, logits: Logits, grammar: TokenGrammar | None = None) -> int | None:
         """Return the next token, or None if the grammar allows none.

@@ -19,6 +19,7 @@ from data.formats import Format
 from data.records import PairKind, PairStatus
 from data.state import check_name, write_atomic
 from service.answerer import check_collection
+from service.arms import find_adapter
 from service.deps import Cursor, IdempotencyKey, Limit, RunnerDep, WorkspaceDep, accepted
 from service.schemas import GeneratePairsBody, ImportPairsBody, PairPatch
 from service.uploads import file_name
@@ -73,6 +74,8 @@ def generate(
     check_collection(workspace.store, body.collection)
     for document_id in body.exclude_documents:
         workspace.store.documents.row(document_id)
+    if body.adapter is not None:
+        find_adapter(workspace.store, body.adapter)
     return accepted(workspace, runner, "pairs", body.model_dump(), idempotency_key)
 
 

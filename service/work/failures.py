@@ -27,5 +27,6 @@ def error_of_all_failed(outputs: Mapping[str, Any]) -> RagtuneError | None:
     kind = getattr(errors, name, errors.UnreadableDocument)
     more = len(outputs["failed"]) - 1
     detail = f"{first['source']}: {first['detail']}" + (f" ({more} more files failed)" if more else "")
-    error: RagtuneError = kind(detail, got=first["source"], hint=first.get("hint") or "")
+    got = first["got"] if first["got"] is not None else first["source"]
+    error: RagtuneError = kind(detail, got=got, wanted=first["wanted"], hint=first["hint"])
     return error

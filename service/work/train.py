@@ -13,16 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import EngineUnavailable, NoAcceptedPairs, RecipeInvalid
+from data.errors import NoAcceptedPairs, RecipeInvalid
 from data.formats import write_rows
 from data.protocols import Report
 from data.records import Adapter, Progress, QAPair, content_id
 from data.state import check_name, sha256_file, write_atomic
 from service.arms import adapter_label, find_adapter
+from service.parity import measure_parity
 from service.promotion import promote
 from service.starter import READER
 from service.views import adapter_view
-from service.workspace import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS, AdapterHost
+from service.workspace import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
     from finetune.recipe import Recipe
@@ -40,13 +41,9 @@ _FILES = (
     "train.jsonl",
     "manifest.json",
 )
-_PARITY_KEY = "parity-check"
 CONTINUED_LEARNING_RATE = 5e-5
 """For an adapter that starts from the reader and whose recipe does not say: at 2e-4, 50 generated pairs cost the
 reader 4 F1 points on 72 human questions about other articles, at 5e-5 one (bench/RESULTS.md)."""
-PARITY_EXAMPLES = 8
-"""Examples compared token by token, spread over all: enough to show a wrong scale or a wrong tensor,
-and few, because the trained side runs in float32."""
 
 
 def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[str, Any]:
@@ -72,7 +69,7 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
     examples, rows = _rows(workspace, recipe, found, folder)
     report(Progress(len(pairs), len(pairs), "pairs", stage="rows"))
     trained = _train(workspace, recipe, rows, folder, report)
-    parity = _parity(workspace, folder, examples, report)
+    parity = measure_parity(workspace, folder, examples, report)
     lineage = {
         **_lineage(workspace, pairs, collection),
         "init_adapter": started_from,
@@ -210,33 +207,6 @@ def _train(workspace: Workspace, recipe: Recipe, rows: RowSet, folder: Path, rep
     report(Progress(stage="export"))
     lora_to_gguf(folder, workspace.model.gguf, folder / ADAPTER_GGUF)
     return trained
-
-
-def _parity(workspace: Workspace, folder: Path, examples: list[Example], report: Report) -> dict[str, Any]:
-    """Compare the exported GGUF, as the engine serves it, with what was trained.
-
-    Raises:
-        ParityFailed: they differ.
-        AdapterInert: the GGUF changes nothing.
-        EngineUnavailable: the generator is no engine that loads adapters.
-    """
-    from finetune.parity import parity
-
-    engine = workspace.generator
-    if not isinstance(engine, AdapterHost):
-        raise EngineUnavailable("A trained adapter is checked on the local engine, and another one serves here")
-    engine.add_adapter(_PARITY_KEY, str(folder / ADAPTER_GGUF), workspace.model.sha256)
-    try:
-        chosen = examples[:: max(1, len(examples) // PARITY_EXAMPLES)][:PARITY_EXAMPLES]
-        return parity(
-            workspace.model,
-            folder,
-            chosen,
-            lambda messages, completion: engine.score(messages, completion, _PARITY_KEY),
-            report=report,
-        )
-    finally:
-        engine.remove_adapter(_PARITY_KEY)
 
 
 def _register(workspace: Workspace, adapter: Adapter, folder: Path, target: Path) -> None:

@@ -150,6 +150,7 @@ def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch, code):
         (errno.EDQUOT, InsufficientStorage),
         (errno.EACCES, StateNotWritable),
         (errno.EROFS, StateNotWritable),
+        (errno.ENOENT, StateNotWritable),
         (errno.EIO, StateError),
     ],
 )

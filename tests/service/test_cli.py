@@ -92,6 +92,19 @@ def test_ingest_of_bad_files(shell, folder, tmp_path):
     assert [row["source"] for row in failed["failed"]] == ["alone.md"]
     assert "alone.md" in shell("ingest", alone, code=1).stderr
     assert shell("ingest", tmp_path / "nothing", code=1).stderr.startswith("error:")
+    strange = tmp_path / "strange.bin"
+    strange.write_bytes(bytes(range(256)) * 8)
+    assert "Markdown" in shell("ingest", strange, code=1).stderr
+
+
+def test_a_rebuild_of_nothing_says_so(shell):
+    assert "Nothing is indexed" in shell("index", "rebuild", code=1).stderr
+
+
+def test_a_question_that_is_no_text(filled):
+    """A terminal in another encoding hands over bytes that are no UTF-8."""
+    for command in ("ask", "search"):
+        assert "error:" in filled(command, "caf\udce9", code=1).stderr
 
 
 def test_search(filled):

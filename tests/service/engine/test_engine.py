@@ -267,3 +267,10 @@ def test_a_damaged_model_kills_only_the_child(starter: Model, tmp_path: Path) ->
     with pytest.raises(errors.InvalidModel) as caught:
         Engine(replace(starter, gguf=str(cut))).start()
     assert "cut.gguf" in str(caught.value)
+
+
+def test_text_that_is_no_unicode_fails_alone(engine: Engine) -> None:
+    half = GenerationRequest((Message("user", ("half \ud800",)),), max_tokens=2)
+    with pytest.raises(errors.InvalidRequest):
+        engine.generate(half)
+    assert engine.tokenize("whole")

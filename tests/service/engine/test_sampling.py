@@ -84,3 +84,9 @@ def test_a_grammar_that_allows_nothing_ends_it() -> None:
 
 def test_logprobs_are_natural_and_of_temperature_one() -> None:
     assert [logprob(LOGITS + 7, token) for token in range(4)] == pytest.approx(list(LOGITS), abs=1e-5)
+
+
+def test_any_integer_is_a_seed() -> None:
+    for seed in (-5, -(2**70), 2**70):
+        first, second = (Sampler(temperature=1.0, seed=seed) for _ in range(2))
+        assert [first.choose(LOGITS) for _ in range(20)] == [second.choose(LOGITS) for _ in range(20)]
