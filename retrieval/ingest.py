@@ -45,7 +45,8 @@ class IngestReport:
     """What became of each file: every file is in exactly one of indexed, unchanged and failed.
 
     ``indexed`` rows are ``{"id", "source", "chunks"}``, ``failed`` rows ``{"source", "type",
-    "detail", "got", "wanted", "hint"}`` (``got`` None where it is the source); ``deleted`` names sources. ``generation`` is the index's current one.
+    "detail", "got", "wanted", "hint"}`` (``got`` None where it is the source); ``deleted`` names
+    sources. ``generation`` is the index's current one.
     """
 
     indexed: list[dict[str, Any]] = field(default_factory=list)

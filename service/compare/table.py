@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -34,7 +33,7 @@ def _row(arm: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
 
 def comparison_table(result: Mapping[str, Any]) -> RenderableType:
     """Return the arms as a table, the differences below it, and the verdict last."""
-    table = Table(title=f"{result['questions']['n']} questions", title_justify="left", pad_edge=False, box=SIMPLE_HEAD)
+    table = Table(title=f"{result['questions']['n']} questions", title_justify="left", pad_edge=False, box=None)
     best = max(result["arms"], key=lambda arm: result["arms"][arm]["f1"])
     for position, column in enumerate(_COLUMNS):
         table.add_column(column, justify="left" if position == 0 else "right", no_wrap=True)
