@@ -25,6 +25,7 @@ os.putenv("GOMP_SPINCOUNT", "3000")
 
 import llama_cpp
 
+_FLASH_ATTENTION_OFF = 0  # enum llama_flash_attn_type; on a CPU it reads a prompt faster but writes much slower
 _WARN, _ERROR, _CONTINUED = 3, 4, 5  # enum ggml_log_level in ggml.h
 _FTYPES = {  # enum llama_ftype in llama.h
     "f16": 1,
@@ -222,6 +223,7 @@ class LlamaContext:
         parameters.n_batch = parameters.n_ubatch = n_ubatch
         parameters.n_threads = parameters.n_threads_batch = n_threads
         parameters.kv_unified = False
+        parameters.flash_attn_type = _FLASH_ATTENTION_OFF
         parameters.no_perf = True
         self._handle = llama_cpp.llama_init_from_model(model.handle, parameters)
         if not self._handle:
