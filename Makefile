@@ -35,7 +35,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt starter-models.txt | prefligh
 	@echo "[1/4] torch"
 	$(PIP) install --quiet $(PIP_ARGS) -c constraints.txt torch
 	@echo "[2/4] llama.cpp (compiling, unless pip has the wheel already)"
-	CMAKE_ARGS="$${CMAKE_ARGS:-$(LLAMA_FLAGS)}" CMAKE_BUILD_PARALLEL_LEVEL=$${CMAKE_BUILD_PARALLEL_LEVEL:-$$(nproc 2>/dev/null || echo 2)} $(PIP) install --progress-bar off $(PIP_ARGS) -c constraints.txt llama-cpp-python | grep -vE '^(Requirement|  Preparing|Looking)'
+	CMAKE_ARGS="$${CMAKE_ARGS:-$(LLAMA_FLAGS)}" CMAKE_BUILD_PARALLEL_LEVEL=$${CMAKE_BUILD_PARALLEL_LEVEL:-$$(nproc 2>/dev/null || echo 2)} $(PIP) install --progress-bar off $(PIP_ARGS) -c constraints.txt llama-cpp-python
 	@echo "[3/4] ragtune and its libraries"
 	$(PIP) install --quiet $(PIP_ARGS) -c constraints.txt -e ".[train,starter,dev]"
 	@echo "[4/4] starter model"

@@ -76,14 +76,18 @@ def create_app(workspace: Workspace, *, run_jobs: bool = True) -> FastAPI:
     for module in _ROUTERS:
         app.include_router(module.router, prefix="/v1", dependencies=[Depends(require_key)])
     app.add_middleware(MetricsMiddleware, metrics=metrics)
-    if workspace.settings.loopback:
+    if workspace.settings.loopback or workspace.settings.allowed_hosts:
         app.add_middleware(HostGuard, hosts=(*LOOPBACK, *workspace.settings.allowed_hosts))
     _add_error_handlers(app)
     return app
 
 
 class HostGuard:
-    """Refuses a Host header that no one on this machine would send (against DNS rebinding)."""
+    """Refuses a foreign Host header (DNS rebinding) and another site's pages (cross-site request forgery).
+
+    A browser names the page a request comes from in Origin: uploads and posts without a body need no
+    preflight, so a page anywhere could send them here.
+    """
 
     def __init__(self, app: ASGIApp, hosts: tuple[str, ...]) -> None:
         self._app = app
@@ -92,9 +96,14 @@ class HostGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 421."""
         if scope["type"] == "http":
-            host = dict(scope["headers"]).get(b"host", b"").decode("latin-1").lower()
+            headers = dict(scope["headers"])
+            host = headers.get(b"host", b"").decode("latin-1").lower()
+            origin = headers.get(b"origin", b"").decode("latin-1").lower()
             if _host_name(host) not in self._hosts:
                 await _refuse_host(host, self._hosts)(scope, receive, send)
+                return
+            if origin and _host_name(origin.partition("://")[2]) not in self._hosts:
+                await _refuse_origin(origin)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -115,6 +124,20 @@ def _refuse_host(host: str, hosts: frozenset[str]) -> JSONResponse:
             "got": host[:200],
             "wanted": ", ".join(sorted(hosts)),
             "hint": "Use http://127.0.0.1, or add the name to RAGTUNE_ALLOWED_HOSTS.",
+        }
+    )
+
+
+def _refuse_origin(origin: str) -> JSONResponse:
+    return _response(
+        {
+            "type": "wrong-origin",
+            "title": "The request comes from another site's page.",
+            "status": 403,
+            "detail": "A page of another site sent this request",
+            "got": origin[:200],
+            "wanted": "a request from this server's own pages, or from no page",
+            "hint": "Call the API from a program, or add the site's host name to RAGTUNE_ALLOWED_HOSTS.",
         }
     )
 

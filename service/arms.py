@@ -62,20 +62,23 @@ def find_adapter(store: Store, name: str) -> Adapter:
 
 
 def _recommended(store: Store, collection: str, live: Adapter | None) -> Mode:
-    latest = store.evaluations.latest(collection)
-    recommended = (latest or {}).get("recommendation")
-    if recommended in ("base", "rag"):
-        return recommended  # type: ignore[no-any-return]
-    if recommended in ("tuned", "combined") and live is not None:
-        return recommended  # type: ignore[no-any-return]
+    """Return what the latest evaluation recommends, if it measured what is live now."""
+    latest = store.evaluations.latest(collection) or {}
+    arms = latest.get("arms", {})
+    measured = next((arms[arm].get("adapter") for arm in ("combined", "tuned") if arm in arms), None)
+    current = adapter_label(live) if live is not None else None
+    possible = ("base", "rag") if live is None else ("base", "rag", "tuned", "combined")
+    if latest.get("recommendation") in possible and measured == current:
+        return latest["recommendation"]  # type: ignore[no-any-return]
     return "combined" if live is not None else "rag"
 
 
 def resolve_mode(mode: str, adapter: str | None, store: Store, model: Model, collection: str = "default") -> Arm:
     """Return the arm that ``mode`` and ``adapter`` ask for.
 
-    ``auto`` is what the collection's latest evaluation recommends, else combined if an adapter is
-    live, else rag. An adapter that is named counts before the live one, and makes ``auto`` combined.
+    ``auto`` is what the collection's latest evaluation recommends if it measured the adapter that is
+    live now (or none, where none is), else combined if an adapter is live, else rag. An adapter that is
+    named counts before the live one, and makes ``auto`` combined.
 
     Args:
         mode: one of ``data.records.MODES``.

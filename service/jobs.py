@@ -60,17 +60,23 @@ def submit(store: Store, kind: str, inputs: Mapping[str, Any], idempotency_key: 
 
 
 def run_job(
-    workspace: Workspace, job_id: str, *, watch: Report | None = None, on_stuck: Callable[[], None] | None = None
+    workspace: Workspace,
+    job_id: str,
+    *,
+    watch: Report | None = None,
+    on_stuck: Callable[[], None] | None = None,
+    on_interrupt: JobStatus = "interrupted",
 ) -> Job:
     """Run one queued job to its end and return it.
 
-    A failure is recorded in the job, not raised. ``KeyboardInterrupt`` marks the job interrupted and
-    is raised again.
+    A failure is recorded in the job, not raised. ``KeyboardInterrupt`` makes the job ``on_interrupt``
+    and is raised again.
 
     Args:
         workspace: what the job works on.
         job_id: of a job that is queued or was interrupted.
         watch: also receives every progress report (a terminal's progress bar, say).
+        on_interrupt: what a stopped job becomes; a server takes an ``interrupted`` one up again.
         on_stuck: called when the job was cancelled and does not react within ``GRACE_S``.
 
     Raises:
@@ -87,7 +93,7 @@ def run_job(
     except JobCancelled:
         return end_job(workspace.store, job_id, "cancelled", worker=worker)
     except KeyboardInterrupt:
-        end_job(workspace.store, job_id, "interrupted", worker=worker)
+        end_job(workspace.store, job_id, on_interrupt, worker=worker)
         raise
     except WorkFailed as failure:
         failed = problem(failure.error)

@@ -105,7 +105,6 @@ class GeneratePairsBody(Body):
     collection: str = "default"
     limit: int = Field(200, ge=1, le=100_000)
     seed: int = 0
-    teacher: str | None = None
     adapter: str | None = None
     exclude_documents: list[str] = Field(default_factory=list)
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from data.errors import InvalidRequest
 
@@ -28,7 +28,9 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     api_key: SecretStr | None = Field(None, description="A key that is always accepted; required off loopback.")
-    allowed_hosts: tuple[str, ...] = Field((), description="Host headers accepted besides the loopback names.")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Host names clients may use besides the loopback names; comma-separated in the environment."
+    )
 
     model: str = Field("starter", description="Base model: starter, a .gguf path, a folder, a hub id or a name.")
     embedder: str = Field("starter", description="Embedding model: starter, a folder or a hub id.")
@@ -56,6 +58,13 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("demo_serve", "RAGTUNE_DEMO_SERVE", "DEMO_SERVE"),
         description="Whether the demo ends by serving.",
     )
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(filter(None, (host.strip().lower() for host in value.split(","))))
+        return value
 
     @classmethod
     def load(cls, **values: Any) -> Settings:
@@ -85,7 +94,7 @@ class Settings(BaseSettings):
         values = dict(os.environ)
         for name, value in self.model_dump(exclude_unset=True, exclude_none=True).items():
             if isinstance(value, tuple):
-                values[_PREFIX + name.upper()] = "[" + ",".join(f'"{item}"' for item in value) + "]"
+                values[_PREFIX + name.upper()] = ",".join(value)
             elif isinstance(value, SecretStr):
                 values[_PREFIX + name.upper()] = value.get_secret_value()
             else:

@@ -169,7 +169,8 @@ class Workspace:
         """Return the OpenAI-compatible server at ``url`` as a generator."""
         from service.engine.openai import OpenAIGenerator
 
-        key = self.settings.teacher_api_key
+        # The operator's key is for the operator's teacher, not for any URL that is named.
+        key = self.settings.teacher_api_key if url == self.settings.teacher_url else None
         return OpenAIGenerator(url, key.get_secret_value() if key else "", self.settings.teacher_model)
 
     @cached_property
@@ -215,9 +216,11 @@ class Workspace:
         """Return the GGUF of ``adapter``, converted from its weights where it is missing."""
         if ADAPTER_GGUF in adapter.files and self.adapter_file(adapter, ADAPTER_GGUF).exists():
             return self.adapter_file(adapter, ADAPTER_GGUF)
+        folder = self.adapter_file(adapter, ADAPTER_WEIGHTS).parent
+        if (folder / ADAPTER_GGUF).exists():  # converted at an earlier first use
+            return folder / ADAPTER_GGUF
         from finetune.export import lora_to_gguf
 
-        folder = self.adapter_file(adapter, ADAPTER_WEIGHTS).parent
         return lora_to_gguf(folder, self.model.gguf, folder / ADAPTER_GGUF)
 
     def ensure_starter_adapters(self) -> tuple[str, ...]:

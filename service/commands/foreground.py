@@ -37,9 +37,10 @@ def run_here(
     """
     job = submit(workspace.store, kind, inputs)
     if watch is not None:
-        return outputs_of(run_job(workspace, job.id, watch=watch))
+        return outputs_of(run_job(workspace, job.id, watch=watch, on_interrupt="cancelled"))
     with ProgressView(title or kind) as view:
-        done = run_job(workspace, job.id, watch=view)
+        # The command goes on from what the work left; a server must not take the job up uninvited.
+        done = run_job(workspace, job.id, watch=view, on_interrupt="cancelled")
     return outputs_of(done)
 
 

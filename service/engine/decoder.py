@@ -26,8 +26,8 @@ from service.engine.text import TextStream
 PREFILL_CHUNK = 128
 """Tokens decoded between two looks at the cancel flag; also the granularity of prefix reuse.
 
-A 625-token prompt cost the same processor time at 128, 256 and 512 (SmolLM2-135M Q8_0, 2 threads), a
-sixth less with flash attention than without (llama.cpp's own choice), and half more at 64.
+A 625-token prompt cost the same processor time at 128, 256 and 512 (SmolLM2-135M Q8_0, 2 threads), and
+half more at 64.
 """
 
 CHATML = (

@@ -132,6 +132,13 @@ def _recipe(workspace: Workspace, values: dict[str, Any]) -> tuple[Recipe, str |
             wanted="a plain LoRA",
             hint="Leave it out of the recipe.",
         )
+    if recipe.base_model != workspace.model.name:
+        raise RecipeInvalid(
+            "The recipe is for another base model than the one served",
+            got=recipe.base_model,
+            wanted=workspace.model.name,
+            hint="Leave base_model out, or choose the model with RAGTUNE_MODEL or --model.",
+        )
     starters = workspace.ensure_starter_adapters()
     start = recipe.init_adapter
     if "init_adapter" not in values and READER in starters:

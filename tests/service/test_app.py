@@ -135,3 +135,20 @@ def test_importing_the_app_loads_no_heavy_library():
     code = f"import sys, service.app; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1.evil.example"])
+def test_another_sites_page_cannot_write(empty_client, origin):
+    refused = empty_client.post("/v1/adapters/rollback", headers={"Origin": origin})
+    assert (refused.status_code, refused.json()["type"]) == (403, "wrong-origin")
+
+
+def test_this_servers_own_pages_can(empty_client):
+    answer = empty_client.post("/v1/adapters/rollback", headers={"Origin": "http://127.0.0.1:8000"})
+    assert answer.json()["type"] == "no-live-adapter"
+
+
+def test_off_loopback_the_named_hosts_are_enforced(make_workspace):
+    with open_client(make_workspace(host="0.0.0.0", api_key="secret", allowed_hosts=("rag.lan",))) as client:
+        assert client.get("/healthz", headers={"Host": "rag.lan"}).status_code == 200
+        assert client.get("/healthz", headers={"Host": "evil.example"}).status_code == 421

@@ -36,10 +36,19 @@ def test_auto_is_rag_without_a_live_adapter_and_combined_with_one(store):
 def test_auto_follows_the_latest_evaluation(store):
     store.adapters.add(adapter())
     store.adapters.promote("house", 1)
-    store.evaluations.add("e1", {"recommendation": "rag"}, "default")
+    arms = {"combined": {"adapter": "house@1"}}
+    store.evaluations.add("e1", {"recommendation": "rag", "arms": arms}, "default")
     assert resolve_mode("auto", None, store, MODEL).name == "rag"
-    store.evaluations.add("e2", {"recommendation": "tuned"}, "default")
+    store.evaluations.add("e2", {"recommendation": "tuned", "arms": arms}, "default")
     assert resolve_mode("auto", None, store, MODEL).name == "tuned"
+
+
+@pytest.mark.parametrize("arms", [{"rag": {}}, {"combined": {"adapter": "house@2"}}])
+def test_an_evaluation_of_something_else_decides_nothing(store, arms):
+    store.adapters.add(adapter())
+    store.adapters.promote("house", 1)
+    store.evaluations.add("e1", {"recommendation": "rag", "arms": arms}, "default")
+    assert resolve_mode("auto", None, store, MODEL).name == "combined"
 
 
 def test_a_recommended_arm_that_cannot_run_is_not_chosen(store):

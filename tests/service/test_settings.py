@@ -47,3 +47,8 @@ def test_the_demo_can_be_told_not_to_serve(monkeypatch):
 )
 def test_loopback(host, loopback):
     assert Settings.load(host=host).loopback is loopback
+
+
+def test_allowed_hosts_are_comma_separated_in_the_environment(monkeypatch):
+    monkeypatch.setenv("RAGTUNE_ALLOWED_HOSTS", "localhost, 127.0.0.1,RAG.lan")
+    assert Settings.load().allowed_hosts == ("localhost", "127.0.0.1", "rag.lan")
