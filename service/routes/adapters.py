@@ -8,8 +8,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, File, Form, UploadFile
 from fastapi.responses import JSONResponse
 
-from data.errors import DocumentTooLarge, InvalidModel, NoAcceptedPairs
+from data.errors import DocumentTooLarge, InvalidModel, NoAcceptedPairs, RecipeInvalid
 from data.records import Adapter
+from finetune.recipe import Recipe
 from service import promotion
 from service.adapters import IMPORTABLE, delete_adapter, import_adapter
 from service.answerer import check_collection
@@ -32,9 +33,21 @@ def train_adapter(
 ) -> JSONResponse:
     """Train an adapter on the collection's accepted pairs, as a job."""
     check_collection(workspace.store, body.collection)
+    _check_recipe(body.recipe or {})
     if not workspace.store.pairs.list(body.collection, "accepted", limit=1)[0]:
         raise no_accepted_pairs(body.collection)
     return accepted(workspace, runner, "train", body.model_dump(), idempotency_key)
+
+
+def _check_recipe(values: dict[str, Any]) -> None:
+    """Refuse now what the job would refuse later, and folders of this machine.
+
+    Raises:
+        RecipeInvalid: an unknown field, an impossible value, or a path as ``init_adapter``.
+    """
+    start = Recipe.from_mapping(values).init_adapter or ""
+    if PurePath(start).name != start:
+        raise RecipeInvalid("Over HTTP an adapter starts from a registered one", got=start, wanted="an adapter's name")
 
 
 def no_accepted_pairs(collection: str) -> NoAcceptedPairs:

@@ -103,7 +103,7 @@ def test_training_needs_accepted_pairs(client):
 def test_training_is_a_job_and_a_bad_recipe_its_failure(client, indexed):
     pair = QAPair("p1", "When?", "1842", (), "span", "test", "accepted")
     indexed.store.pairs.add("default", None, [pair])
-    response = client.post("/v1/adapters", json={"name": "house", "recipe": {"rank": 8}})
+    response = client.post("/v1/adapters", json={"name": "house", "recipe": {"use_dora": True}})
     assert response.status_code == 202
     job = run_job(indexed, response.json()["job_id"])
     assert (job.status, job.error["type"]) == ("failed", "recipe-invalid")
@@ -142,3 +142,9 @@ def test_packaged_adapters_of_another_base_are_left_alone(workspace, adapters, t
     assert register_starter_adapters(workspace.store, workspace.state, MODEL, folder) == ()
     assert register_starter_adapters(workspace.store, workspace.state, MODEL, tmp_path / "none") == ()
     assert adapters.list() == []
+
+
+@pytest.mark.parametrize("recipe", [{"nonsense": 1}, {"r": 0}, {"init_adapter": "/etc"}, {"init_adapter": "../x"}])
+def test_a_bad_recipe_is_refused_at_once(client, recipe):
+    refused = client.post("/v1/adapters", json={"name": "house", "recipe": recipe})
+    assert (refused.status_code, refused.json()["type"]) == (422, "recipe-invalid")
