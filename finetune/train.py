@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Mapping
@@ -73,7 +74,7 @@ def train(recipe: Recipe, rows: RowSet, model: Model, out_dir: Path | str, repor
     trainer = TreeTrainer(
         work=work,
         model=adapted,
-        args=_arguments(recipe, out, device),
+        args=_arguments(recipe, out, device, len(rows.rows)),
         train_dataset=list(rows.rows),
         data_collator=Collator(recipe.attention, dtype),
         callbacks=[_Log(out / LOG, report, work, since=_step(checkpoint))],
@@ -201,7 +202,14 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1]]
 
 
-def _arguments(recipe: Recipe, out: Path, device: torch.device) -> Any:
+def _warmup_steps(recipe: Recipe, rows: int) -> int:
+    """Return the recipe's warm-up, at most a fifth of the run: a few rows would else train at next to no rate."""
+    per_step = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
+    steps = recipe.max_steps if recipe.max_steps > 0 else math.ceil(rows / per_step * recipe.num_train_epochs)
+    return min(recipe.warmup_steps, steps // 5)
+
+
+def _arguments(recipe: Recipe, out: Path, device: torch.device, rows: int) -> Any:
     return transformers.TrainingArguments(
         output_dir=str(out / "checkpoints"),
         num_train_epochs=recipe.num_train_epochs,
@@ -210,7 +218,7 @@ def _arguments(recipe: Recipe, out: Path, device: torch.device) -> Any:
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.lr_scheduler_type,
-        warmup_steps=recipe.warmup_steps,
+        warmup_steps=_warmup_steps(recipe, rows),
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
         seed=recipe.seed,

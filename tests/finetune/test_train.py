@@ -285,3 +285,10 @@ def test_the_starter_learns_from_a_handful_of_rows(starter: Model, tmp_path: Pat
     tensors = load_file(result.files["adapter"])
     assert len(tensors) == 2 * 7 * 30
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+
+
+def test_a_run_of_one_step_trains_at_the_full_rate(tiny: Path, tmp_path: Path) -> None:
+    short = replace(QUICK, max_steps=1, warmup_steps=8)
+    train(short, rows_for(tiny), named(tiny), tmp_path / "short", ignore)
+    (step,) = read_log(tmp_path / "short" / "train_log.jsonl")
+    assert step["learning_rate"] == pytest.approx(short.learning_rate)
