@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DemoPlan:
-    """Every number of the demo. Together the stages take at most 13 minutes on 2 cores."""
+    """Every number of the demo. The stages took 11 minutes on 2 cores with AMX (bench/RESULTS.md)."""
 
     collection: str = "default"
     adapter: str = "demo"
