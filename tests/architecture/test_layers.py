@@ -100,13 +100,3 @@ def test_no_unsafe_loading(path: Path) -> None:
 def test_only_settings_reads_the_environment() -> None:
     readers = [name(path) for path in SOURCES if re.search(r"os\.(environ|getenv)", path.read_text())]
     assert readers == ["service/settings.py"], f"read the environment through service/settings.py, not in {readers}"
-
-
-def test_importing_the_app_loads_no_training_stack() -> None:
-    import subprocess
-    import sys
-
-    heavy = ("peft", "accelerate", "transformers", "torch")
-    code = f"import sys, service.app; print([m for m in {heavy} if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"

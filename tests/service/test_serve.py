@@ -17,6 +17,8 @@ from data.errors import InvalidRequest, PortTaken, StateLocked
 from service.serve import bind, check_exposure, serve
 from service.settings import Settings
 
+pytestmark = pytest.mark.slow  # real server processes
+
 ROOT = Path(__file__).parents[2]
 
 
