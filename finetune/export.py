@@ -1,7 +1,7 @@
 """Write a LoRA as a GGUF adapter that llama.cpp applies to the GGUF of its base model.
 
 An adapter that llama.cpp would apply wrongly without a word (rsLoRA's scale, DoRA's magnitudes, trained
-biases or embeddings) is refused: merge it into its model instead. Knows nothing of how it was trained.
+biases or embeddings) is refused. Knows nothing of how it was trained.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _refuse_what_gguf_cannot_say(config: dict[str, Any]) -> None:
             "The adapter uses what a GGUF adapter cannot express",
             got=", ".join(f"{setting} = {value}" for setting, value in found.items()),
             wanted="plain LoRA on linear layers",
-            hint="Merge it into its model instead: ragtune export ADAPTER --merge.",
+            hint="Train a plain LoRA: no rsLoRA, DoRA, trained biases or extra modules.",
         )
     if not isinstance(config.get("lora_alpha"), int | float):
         raise InvalidModel("adapter_config.json lacks a number", got=config.get("lora_alpha"), wanted="lora_alpha")
@@ -116,7 +116,7 @@ def _read_pairs(path: Path) -> Pairs:
                 "The adapter changes a tensor that a GGUF adapter cannot",
                 got=key,
                 wanted="lora_A and lora_B of attention and feed-forward projections",
-                hint="Merge it into its model instead: ragtune export ADAPTER --merge.",
+                hint="Train a plain LoRA: no rsLoRA, DoRA, trained biases or extra modules.",
             )
         pairs.setdefault(name, {})[found["side"]] = values.astype(np.float32)
     if not pairs:
