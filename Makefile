@@ -24,6 +24,7 @@ help:
 
 preflight:
 	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "error: '$(PYTHON)' not found. Wanted: Python 3.11, 3.12 or 3.13. Install it, or say where it is: make $(firstword $(MAKECMDGOALS)) PYTHON=/path/to/python3.12" >&2; exit 2; }
+	@test "$$($(PYTHON) -c 'print("runs")' 2>/dev/null)" = runs || { echo "error: '$(PYTHON)' does not run: it may be a shim without a Python behind it, or a broken installation. Wanted: Python 3.11, 3.12 or 3.13. Try: $(PYTHON) --version; or name another: make $(firstword $(MAKECMDGOALS)) PYTHON=/usr/bin/python3.11" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; ok = (3, 11) <= v <= (3, 13); sys.stderr.write("" if ok else "error: Python %d.%d found. Wanted: 3.11, 3.12 or 3.13. Next: make install PYTHON=/path/to/python3.11\n" % v); sys.exit(0 if ok else 2)'
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: this Python has no venv module. Next: apt-get install python3-venv" >&2; exit 2; }
 	@command -v c++ >/dev/null 2>&1 || command -v g++ >/dev/null 2>&1 || command -v clang++ >/dev/null 2>&1 || { echo "error: no C++ compiler found; llama.cpp is compiled once during the installation. Next: apt-get install build-essential (Debian, Ubuntu), xcode-select --install (macOS), dnf install gcc-c++ (Fedora)" >&2; exit 2; }

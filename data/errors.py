@@ -4,14 +4,15 @@ RagtuneError
 ├── InvalidRequest                  422  a value the caller can correct
 │   ├── QuestionInvalid             422
 │   ├── UnknownMode                 422
-│   └── RecipeInvalid               422
+│   ├── RecipeInvalid               422
+│   └── BodyTooLarge                413
 ├── NotFound                        404
 │   ├── UnknownCollection  UnknownDocument  UnknownAdapter  UnknownModel
 │   └── UnknownJob  UnknownPair  UnknownEvaluation  UnknownAnswer
 ├── Unauthorized                    401
 ├── Conflict                        409  the state does not allow it (now)
 │   ├── NothingIndexed  NoAcceptedPairs  NoQuestions  NoLiveAdapter
-│   ├── BaseModelMismatch  IndexMismatch  SplitLeak
+│   ├── BaseModelMismatch  IndexMismatch  SplitLeak  NotExported
 │   └── ParityFailed  AdapterInert
 ├── UnreadableDocument              422  one file cannot become a document
 │   ├── EncryptedDocument  EmptyDocument  DamagedDocument  ParseTimeout
@@ -91,6 +92,12 @@ class RecipeInvalid(InvalidRequest):
     """A training recipe with an unknown key or an impossible value."""
 
 
+class BodyTooLarge(InvalidRequest):
+    """A request whose body is over the size limit."""
+
+    status = 413
+
+
 class NotFound(RagtuneError):
     """Something named by the caller does not exist."""
 
@@ -167,6 +174,10 @@ class IndexMismatch(Conflict):
 
 class SplitLeak(Conflict):
     """A train row and an evaluation row are (nearly) the same."""
+
+
+class NotExported(Conflict):
+    """The pairs as they are now were not exported yet."""
 
 
 class ParityFailed(Conflict):

@@ -109,6 +109,16 @@ class StateDirectory:
         return self.root / "blobs"
 
     @property
+    def uploads(self) -> Path:
+        """Files that a job was sent, a folder for each job, until it has ended."""
+        return self.root / "uploads"
+
+    @property
+    def exports(self) -> Path:
+        """Exported pairs: ``<collection>/<fingerprint>/``."""
+        return self.root / "exports"
+
+    @property
     def kv(self) -> Path:
         """Saved passage KV states."""
         return self.root / "kv"
@@ -155,9 +165,10 @@ class StateDirectory:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for folder in (self.blobs, self.kv, self.reports, self.logs, self.tmp, self.adapters(), self.models()):
+            for folder in (self.blobs, self.uploads, self.exports, self.kv, self.reports, self.logs, self.tmp):
                 folder.mkdir(exist_ok=True)
-            (self.root / "index").mkdir(exist_ok=True)
+            for folder in (self.adapters(), self.models(), self.root / "index"):
+                folder.mkdir(exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root) as file:
                 file.write(b"writable")
         except OSError as error:

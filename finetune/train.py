@@ -1,7 +1,8 @@
 """Train a LoRA on rows: transformers' Trainer, with logits only where there is loss.
 
 A run writes its checkpoints under its own folder and continues from the newest one when it is started
-again with the same recipe, rows and base model. Knows nothing of questions, documents or GGUF adapters.
+again with the same recipe, rows and base model; one that had ended is not done again. Knows nothing of
+questions, documents or GGUF adapters.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from transformers.trainer_utils import set_seed
 from data.errors import NoAcceptedPairs
 from data.protocols import Report
 from data.records import Model, Progress
+from data.state import write_atomic
 from finetune import lora
 from finetune.collate import Collator
 from finetune.kernels import TREE_ATTENTION, speed_up_norms
@@ -32,6 +34,10 @@ from finetune.rows import RowSet
 from finetune.weights import load_model, training_device, training_dtype
 
 LOG = "train_log.jsonl"
+RESULT = "result.json"
+"""The metrics of a finished run, written when everything else is there."""
+CHECKPOINT_EVERY_S = 30.0
+"""A stop loses at most so many seconds of steps and the one it falls into, however long ``save_steps`` take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,10 @@ def train(recipe: Recipe, rows: RowSet, model: Model, out_dir: Path | str, repor
         )
     out = Path(out_dir)
     checkpoint = _prepare(out, recipe, rows, model)
+    if (finished := _finished(out)) is not None:
+        steps = int(finished.metrics["steps"])
+        report(Progress(steps, steps, "steps", stage="train"))
+        return finished
     report(Progress(stage="load"))
     set_seed(recipe.seed)
     device = training_device()
@@ -83,8 +93,10 @@ def train(recipe: Recipe, rows: RowSet, model: Model, out_dir: Path | str, repor
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     lora.save(adapted, out, recipe.base_model)
     recipe.save(out / "recipe.toml")
+    metrics = _metrics(out / LOG, work, rows, resumed_from=_step(checkpoint))
+    write_atomic(out / RESULT, json.dumps(metrics).encode())
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    return TrainResult(_files(out), _metrics(out / LOG, work, rows, resumed_from=_step(checkpoint)))
+    return TrainResult(_files(out), metrics)
 
 
 @dataclass(slots=True)
@@ -160,21 +172,33 @@ def trained_logits(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tens
 
 
 class _Log(transformers.TrainerCallback):  # type: ignore[misc]  # transformers is not followed
-    """Writes a line per optimizer step, and reports it."""
+    """Writes a line per optimizer step, and reports it; asks for a checkpoint where the last one is long ago."""
 
     def __init__(self, path: Path, report: Report, work: Work, since: int) -> None:
         self._path = path
         self._report = report
         self._work = work
         self._since = since
+        self._checkpoint = since
+        self._saved_at = time.perf_counter()
         # Steps after the checkpoint will be done, and logged, again.
         kept = [line for line in read_log(path) if line["step"] <= since]
         path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
     def on_train_begin(self, _args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
         """Start the clock."""
-        self._work.started = time.perf_counter()
-        self._report(Progress(done=state.global_step, total=state.max_steps, unit="steps", stage="train"))
+        self._work.started = self._saved_at = time.perf_counter()
+        kept = {"checkpoint": self._checkpoint} if self._checkpoint else {}
+        self._report(Progress(state.global_step, state.max_steps, "steps", stage="train", metrics=kept))
+
+    def on_step_end(self, _args: Any, _state: Any, control: Any, **_kwargs: Any) -> None:
+        """Ask for a checkpoint after this step if it is time."""
+        if time.perf_counter() - self._saved_at >= CHECKPOINT_EVERY_S:
+            control.should_save = True
+
+    def on_save(self, _args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
+        """Remember the step from which a stopped run would go on."""
+        self._checkpoint, self._saved_at = state.global_step, time.perf_counter()
 
     def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, Any] | None = None, **_kwargs: Any) -> None:
         """Write and report one step."""
@@ -191,7 +215,8 @@ class _Log(transformers.TrainerCallback):  # type: ignore[misc]  # transformers 
             file.write(json.dumps(line) + "\n")
         left = state.max_steps - state.global_step
         eta_s = rates["seconds"] / (state.global_step - self._since) * left
-        self._report(Progress(state.global_step, state.max_steps, "steps", eta_s, "train", line))
+        shown = {**line, "checkpoint": self._checkpoint}
+        self._report(Progress(state.global_step, state.max_steps, "steps", eta_s, "train", shown))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -242,9 +267,18 @@ def _prepare(out: Path, recipe: Recipe, rows: RowSet, model: Model) -> Path | No
     mark = out / "run.sha256"
     if mark.is_file() and mark.read_text(encoding="utf-8") == fingerprint:
         return _newest_checkpoint(out / "checkpoints")
+    (out / RESULT).unlink(missing_ok=True)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     mark.write_text(fingerprint, encoding="utf-8")
     return None
+
+
+def _finished(out: Path) -> TrainResult | None:
+    """Return what the same run left when it had ended: only what comes after it was stopped."""
+    files = _files(out)
+    if not (out / RESULT).is_file() or not all(Path(path).is_file() for path in files.values()):
+        return None
+    return TrainResult(files, json.loads((out / RESULT).read_text(encoding="utf-8")))
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:

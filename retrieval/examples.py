@@ -6,7 +6,7 @@ included. Knows nothing of tokens or training.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -59,6 +59,7 @@ def examples_from_pairs(
     collection: str = "default",
     share_passages: bool = True,
     abstain_share: float = 0.12,
+    advance: Callable[[int], None] | None = None,
 ) -> list[TrainingExample]:
     """Build training examples; those that share their passages follow one another.
 
@@ -76,6 +77,7 @@ def examples_from_pairs(
         collection: where to search.
         share_passages: False retrieves for every question on its own.
         abstain_share: share of examples with an added question, 0 to below 1.
+        advance: called with the number of pairs that one more search has served.
     """
     random = Random(seed)  # noqa: S311  (sampling, no secret)
     sourced = _sourced(store, pairs)
@@ -88,6 +90,8 @@ def examples_from_pairs(
         for foreign in _foreign(sourced, group, passages, min(int(owed), len(group)), random):
             examples.append(TrainingExample(foreign.pair.question, None, passages, None, _gold_id(foreign)))
             owed -= 1
+        if advance is not None:
+            advance(len(group))
     return examples
 
 

@@ -108,7 +108,11 @@ class Ingestor:
         for prepared in replacements:
             self._put(collection, prepared, done)
         if sync:
+            # What is in a folder that could not be listed is not gone.
+            unseen = tuple(f"{row['source']}/" for row in done.failed)
             for source in sorted(known.keys() - {source for _, source in files}):
+                if source.startswith(unseen):
+                    continue
                 self._store.documents.delete(known[source].id)
                 done.deleted.append(source)
         generation = self._builder.build(collection, report)

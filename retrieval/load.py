@@ -8,6 +8,7 @@ store.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -71,19 +72,18 @@ def find_files(paths: Iterable[Path | str]) -> list[tuple[Path, str]]:
     """Return (file, source) of every visible file under ``paths``, in order of source.
 
     The source is the path relative to the folder given, or the name of a file given by itself; where
-    two files of one call would share a source, their paths as given tell them apart.
+    two files of one call would share a source, their paths as given tell them apart. A folder inside
+    that cannot be listed stands for what is in it: loading it tells why.
 
     Raises:
         InvalidRequest: a path does not exist, or there is no file at all.
+        UnreadableDocument: a path cannot be reached or listed.
     """
     found: dict[Path, tuple[Path, str]] = {}
     for path in map(Path, paths):
-        if not path.exists():
-            raise InvalidRequest("There is no such file or folder.", got=str(path), hint="Check the path.")
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            inside = file.relative_to(path) if path.is_dir() else Path(file.name)
-            hidden = path.is_dir() and any(part.startswith(".") for part in inside.parts)
-            if file.is_file() and not hidden:
+        for file in _files_under(path) if _is_folder(path) else [path]:
+            inside = file.relative_to(path) if file != path else Path(file.name)
+            if file == path or not any(part.startswith(".") for part in inside.parts):
                 found.setdefault(file.resolve(), (file, inside.as_posix()))
     if not found:
         raise InvalidRequest("There is no file to ingest.", wanted=_READABLE, hint="Put documents into the folder.")
@@ -92,6 +92,37 @@ def find_files(paths: Iterable[Path | str]) -> list[tuple[Path, str]]:
         times[source] = times.get(source, 0) + 1
     named = [(file, source if times[source] == 1 else file.as_posix()) for file, source in found.values()]
     return sorted(named, key=lambda item: item[1])
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        if not path.exists():
+            raise InvalidRequest("There is no such file or folder.", got=str(path), hint="Check the path.")
+        return path.is_dir()
+    except PermissionError as error:
+        raise _unreadable(str(path), error) from error
+
+
+def _files_under(folder: Path) -> list[Path]:
+    """Return the files under a folder, and the folders under it that cannot be listed."""
+    found: list[Path] = []
+
+    def closed(error: OSError) -> None:
+        if Path(error.filename) == folder:
+            raise _unreadable(str(folder), error) from error
+        found.append(Path(error.filename))
+
+    for base, folders, names in os.walk(folder, onerror=closed):
+        folders.sort()
+        found += [path for path in (Path(base, name) for name in sorted(names)) if _may_be_file(path)]
+    return found
+
+
+def _may_be_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except PermissionError:
+        return True  # in a folder whose names alone can be read: loading it tells why
 
 
 def load(path: Path | str, *, limits: Limits | None = None, source: str | None = None) -> LoadedDocument:
@@ -146,6 +177,10 @@ def _markdown_title(text: str, media_type: str) -> str:
     return found[1] if found else ""
 
 
+def _unreadable(name: str, error: OSError) -> UnreadableDocument:
+    return UnreadableDocument(f"It cannot be read: {error.strerror}.", got=name, hint="Check its permissions.")
+
+
 def _read(path: Path, name: str, limits: Limits) -> bytes:
     try:
         size = path.stat().st_size
@@ -158,9 +193,7 @@ def _read(path: Path, name: str, limits: Limits) -> bytes:
             )
         raw = path.read_bytes()
     except OSError as error:
-        raise UnreadableDocument(
-            f"The file cannot be read: {error.strerror}.", got=name, hint="Check its permissions."
-        ) from error
+        raise _unreadable(name, error) from error
     if not raw.strip():
         raise EmptyDocument("The file is empty.", got=name, hint="Leave it out, or fill it.")
     return raw

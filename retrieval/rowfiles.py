@@ -6,7 +6,7 @@ Exported rows hold the messages that production would send. Knows nothing of tra
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from typing import Any
 from data.errors import InvalidRequest, NoAcceptedPairs
 from data.formats import FORMATS, Format, read_questions, read_rows, write_rows
 from data.prompt import ABSTENTION, abstains, answer_messages, asked_question, cite, language, strip_citations
-from data.records import PairKind, QAPair, content_id
+from data.protocols import Report
+from data.records import PairKind, Progress, QAPair, content_id
 from data.splits import Split, assert_disjoint, split_by_document, without_leaks
 from data.store import Store
 from retrieval.examples import TrainingExample, examples_from_pairs
@@ -77,6 +78,7 @@ def export_rows(
     eval_share: float = 0.1,
     seed: int = 0,
     top_k: int = 4,
+    report: Report | None = None,
 ) -> dict[str, Any]:
     """Write the accepted pairs as rows over the passages that production retrieves for each question.
 
@@ -92,6 +94,7 @@ def export_rows(
         eval_share: share of rows kept for evaluation, 0 to 1; whole documents.
         seed: decides the split and every draw.
         top_k: passages per question.
+        report: receives the progress: one search for each pair.
 
     Returns:
         ``{"train": n, "eval": n, "files": {name: path}}``.
@@ -104,6 +107,7 @@ def export_rows(
         raise InvalidRequest("Unknown format", got=", ".join(unknown), wanted=", ".join(FORMATS))
     split = split_pairs(store, collection, eval_share=eval_share, seed=seed)
     result: dict[str, Any] = {"files": {}}
+    advance = _counter(len(split.train) + len(split.evaluation), report)
     for name, pairs, abstain_share in (("train", split.train, 0.12), ("eval", split.evaluation, 0.0)):
         examples = examples_from_pairs(
             store,
@@ -114,14 +118,33 @@ def export_rows(
             collection=collection,
             share_passages=False,
             abstain_share=abstain_share,
+            advance=advance,
         )
         rows = [row_of(example) for example in examples]
         result[name] = len(rows)
         for chosen in formats:
-            path = out_dir / (f"{name}.jsonl" if chosen == "chat" else f"{name}.{chosen}.jsonl")
+            path = out_dir / row_file(name, chosen)
             write_rows(path, rows, chosen)
             result["files"][path.name] = str(path)
     return result
+
+
+def row_file(split: str, format: Format) -> str:
+    """Return the name of an exported file: train.jsonl for chat, train.instruction.jsonl, and so on."""
+    return f"{split}.jsonl" if format == "chat" else f"{split}.{format}.jsonl"
+
+
+def _counter(total: int, report: Report | None) -> Callable[[int], None]:
+    """Return what adds to the pairs done and reports them."""
+    done = 0
+
+    def advance(more: int) -> None:
+        nonlocal done
+        done += more
+        if report is not None:
+            report(Progress(done, total, "pairs", stage="search"))
+
+    return advance
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,19 +156,34 @@ class _Imported:
     document: str | None = None
 
 
-def import_pairs(store: Store, collection: str, path: Path, *, retriever: Retriever | None = None) -> ImportReport:
+def import_pairs(
+    store: Store, collection: str, path: Path, *, retriever: Retriever | None = None, report: Report | None = None
+) -> ImportReport:
     """Read pairs from a file of rows (chat, instruction, sharegpt) or of questions; each bad row fails alone.
 
     Passages in a row's prompt are dropped: training retrieves them anew. With a retriever, a pair is
-    linked to the chunk that holds its answer; one without a chunk is of kind "free".
+    linked to the chunk that holds its answer; one without a chunk is of kind "free". A pair that is
+    known is left as it is, and all new ones are added at once, so that a stopped import can be repeated.
 
     Raises:
-        InvalidRequest: the file cannot be read.
+        InvalidRequest: the file cannot be read, or holds no row at all.
     """
     failures: list[InvalidRequest] = []
     if not store.chunks.count(collection):
         retriever = None  # nothing is indexed that an answer could stand in
-    pairs = [_pair(collection, path.name, row, retriever) for row in _rows(path, failures)]
+    rows = list(_rows(path, failures))
+    if not rows and not failures:
+        raise InvalidRequest(
+            "The file holds no rows",
+            got=path.name,
+            wanted="JSONL, one row on each line: chat, instruction or sharegpt, or a question with its answers",
+            hint='A row in its shortest form: {"question": "…", "answers": ["…"]}',
+        )
+    advance = _counter(len(rows), report)
+    pairs = []
+    for row in rows:
+        pairs.append(_pair(collection, path.name, row, retriever))
+        advance(1)
     imported = store.pairs.add(collection, None, pairs)
     failed = [{"type": error.type, "detail": str(error), "hint": error.hint} for error in failures]
     return ImportReport(imported, len(pairs) - imported, failed)

@@ -6,14 +6,18 @@ Knows nothing of HTTP or of the command line.
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import BaseModelMismatch, InvalidModel
-from data.records import Adapter
-from data.state import check_name, sha256_file, write_atomic
+from data.protocols import Report
+from data.records import Adapter, Model, Progress, content_id
+from data.state import check_name, map_os_error, sha256_file, sync_folder
 from service.arms import find_adapter
+from service.parity import measure_parity, probe_examples
 from service.workspace import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
@@ -24,25 +28,59 @@ IMPORTABLE = (ADAPTER_WEIGHTS, ADAPTER_CONFIG, MANIFEST)
 """The files of an adapter that can be imported; the manifest is optional."""
 
 
-def import_adapter(workspace: Workspace, name: str, files: Mapping[str, bytes]) -> Adapter:
-    """Register a peft LoRA as a candidate; it is converted to GGUF at once, so that it fits or fails now.
+def import_adapter(workspace: Workspace, name: str, source: Path, report: Report) -> Adapter:
+    """Register a peft LoRA as a candidate, once its GGUF was made and compared with it here.
+
+    The same files under the same name give the version that is there already, so that an import that
+    was stopped can be repeated.
 
     Args:
         workspace: where it is registered; its model is the adapter's base.
         name: of the adapter; a new version if the name is known.
-        files: content of the files of ``IMPORTABLE``, by name.
+        source: the folder with the files of ``IMPORTABLE``; it is only read.
+        report: receives the progress of the comparison.
 
     Raises:
         InvalidModel: a file is missing or damaged, or the adapter is of a kind GGUF cannot express.
         BaseModelMismatch: it was trained for another base model.
+        ParityFailed: the GGUF does not answer as the adapter does; AdapterInert: it changes nothing.
         InvalidRequest: the name cannot name a folder.
     """
     check_name(name, "adapter name")
+    config, manifest = read_importable(source, workspace.model)
+    present = [file for file in IMPORTABLE if (source / file).is_file()]
+    digest = content_id(*(f"{file} {sha256_file(source / file)}" for file in present))
+    known = _imported_before(workspace, name, digest)
+    if known is not None:
+        return known
+    version = workspace.store.adapters.next_version(name)
+    folder = workspace.state.adapters(name, version)
+    shutil.rmtree(folder, ignore_errors=True)  # left by an import that was killed
+    try:
+        _copy(source, folder, present)
+        adapter = _adapter(workspace, name, version, config, manifest, digest=digest)
+        report(Progress(stage="convert"))
+        workspace.adapter_gguf(adapter)
+        parity = measure_parity(workspace, folder, probe_examples(), report)
+        workspace.store.adapters.add(replace(adapter, metrics={**adapter.metrics, "parity": parity}))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return workspace.store.adapters.get(name, version)
+
+
+def read_importable(folder: Path, model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the config and the manifest ({} without one) of an adapter that may be imported for ``model``.
+
+    Raises:
+        InvalidModel: a file is missing, or is not JSON.
+        BaseModelMismatch: it was trained for another base model.
+    """
     for needed in (ADAPTER_WEIGHTS, ADAPTER_CONFIG):
-        if needed not in files:
-            raise InvalidModel("A file of the adapter is missing", got=", ".join(sorted(files)), wanted=needed)
-    config, manifest = _json(files, ADAPTER_CONFIG), _json(files, MANIFEST)
-    model = workspace.model
+        if not (folder / needed).is_file():
+            found = sorted(file.name for file in folder.iterdir())[:10]
+            raise InvalidModel("A file of the adapter is missing", got=", ".join(found), wanted=needed)
+    config, manifest = _json(folder / ADAPTER_CONFIG), _json(folder / MANIFEST)
     if manifest.get("base_sha256", model.sha256) != model.sha256:
         raise BaseModelMismatch(
             "The adapter was trained for another base model",
@@ -50,28 +88,39 @@ def import_adapter(workspace: Workspace, name: str, files: Mapping[str, bytes]) 
             wanted=model.name,
             hint="Choose its base model with RAGTUNE_MODEL.",
         )
-    version = workspace.store.adapters.next_version(name)
-    folder = workspace.state.adapters(name, version)
+    return config, manifest
+
+
+def _imported_before(workspace: Workspace, name: str, digest: str) -> Adapter | None:
+    """Return the version made of the same files for the same base, if it was compared then."""
+    for adapter in reversed(workspace.store.adapters.list(name)):
+        same = adapter.lineage.get("files_sha256") == digest and adapter.base_sha256 == workspace.model.sha256
+        if same and adapter.metrics.get("parity"):
+            return adapter
+    return None
+
+
+def _copy(source: Path, folder: Path, files: list[str]) -> None:
     try:
-        for file in IMPORTABLE:
-            if file in files:
-                write_atomic(folder / file, files[file])
-        adapter = _adapter(workspace, name, version, config, manifest)
-        workspace.adapter_gguf(adapter)
-        workspace.store.adapters.add(adapter)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return workspace.store.adapters.get(name, version)
+        folder.mkdir(parents=True)
+        for file in files:
+            with (source / file).open("rb") as read, (folder / file).open("xb") as written:
+                shutil.copyfileobj(read, written, 1 << 20)
+                written.flush()
+                os.fsync(written.fileno())
+        sync_folder(folder)
+    except OSError as error:
+        raise map_os_error(error, folder) from error
 
 
 def delete_adapter(workspace: Workspace, name: str, version: int | None = None) -> tuple[Adapter, ...]:
-    """Delete one version of an adapter, or all of them, with their files; return what is gone.
+    """Delete one version of an adapter (``name@version``, or ``version``), or all, with their files; return them.
 
     Raises:
         UnknownAdapter: there is none.
     """
-    find_adapter(workspace.store, name if version is None else f"{name}@{version}")
+    found = find_adapter(workspace.store, name if version is None or "@" in name else f"{name}@{version}")
+    name, version = found.name, found.version if "@" in name else version
     gone = tuple(a for a in workspace.store.adapters.list(name) if version in (None, a.version))
     for adapter in gone:
         workspace.forget_adapter(adapter)
@@ -81,20 +130,20 @@ def delete_adapter(workspace: Workspace, name: str, version: int | None = None) 
     return gone
 
 
-def _json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
-    if name not in files:
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
         return {}
     try:
-        found = json.loads(files[name])
+        found = json.loads(path.read_bytes())
     except ValueError as error:
-        raise InvalidModel(f"{name} is not JSON: {error}", got=name) from error
+        raise InvalidModel(f"{path.name} is not JSON: {error}", got=path.name) from error
     if not isinstance(found, dict):
-        raise InvalidModel(f"{name} is no JSON object", got=type(found).__name__)
+        raise InvalidModel(f"{path.name} is no JSON object", got=type(found).__name__)
     return found
 
 
 def _adapter(
-    workspace: Workspace, name: str, version: int, config: dict[str, Any], manifest: dict[str, Any]
+    workspace: Workspace, name: str, version: int, config: dict[str, Any], manifest: dict[str, Any], *, digest: str
 ) -> Adapter:
     folder = workspace.state.adapters(name, version)
     present = [file for file in (*IMPORTABLE, ADAPTER_GGUF) if (folder / file).exists() or file == ADAPTER_GGUF]
@@ -111,5 +160,9 @@ def _adapter(
         # A parity measured elsewhere says nothing about the GGUF that is made here.
         metrics={name: value for name, value in manifest.get("metrics", {}).items() if name != "parity"},
         stage="candidate",
-        lineage={"origin": "import", "weights_sha256": sha256_file(folder / ADAPTER_WEIGHTS)},
+        lineage={
+            "origin": "import",
+            "weights_sha256": sha256_file(folder / ADAPTER_WEIGHTS),
+            "files_sha256": digest,
+        },
     )

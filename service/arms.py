@@ -1,12 +1,14 @@
 """The arms a question can take: with or without passages, with or without an adapter.
 
-Resolves the name a caller gives (a mode, an adapter, the base model) to an arm. Knows nothing of how
-an arm is run.
+Resolves the name a caller gives (a mode, an adapter, the base model) to an arm. A bare adapter name is
+its newest version wherever versions are worked on (compare, evaluate, promote, show, export, train), so
+that what was compared is what is promoted; only an answer prefers the version that is live. Knows
+nothing of how an arm is run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
@@ -16,6 +18,9 @@ from data.records import MODES, Adapter, Mode, Model
 
 if TYPE_CHECKING:
     from data.store import Store
+
+AdapterFinder = Callable[["Store", str], Adapter]
+"""``find_adapter`` or ``serving_adapter``: what a bare name means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +51,25 @@ def adapter_label(adapter: Adapter) -> str:
 
 
 def find_adapter(store: Store, name: str) -> Adapter:
-    """Return the adapter called ``name`` or ``name@version``.
+    """Return the adapter ``name@version``, or the newest version of ``name``: to compare, promote, show, export.
 
     Raises:
         UnknownAdapter: there is none; the hint names the closest.
     """
+    bare, version = _split(store, name)
+    return store.adapters.get(bare, version) if version else store.adapters.list(bare)[-1]
+
+
+def serving_adapter(store: Store, name: str) -> Adapter:
+    """Return the adapter ``name@version``, or the version of ``name`` that is live, else its newest: to answer.
+
+    Raises:
+        UnknownAdapter: there is none; the hint names the closest.
+    """
+    return store.adapters.get(*_split(store, name))
+
+
+def _split(store: Store, name: str) -> tuple[str, int | None]:
     bare, _, version = name.partition("@")
     known = {adapter.name for adapter in store.adapters.list()}
     if bare not in known or (version and not version.isdigit()):
@@ -58,7 +77,7 @@ def find_adapter(store: Store, name: str) -> Adapter:
         raise UnknownAdapter(
             "No such adapter", got=name, wanted=", ".join(sorted(known)) or "none exist yet", hint=hint
         )
-    return store.adapters.get(bare, int(version) if version else None)
+    return bare, int(version) if version else None
 
 
 def _recommended(store: Store, collection: str, live: Adapter | None) -> Mode:
@@ -73,7 +92,15 @@ def _recommended(store: Store, collection: str, live: Adapter | None) -> Mode:
     return "combined" if live is not None else "rag"
 
 
-def resolve_mode(mode: str, adapter: str | None, store: Store, model: Model, collection: str = "default") -> Arm:
+def resolve_mode(
+    mode: str,
+    adapter: str | None,
+    store: Store,
+    model: Model,
+    collection: str = "default",
+    *,
+    named: AdapterFinder = serving_adapter,
+) -> Arm:
     """Return the arm that ``mode`` and ``adapter`` ask for.
 
     ``auto`` is what the collection's latest evaluation recommends if it measured the adapter that is
@@ -86,6 +113,7 @@ def resolve_mode(mode: str, adapter: str | None, store: Store, model: Model, col
         store: where adapters and evaluations are looked up.
         model: the base model; a live adapter is live for one base model.
         collection: the collection whose latest evaluation ``auto`` follows.
+        named: finds the adapter that is named: ``serving_adapter`` to answer, ``find_adapter`` to compare.
 
     Raises:
         UnknownMode: ``mode`` is none of the modes.
@@ -102,7 +130,7 @@ def resolve_mode(mode: str, adapter: str | None, store: Store, model: Model, col
                 got=adapter,
                 hint="Ask with mode combined or tuned, or name no adapter.",
             )
-        found = find_adapter(store, adapter)
+        found = named(store, adapter)
         return Arm("combined" if mode == "auto" else mode, mode != "tuned", adapter_label(found))
     live = store.adapters.live(model.sha256)
     chosen = _recommended(store, collection, live) if mode == "auto" else mode
@@ -117,8 +145,12 @@ def resolve_mode(mode: str, adapter: str | None, store: Store, model: Model, col
     return Arm(chosen, chosen == "combined", adapter_label(live))
 
 
-def resolve_arm(name: str, store: Store, model: Model, collection: str = "default") -> Arm:
+def resolve_arm(
+    name: str, store: Store, model: Model, collection: str = "default", *, named: AdapterFinder = serving_adapter
+) -> Arm:
     """Return the arm called ``name``: a mode, an adapter (with passages), or the base model itself.
+
+    ``named`` finds an adapter, as for ``resolve_mode``.
 
     Raises:
         UnknownMode: ``name`` is none of them.
@@ -129,7 +161,7 @@ def resolve_arm(name: str, store: Store, model: Model, collection: str = "defaul
     if name == model.name:
         return Arm(name, passages=False)
     try:
-        found = find_adapter(store, name)
+        found = named(store, name)
     except UnknownAdapter as error:
         names = [*MODES, model.name, *(adapter.name for adapter in store.adapters.list())]
         raise UnknownMode(

@@ -6,6 +6,7 @@ standard error, 2 wrong usage, 130 Ctrl-C.
 
 from __future__ import annotations
 
+import signal
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -70,5 +71,6 @@ app.command()(operations.doctor)
 
 
 def main() -> None:
-    """Run the console script."""
+    """Run the console script; what a supervisor or ``kill`` sends stops a command as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()

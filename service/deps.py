@@ -1,24 +1,25 @@
-"""What routes ask FastAPI for: the workspace, the job runner, and a caller with a valid key."""
+"""What routes ask FastAPI for: the workspace, the job runner, and common parameters."""
 
 from __future__ import annotations
 
-import hmac
 from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import Depends, Header, Query, Request
 from fastapi.responses import JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 
-from data.errors import Unauthorized
+from data.errors import RagtuneError
 from service.jobs import submit
 from service.runner import JobRunner
+from service.uploads import discard_upload, release_upload
 from service.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-_bearer = HTTPBearer(auto_error=False, description="An API key: `ragtune keys create NAME`.")
+API_KEY = HTTPBearer(auto_error=False, description="An API key: `ragtune keys create NAME`.")
+"""Shows in openapi.json that a route wants a key; ``guards.KeyGuard`` is what asks for it."""
 
 
 def get_workspace(request: Request) -> Workspace:
@@ -40,39 +41,20 @@ Cursor = Annotated[str | None, Query(description="`next_cursor` of the page befo
 Limit = Annotated[int, Query(ge=1, le=500)]
 
 
-def require_key(
-    workspace: WorkspaceDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> None:
-    """Let a request through if no key exists anywhere, or if it carries one that is valid.
-
-    Raises:
-        Unauthorized: a key is needed and this is none.
-    """
-    configured = workspace.settings.api_key
-    known = workspace.store.keys.list()
-    if configured is None and not known:
-        return
-    given = credentials.credentials if credentials is not None else ""
-    if configured is not None and hmac.compare_digest(given.encode(), configured.get_secret_value().encode()):
-        return
-    if given and workspace.store.keys.verify(given):
-        return
-    raise Unauthorized(
-        "This server wants an API key" if not given else "The API key is wrong or revoked",
-        wanted="Authorization: Bearer KEY",
-        hint="Make a key with: ragtune keys create NAME",
-    )
-
-
 def accepted(
     workspace: Workspace, runner: JobRunner, kind: str, inputs: Mapping[str, Any], key: str | None
 ) -> JSONResponse:
-    """Queue a job and return 202 with its id.
+    """Queue a job and return 202 with its id; files kept for it go where it is refused or had ended before.
 
     Raises:
         Conflict: the idempotency key was used with other inputs.
     """
-    job = submit(workspace.store, kind, inputs, key)
+    try:
+        job = submit(workspace.store, kind, inputs, key)
+    except RagtuneError:
+        discard_upload(workspace.state, inputs)
+        raise
+    release_upload(workspace.state, job)
     runner.wake()
     return JSONResponse(
         {"job_id": job.id, "kind": job.kind, "status": job.status},

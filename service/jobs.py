@@ -26,6 +26,7 @@ from data.protocols import Report
 from data.records import Job, JobStatus, Progress
 from service.arms import did_you_mean
 from service.problems import problem
+from service.uploads import release_upload
 from service.work.failures import WorkFailed
 
 if TYPE_CHECKING:
@@ -34,12 +35,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WORK = {kind: f"service.work.{kind}" for kind in ("ingest", "rebuild", "pairs", "train", "evaluate")}
+_KINDS = ("ingest", "rebuild", "pairs", "import_pairs", "export_pairs", "train", "import_adapter", "evaluate")
+WORK = {kind: f"service.work.{kind}" for kind in _KINDS}
 """The module of each kind of job; its ``run(workspace, inputs, report)`` returns the outputs."""
-HEAVY = frozenset(("pairs", "train", "evaluate"))
-"""Kinds that use a model for long: one of them runs at a time."""
-RESUMABLE = frozenset(("ingest", "rebuild", "pairs", "train"))
-"""Kinds that continue where they stopped, so an interrupted one is queued again."""
+HEAVY = frozenset(("pairs", "train", "import_adapter", "evaluate"))
+"""Kinds that load the base model: one of them runs at a time."""
+RESUMABLE = frozenset(_KINDS) - {"evaluate"}
+"""Kinds that continue where they stopped, or can begin again and change nothing twice, so an interrupted
+one is queued again."""
 
 BEAT_S = 0.5
 GRACE_S = 1.0
@@ -91,17 +94,23 @@ def run_job(
         with pulse:
             outputs = import_module(WORK[job.kind]).run(workspace, dict(job.inputs), pulse.report)
     except JobCancelled:
-        return end_job(workspace.store, job_id, "cancelled", worker=worker)
+        return _over(workspace, job_id, "cancelled", worker=worker)
     except KeyboardInterrupt:
-        end_job(workspace.store, job_id, on_interrupt, worker=worker)
+        _over(workspace, job_id, on_interrupt, worker=worker)
         raise
     except WorkFailed as failure:
-        failed = problem(failure.error)
-        return end_job(workspace.store, job_id, "failed", outputs=failure.outputs, error=failed, worker=worker)
+        return _over(workspace, job_id, "failed", outputs=failure.outputs, error=problem(failure.error), worker=worker)
     except Exception as error:
         log.exception("job %s (%s) failed", job_id, job.kind)
-        return end_job(workspace.store, job_id, "failed", error=problem(error), worker=worker)
-    return end_job(workspace.store, job_id, "succeeded", outputs=outputs, worker=worker)
+        return _over(workspace, job_id, "failed", error=problem(error), worker=worker)
+    return _over(workspace, job_id, "succeeded", outputs=outputs, worker=worker)
+
+
+def _over(workspace: Workspace, job_id: str, status: JobStatus, **ending: Any) -> Job:
+    """End a job, and remove the files that were kept for it unless it goes on later."""
+    job = end_job(workspace.store, job_id, status, **ending)
+    release_upload(workspace.state, job)
+    return job
 
 
 def end_job(

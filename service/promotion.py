@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from data.errors import BaseModelMismatch, ParityFailed
+from data.errors import BaseModelMismatch, InvalidRequest, ParityFailed
 from data.records import Adapter, Model
 from service.arms import adapter_label, find_adapter
 
@@ -57,7 +57,7 @@ def check_promotable(adapter: Adapter, model: Model) -> None:
     if not parity:
         raise ParityFailed(
             f"The GGUF of {adapter_label(adapter)} was never compared with the adapter that was trained",
-            hint=f"Measure it with: ragtune export {adapter.name}",
+            hint=f"Measure it with: ragtune export {adapter_label(adapter)}, or import it again.",
         )
     if parity.get("passed") is False:
         raise ParityFailed(
@@ -73,16 +73,17 @@ def promote(store: Store, model: Model, name: str, version: int | None = None) -
     Args:
         store: where adapters are kept.
         model: the base model served.
-        name: ``name`` (its newest version) or ``name@version``.
+        name: ``name`` (its newest version, as in a comparison) or ``name@version``.
         version: instead of ``@version``.
 
     Raises:
         UnknownAdapter: there is none.
+        InvalidRequest: ``name`` and ``version`` name two versions.
         Everything ``check_promotable`` raises.
     """
-    adapter = find_adapter(store, name if version is None else f"{name.partition('@')[0]}@{version}")
-    if version is None and "@" not in name:
-        adapter = max(store.adapters.list(adapter.name), key=lambda known: known.version)
+    adapter = find_adapter(store, name if version is None or "@" in name else f"{name}@{version}")
+    if version not in (None, adapter.version):
+        raise InvalidRequest("Two versions of the adapter are named", got=f"{name} and {version}", wanted="one of them")
     check_promotable(adapter, model)
     before = store.adapters.live(model.sha256)
     return Promotion(store.adapters.promote(adapter.name, adapter.version), before)

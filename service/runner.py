@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from data.records import Job, JobStatus
 from service.jobs import BEAT_S, GRACE_S, HEAVY, RESUMABLE, end_job
+from service.uploads import release_upload, sweep_uploads
 
 if TYPE_CHECKING:
     from service.workspace import Workspace
@@ -50,6 +51,7 @@ class JobRunner:
 
     def start(self) -> None:
         """Begin running queued jobs, the ones a former server left behind included."""
+        sweep_uploads(self._workspace.state, self._workspace.store)
         self._thread.start()
 
     def wake(self) -> None:
@@ -68,7 +70,9 @@ class JobRunner:
                 if child.job_id == job_id and child.kill_at is None:
                     child.kill_at = time.monotonic() + BEAT_S + GRACE_S
         self._wake.set()
-        return self._workspace.store.jobs.get(job_id)
+        job = self._workspace.store.jobs.get(job_id)
+        release_upload(self._workspace.state, job)
+        return job
 
     def stop(self) -> None:
         """Stop every child (its job is marked interrupted) and the runner itself."""
@@ -112,7 +116,9 @@ class JobRunner:
     def _settle(self, child: _Child, status: JobStatus) -> None:
         """Record the end of a job whose process ended without doing so."""
         store = self._workspace.store
-        if store.jobs.get(child.job_id).status not in ("running", "queued"):
+        job = store.jobs.get(child.job_id)
+        if job.status not in ("running", "queued"):
+            release_upload(self._workspace.state, job)
             return
         error = None
         if status == "failed":
@@ -127,7 +133,7 @@ class JobRunner:
                 "wanted": "",
                 "hint": f"See {self._log_path(child.job_id)}; a kill signal often means too little memory.",
             }
-        end_job(store, child.job_id, status, error=error)
+        release_upload(self._workspace.state, end_job(store, child.job_id, status, error=error))
 
     def _requeue(self) -> None:
         jobs = self._workspace.store.jobs

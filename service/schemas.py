@@ -6,7 +6,7 @@ What is sent back is built in ``views``. Limits that depend on settings are chec
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -130,6 +130,14 @@ class ImportPairsBody(Body):
 
     collection: str = "default"
     rows: list[dict[str, Any]] = Field(min_length=1, max_length=100_000)
+
+
+class ExportPairsBody(Body):
+    """``POST /v1/pairs/export``: the accepted pairs as row files."""
+
+    collection: str = "default"
+    eval_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    seed: int = 0
 
 
 class TrainBody(Body):

@@ -45,6 +45,7 @@ class Settings(BaseSettings):
     chunk_size: int = Field(200, ge=16)
     chunk_overlap: int = Field(0, ge=0)
     max_document_bytes: int = Field(100 * 1024 * 1024, ge=1)
+    max_body_bytes: int = Field(1024 * 1024, ge=1, description="Largest body of a request that is not a form of files.")
     max_question_chars: int = Field(20_000, ge=1)
 
     teacher_url: str | None = Field(None, description="An OpenAI-compatible server that writes pairs.")

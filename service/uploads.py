@@ -1,18 +1,31 @@
-"""Keeps uploaded bytes durably under ``blobs/<sha256>/<file name>`` before an upload is acknowledged.
+"""Keeps uploaded bytes durably before an upload is acknowledged.
 
-Knows nothing of HTTP and of what the files are.
+Documents are kept under ``blobs/<sha256>/<file name>``; files that one job is about to read lie under
+``uploads/<folder>/`` until that job has ended. Knows nothing of HTTP and of what the files are.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import secrets
+import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from data.errors import DocumentTooLarge, InvalidRequest
+from data.records import Job, content_id
 from data.state import StateDirectory, map_os_error, sync_folder
+
+if TYPE_CHECKING:
+    from data.store import Store
+
+UPLOAD = "upload"
+"""The input of a job that names its folder under ``uploads/``."""
+ENDED = frozenset(("succeeded", "failed", "cancelled"))
+_LISTED = 500
 
 _BLOCK = 1 << 20
 _LONGEST_NAME = 255
@@ -42,9 +55,7 @@ def keep_upload(state: StateDirectory, name: str, file: BinaryIO, max_bytes: int
         handle, temporary = tempfile.mkstemp(prefix="upload-", dir=state.tmp)
         try:
             with os.fdopen(handle, "wb") as target:
-                digest = _copy(name, file, target, max_bytes)
-                target.flush()
-                os.fsync(target.fileno())
+                digest = _copy(name, file, target, max_bytes, "Split it, or raise RAGTUNE_MAX_DOCUMENT_BYTES.")
             path = state.blobs / digest / name
             path.parent.mkdir(exist_ok=True)
             Path(temporary).replace(path)
@@ -65,7 +76,68 @@ def forget_upload(state: StateDirectory, sha256: str, name: str) -> None:
         folder.rmdir()
 
 
-def _copy(name: str, source: BinaryIO, target: BinaryIO, max_bytes: int) -> str:
+def keep_for_job(
+    state: StateDirectory, files: Mapping[str, BinaryIO], max_bytes: int, *, about: str, key: str | None
+) -> Path:
+    """Write ``files`` into a folder of their own for one job and return it; they are on the disk then.
+
+    Args:
+        state: where the folder is made.
+        files: what to read, by the name each file gets.
+        max_bytes: size of one file, at most.
+        about: the job's other inputs, in words.
+        key: the request's idempotency key: the same key, files and ``about`` give the same folder, and
+            so the same inputs. Without one, every call has a folder of its own.
+
+    Raises:
+        DocumentTooLarge: a file has more than ``max_bytes``.
+        InsufficientStorage: the disk is full.
+        StateNotWritable: the folder cannot be written.
+    """
+    try:
+        made = Path(tempfile.mkdtemp(prefix="upload-", dir=state.tmp))
+        try:
+            described = []
+            for name, file in files.items():
+                with (made / name).open("xb") as target:
+                    described.append(f"{name} {_copy(name, file, target, max_bytes)}")
+            sync_folder(made)
+            folder = state.uploads / content_id(about, key or secrets.token_hex(16), *described)
+            if not folder.exists():
+                made.rename(folder)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+        sync_folder(state.uploads)
+    except OSError as error:
+        raise map_os_error(error, state.uploads) from error
+    return folder
+
+
+def discard_upload(state: StateDirectory, inputs: Mapping[str, Any]) -> None:
+    """Remove the files that were kept for a job with these ``inputs``, if any were."""
+    if UPLOAD in inputs:
+        shutil.rmtree(state.uploads / PurePosixPath(str(inputs[UPLOAD])).name, ignore_errors=True)
+
+
+def release_upload(state: StateDirectory, job: Job) -> None:
+    """Remove a job's files once it has ended; one that was interrupted goes on with them."""
+    if job.status in ENDED:
+        discard_upload(state, job.inputs)
+
+
+def sweep_uploads(state: StateDirectory, store: Store) -> None:
+    """Remove the files of jobs that are no more, left behind by a crash; only while no request is served."""
+    awaited = [job for status in ("queued", "running", "interrupted") for job in store.jobs.list(status, _LISTED)]
+    if len(awaited) >= _LISTED:
+        return  # not all are listed: rather keep a file too many
+    kept = {job.inputs.get(UPLOAD) for job in awaited}
+    for folder in state.uploads.iterdir():
+        if folder.name not in kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copy(name: str, source: BinaryIO, target: BinaryIO, max_bytes: int, hint: str = "") -> str:
+    """Copy ``source`` to ``target``, onto the disk; return the SHA-256 of its bytes."""
     digest = hashlib.sha256()
     size = 0
     while block := source.read(_BLOCK):
@@ -75,8 +147,10 @@ def _copy(name: str, source: BinaryIO, target: BinaryIO, max_bytes: int) -> str:
                 "The file is too large",
                 got=name,
                 wanted=f"at most {max_bytes} bytes",
-                hint="Split it, or raise RAGTUNE_MAX_DOCUMENT_BYTES.",
+                hint=hint,
             )
         digest.update(block)
         target.write(block)
+    target.flush()
+    os.fsync(target.fileno())
     return digest.hexdigest()

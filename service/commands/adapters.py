@@ -130,28 +130,28 @@ def import_folder(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Register a LoRA trained elsewhere, as a candidate."""
-    from service.adapters import IMPORTABLE, import_adapter
-
-    files = {file: (folder / file).read_bytes() for file in IMPORTABLE if (folder / file).is_file()}
+    """Convert a LoRA trained elsewhere, compare its GGUF with it, and register it as a candidate."""
+    inputs = {"name": name or folder.resolve().name, "folder": str(folder.resolve())}
     with session(ctx).workspace(mutates=True) as workspace:
-        adapter = import_adapter(workspace, name or folder.resolve().name, files)
+        outputs = run_here(workspace, "import_adapter", inputs, title="import")
     if as_json:
-        print_json(adapter_view(adapter, stale=False))
+        print_json(outputs)
     else:
-        print_line(
-            f"{adapter_label(adapter)} is a candidate; compare it, then: ragtune adapters promote {adapter.name}"
-        )
+        label = f"{outputs['name']}@{outputs['version']}"
+        print_line(f"{trained_text(outputs)}; compare it, then: ragtune adapters promote {label}")
 
 
 @adapters.command("delete")
-def delete(ctx: typer.Context, name: Name, as_json: Json = False) -> None:
+def delete(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="NAME (all its versions) or NAME@VERSION.")],
+    as_json: Json = False,
+) -> None:
     """Delete an adapter and its files: the version named, or all of them."""
     from service.adapters import delete_adapter
 
     with session(ctx).workspace(mutates=True) as workspace:
-        found = find_adapter(workspace.store, name)
-        gone = delete_adapter(workspace, found.name, found.version if "@" in name else None)
+        gone = delete_adapter(workspace, name)
     labels = [adapter_label(adapter) for adapter in gone]
     if as_json:
         print_json({"deleted": labels})
@@ -181,4 +181,6 @@ def export(
     if as_json:
         print_json(done)
     else:
-        print_line(f"{done['file']} ({done['bytes'] / 1024**2:.1f} MiB, sha256 {done['sha256'][:16]}…)")
+        print_line(
+            f"{done['adapter']}: {done['file']} ({done['bytes'] / 1024**2:.1f} MiB, sha256 {done['sha256'][:16]}…)"
+        )

@@ -96,7 +96,10 @@ def ask(
     *,
     question: Annotated[str, typer.Argument(help="The question.")],
     mode: Annotated[str, typer.Option("--mode", "-m", help="base, rag, tuned, combined or auto.")] = "auto",
-    adapter: Annotated[str | None, typer.Option(help="NAME or NAME@VERSION; the live one by default.")] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option(help="NAME (its live version, else the newest) or NAME@VERSION; by default the live one."),
+    ] = None,
     collection: Collection = "default",
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=50)] = 4,
     max_tokens: Annotated[int, typer.Option(min=1, max=8192)] = 256,

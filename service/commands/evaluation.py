@@ -73,7 +73,9 @@ def compare(
     *,
     questions: Annotated[Path | None, typer.Option(help="JSONL; the sample questions by default.", **_FILE)] = None,
     arms: Annotated[str | None, typer.Option(help="Comma-separated modes or adapters; else all that can run.")] = None,
-    adapter: Annotated[str | None, typer.Option(help="Of tuned and combined; the live one by default.")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Of tuned and combined: NAME (newest) or NAME@VERSION; else the live one.")
+    ] = None,
     collection: Collection = "default",
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=50)] = 4,
     out: Annotated[Path | None, typer.Option(help="Folder for the report; else under the state directory.")] = None,

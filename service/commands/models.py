@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from data.errors import InvalidRequest
 from data.records import Model
 from service.commands.session import Json, print_json, print_line, print_rows, session
 
@@ -61,8 +62,16 @@ def pull_model(
 
 
 def _add(ctx: typer.Context, source: str, name: str, default: bool, as_json: bool) -> None:
+    from service.engine.models import STARTER
     from service.views import model_view
 
+    if name == STARTER:
+        raise InvalidRequest(
+            "This name is the packaged model's",
+            got=name,
+            wanted="another name",
+            hint="Choose one with: --name NAME",
+        )
     with session(ctx).workspace(mutates=True) as workspace:
         model: Model = replace(workspace.models.resolve(source), name=name)
         workspace.store.models.add(model, default)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
@@ -12,6 +11,7 @@ from data.errors import UnknownDocument
 from data.formats import FORMATS, Format
 from data.records import PairStatus
 from service.commands.foreground import run_here
+from service.commands.progress import ProgressView
 from service.commands.session import FAILED, Collection, Json, print_json, print_line, print_rows, session, stderr
 
 _FILE: dict[str, Any] = {"exists": True, "dir_okay": False, "readable": True}
@@ -79,6 +79,12 @@ def _status(value: str | None) -> str | None:
     return value
 
 
+def _formats(values: list[str] | None) -> list[str] | None:
+    if unknown := [value for value in values or () if value not in FORMATS]:
+        raise typer.BadParameter(f"{', '.join(unknown)} is not among {', '.join(FORMATS)}")
+    return values
+
+
 @pairs.command("list")
 def list_pairs(
     ctx: typer.Context,
@@ -115,19 +121,16 @@ def import_file(
     as_json: Json = False,
 ) -> None:
     """Take in pairs made elsewhere; each bad row fails alone."""
-    from retrieval.rowfiles import import_pairs
-
+    inputs = {"path": str(path.resolve()), "collection": collection}
     with session(ctx).workspace(mutates=True) as workspace:
-        indexed = collection in workspace.store.collections.names()
-        searchable = indexed and workspace.store.collections.current_generation(collection) is not None
-        done = import_pairs(workspace.store, collection, path, retriever=workspace.retriever if searchable else None)
+        done = run_here(workspace, "import_pairs", inputs, title="import")
     if as_json:
-        print_json(asdict(done))
+        print_json(done)
     else:
-        for row in done.failed:
+        for row in done["failed"]:
             stderr().print(f"failed: {row['detail']}", markup=False)
-        print_line(f"{done.imported} imported, {done.known} known already, {len(done.failed)} failed")
-    if done.failed and not done.imported and not done.known:
+        print_line(f"{done['imported']} imported, {done['known']} known already, {len(done['failed'])} failed")
+    if done["failed"] and not done["imported"] and not done["known"]:
         raise typer.Exit(FAILED)
 
 
@@ -137,7 +140,8 @@ def export(
     *,
     out: Annotated[Path, typer.Option(help="Folder for train.jsonl and eval.jsonl.", file_okay=False)],
     formats: Annotated[
-        list[str] | None, typer.Option("--format", help="chat, instruction or sharegpt; repeatable.")
+        list[str] | None,
+        typer.Option("--format", callback=_formats, help="chat, instruction or sharegpt; repeatable."),
     ] = None,
     collection: Collection = "default",
     eval_share: Annotated[float, typer.Option(min=0, max=1, help="Share of rows kept for evaluation.")] = 0.1,
@@ -149,22 +153,21 @@ def export(
     from retrieval.rowfiles import export_rows
     from service.answerer import check_collection
 
-    unknown = [name for name in formats or () if name not in FORMATS]
-    if unknown:
-        raise typer.BadParameter(f"{', '.join(unknown)} is not among {', '.join(FORMATS)}", param_hint="--format")
-    chosen = cast("list[Format]", formats) or ["chat", "instruction"]
     with session(ctx).workspace() as workspace:
         check_collection(workspace.store, collection)
-        done = export_rows(
-            workspace.store,
-            workspace.retriever,
-            collection,
-            out,
-            formats=chosen,
-            eval_share=eval_share,
-            seed=seed,
-            top_k=top_k,
-        )
+        # No job: it only reads, so it runs beside a server, whose runner would take up a queued one.
+        with ProgressView("export") as report:
+            done = export_rows(
+                workspace.store,
+                workspace.retriever,
+                collection,
+                out,
+                formats=cast("list[Format]", formats) or ["chat", "instruction"],
+                eval_share=eval_share,
+                seed=seed,
+                top_k=top_k,
+                report=report,
+            )
     if as_json:
         print_json(done)
     else:

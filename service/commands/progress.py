@@ -52,6 +52,7 @@ class ProgressView:
         self._task: TaskID | None = None
         self._stage = ""
         self._line_at = 0.0
+        self._last = Progress()
 
     def __enter__(self) -> ProgressView:
         if self._console.is_terminal:
@@ -72,9 +73,15 @@ class ProgressView:
     ) -> None:
         if self._bars is not None:
             self._bars.stop()
+        if kind is KeyboardInterrupt and self._last.stage:
+            name, count, _ = self._texts(self._last)
+            # The bar is gone by now, and with it how far the work was.
+            place = filter(None, (name, count, metrics_text(self._last.metrics)))
+            self._console.print("Stopped at:", "  ".join(place), markup=False)
 
     def __call__(self, progress: Progress) -> None:
         """Show ``progress``."""
+        self._last = progress
         if self._bars is not None:
             self._show_bar(self._bars, progress)
         else:

@@ -83,7 +83,8 @@ class Commands(TyperGroup):
             complain(error)
             raise typer.Exit(FAILED) from error
         except KeyboardInterrupt as error:
-            command = shlex.join(["ragtune", *ctx.meta["ragtune.arguments"]])
+            # Again with --fresh would throw away what was finished.
+            command = shlex.join(["ragtune", *(word for word in ctx.meta["ragtune.arguments"] if word != "--fresh")])
             stderr().print(f"Stopped. What was finished is kept. To go on, run again: {command}", markup=False)
             raise typer.Exit(INTERRUPTED) from error
 

@@ -84,7 +84,8 @@ def choose_arms(
         store: where adapters are looked up.
         model: the base model.
         names: modes, "reader" or adapter names; empty for all of base, rag, tuned, combined, reader that exist.
-        adapter: the adapter of tuned and combined; None for the live one.
+        adapter: the adapter of tuned and combined, ``name`` (its newest version) or ``name@version``; None for
+            the live one.
         collection: the collection asked.
 
     Raises:
@@ -96,15 +97,15 @@ def choose_arms(
     live = adapter is not None or store.adapters.live(model.sha256) is not None
     wanted = list(names) or ["base", "rag", *(["tuned", "combined"] if live else [])]
     arms = [
-        resolve_mode(name, adapter, store, model, collection)
+        resolve_mode(name, adapter, store, model, collection, named=find_adapter)
         if name in ("tuned", "combined")
-        else resolve_arm(name, store, model, collection)
+        else resolve_arm(name, store, model, collection, named=find_adapter)
         for name in wanted
     ]
     arms = [Arm(name, arm.passages, arm.adapter) for name, arm in zip(wanted, arms, strict=True)]
     known = store.adapters.list()
     if not names and any(a.name == READER and a.base_sha256 == model.sha256 for a in known):
-        reader = resolve_arm(READER, store, model, collection)
+        reader = resolve_arm(READER, store, model, collection, named=find_adapter)
         if reader.adapter not in {arm.adapter for arm in arms}:
             arms.append(reader)
     for arm in arms:

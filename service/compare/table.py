@@ -39,7 +39,13 @@ def comparison_table(result: Mapping[str, Any]) -> RenderableType:
         table.add_column(column, justify="left" if position == 0 else "right", no_wrap=True)
     for arm, figures in result["arms"].items():
         table.add_row(*_row(arm, figures), style="bold" if arm == best else "")
-    return Group(table, *_differences(result), Text(), Text(result["verdict"], style="bold"))
+    return Group(table, *_adapters(result), *_differences(result), Text(), Text(result["verdict"], style="bold"))
+
+
+def _adapters(result: Mapping[str, Any]) -> list[Text]:
+    """Return which version of which adapter each arm was, in one line; none where no arm had one."""
+    used = [f"{arm} {figures['adapter']}" for arm, figures in result["arms"].items() if figures.get("adapter")]
+    return [Text(f"Adapters: {', '.join(used)}", "dim")] if used else []
 
 
 def _differences(result: Mapping[str, Any]) -> list[Text]:

@@ -8,16 +8,18 @@ from typing import Annotated, Any
 from fastapi import APIRouter, File, Form, UploadFile
 from fastapi.responses import JSONResponse
 
-from data.errors import DocumentTooLarge, InvalidModel, NoAcceptedPairs, RecipeInvalid
+from data.errors import InvalidModel, NoAcceptedPairs, RagtuneError, RecipeInvalid
 from data.records import Adapter
+from data.state import check_name
 from finetune.recipe import Recipe
 from service import promotion
-from service.adapters import IMPORTABLE, delete_adapter, import_adapter
+from service.adapters import IMPORTABLE, delete_adapter, read_importable
 from service.answerer import check_collection
 from service.arms import adapter_label, find_adapter
 from service.deps import IdempotencyKey, RunnerDep, WorkspaceDep, accepted
 from service.lineage import is_stale
 from service.schemas import PromoteBody, TrainBody
+from service.uploads import UPLOAD, discard_upload, keep_for_job
 from service.views import adapter_view
 from service.workspace import Workspace
 
@@ -67,7 +69,7 @@ def list_adapters(workspace: WorkspaceDep) -> dict[str, Any]:
 
 @router.get("/{name}")
 def get_adapter(name: str, workspace: WorkspaceDep) -> dict[str, Any]:
-    """Return ``name`` (its live version, else its newest) or ``name@version``, with its history."""
+    """Return ``name`` (its newest version) or ``name@version``, with the history of all its versions."""
     adapter = find_adapter(workspace.store, name)
     return {**_view(workspace, adapter), "history": workspace.store.adapters.history(adapter.name)}
 
@@ -78,22 +80,35 @@ def rollback_adapter(workspace: WorkspaceDep) -> dict[str, Any]:
     return _promotion(workspace, promotion.rollback(workspace.store, workspace.model))
 
 
-@router.post("/import", status_code=201)
+@router.post("/import", status_code=202, response_model=None)
 def import_files(
     name: Annotated[str, Form()],
     files: Annotated[list[UploadFile], File(description=f"{', '.join(IMPORTABLE)} (the last is optional).")],
     workspace: WorkspaceDep,
-) -> dict[str, Any]:
-    """Register a peft LoRA trained elsewhere, as a candidate."""
+    runner: RunnerDep,
+    idempotency_key: IdempotencyKey = None,
+) -> JSONResponse:
+    """Keep a peft LoRA trained elsewhere, then answer 202 with the job that makes it a candidate.
+
+    The job converts it, compares the GGUF with it and registers it; its outputs are the adapter.
+    """
+    check_name(name, "adapter name")
     content = {}
     for file in files:
         found = PurePath(file.filename or "").name
-        if found not in IMPORTABLE:
-            raise InvalidModel("This is no file of an adapter", got=file.filename, wanted=", ".join(IMPORTABLE))
-        content[found] = file.file.read(LARGEST_BYTES + 1)
-        if len(content[found]) > LARGEST_BYTES:
-            raise DocumentTooLarge("The file is too large", got=found, wanted=f"at most {LARGEST_BYTES} bytes")
-    return _view(workspace, import_adapter(workspace, name, content))
+        if found not in IMPORTABLE or found in content:
+            detail = "A file of the adapter was sent twice" if found in content else "This is no file of an adapter"
+            raise InvalidModel(detail, got=file.filename, wanted=", ".join(IMPORTABLE))
+        content[found] = file.file
+    about = f"import_adapter {name}"
+    folder = keep_for_job(workspace.state, content, LARGEST_BYTES, about=about, key=idempotency_key)
+    inputs = {"name": name, "folder": str(folder), UPLOAD: folder.name}
+    try:
+        read_importable(folder, workspace.model)
+    except RagtuneError:
+        discard_upload(workspace.state, inputs)
+        raise
+    return accepted(workspace, runner, "import_adapter", inputs, idempotency_key)
 
 
 @router.post("/{name}/promote")

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 
 from data.errors import RagtuneError
 from service.answerer import check_collection, check_question
-from service.arms import resolve_arm
+from service.arms import find_adapter, resolve_arm
 from service.deps import WorkspaceDep
 from service.problems import problem
 from service.schemas import CompareBody
@@ -22,6 +22,7 @@ router = APIRouter(tags=["answers"])
 def compare_answers(body: CompareBody, workspace: WorkspaceDep) -> dict[str, Any]:
     """Answer through every arm named (by default all that can run) and each adapter, by arm.
 
+    An adapter's bare name is its newest version, as in an evaluation; each answer says which it was.
     An arm that fails has an ``error`` in place of its answer; the others are answered all the same.
     """
     store, model = workspace.store, workspace.model
@@ -29,7 +30,8 @@ def compare_answers(body: CompareBody, workspace: WorkspaceDep) -> dict[str, Any
     check_collection(store, body.collection)
     live = store.adapters.live(model.sha256) is not None
     names = body.arms if body.arms is not None else ["base", "rag", *(["tuned", "combined"] if live else [])]
-    arms = {name: resolve_arm(name, store, model, body.collection) for name in [*names, *body.adapters]}
+    wanted = [*names, *body.adapters]
+    arms = {name: resolve_arm(name, store, model, body.collection, named=find_adapter) for name in wanted}
     answers: dict[str, Any] = {}
     for name, arm in arms.items():
         try:

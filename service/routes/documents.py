@@ -12,6 +12,7 @@ from data.errors import InvalidRequest
 from data.state import check_name
 from service.answerer import check_collection
 from service.deps import Cursor, IdempotencyKey, Limit, RunnerDep, WorkspaceDep, accepted
+from service.pair_exports import forget_exports
 from service.uploads import file_name, forget_upload, keep_upload
 
 router = APIRouter(prefix="/documents", tags=["documents"])
@@ -62,8 +63,9 @@ def get_document_text(document_id: str, workspace: WorkspaceDep) -> dict[str, An
 
 @router.delete("/{document_id}")
 def delete_document(document_id: str, workspace: WorkspaceDep) -> dict[str, Any]:
-    """Delete a document, its chunks, its place in the index and its uploaded bytes."""
+    """Delete a document, its chunks, its place in the index, its uploaded bytes and exports that quote it."""
     row = workspace.store.documents.row(document_id)
     workspace.ingestor.delete(document_id)
     forget_upload(workspace.state, row.sha256, row.source)
+    forget_exports(workspace.state, row.collection)
     return {"deleted": [{"id": row.id, "source": row.source}]}

@@ -3,67 +3,67 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Annotated, Any, BinaryIO, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
-from data.errors import DocumentTooLarge, InvalidRequest
+from data.errors import InvalidRequest
 from data.formats import Format
 from data.records import PairKind, PairStatus
-from data.state import check_name, write_atomic
+from data.state import check_name
 from service.answerer import check_collection
 from service.arms import find_adapter
 from service.deps import Cursor, IdempotencyKey, Limit, RunnerDep, WorkspaceDep, accepted
-from service.schemas import GeneratePairsBody, ImportPairsBody, PairPatch
-from service.uploads import file_name
+from service.pair_exports import PairExport, accepted_pairs
+from service.schemas import ExportPairsBody, GeneratePairsBody, ImportPairsBody, PairPatch
+from service.uploads import UPLOAD, file_name, keep_for_job
 from service.views import pair_view
 
 router = APIRouter(prefix="/pairs", tags=["pairs"])
 
 LARGEST_IMPORT_BYTES = 256 * 1024 * 1024
+_JSONL = "application/jsonl"
 
 
 @dataclass(frozen=True, slots=True)
 class PairSource:
-    """Pairs as they were sent: a JSONL file's name and bytes, and where they go."""
+    """Pairs as they were sent: a JSONL file, its name, and where they go."""
 
     name: str
-    content: bytes
+    file: BinaryIO
     collection: str
 
 
-async def pair_source(request: Request) -> PairSource:
-    """Read pairs from a multipart form or from JSON.
+async def pair_source(request: Request) -> AsyncIterator[PairSource]:
+    """Open the pairs of a multipart form (which lies on the disk already) or of JSON.
 
     Raises:
         InvalidRequest: it is neither.
     """
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         async with request.form() as form:
-            return await _from_form(form)
+            yield _from_form(form)
+        return
     try:
         body = ImportPairsBody.model_validate_json(await request.body())
     except ValidationError as error:
         raise RequestValidationError(error.errors()) from error
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in body.rows)
-    return PairSource("rows.jsonl", lines.encode(), body.collection)
+    yield PairSource("rows.jsonl", BytesIO(lines.encode()), body.collection)
 
 
-async def _from_form(form: FormData) -> PairSource:
+def _from_form(form: FormData) -> PairSource:
     file, collection = form.get("file"), form.get("collection", "default")
     if not isinstance(file, UploadFile) or not isinstance(collection, str):
         raise InvalidRequest("The form has no file", got=", ".join(form), wanted="a field named file")
-    content = await file.read(LARGEST_IMPORT_BYTES + 1)
-    if len(content) > LARGEST_IMPORT_BYTES:
-        raise DocumentTooLarge("The file is too large", wanted=f"at most {LARGEST_IMPORT_BYTES} bytes")
-    return PairSource(file_name(file.filename), content, collection)
+    return PairSource(file_name(file.filename), file.file, collection)
 
 
 @router.post("/generate", status_code=202, response_model=None)
@@ -98,23 +98,39 @@ def list_pairs(
     return {"pairs": [pair_view(pair) for pair in found], "next_cursor": following}
 
 
-@router.post("/import")
-def import_rows(source: Annotated[PairSource, Depends(pair_source)], workspace: WorkspaceDep) -> dict[str, Any]:
-    """Import pairs: multipart with a JSONL ``file`` (and ``collection``), or JSON ``{"rows", "collection"}``.
+@router.post("/import", status_code=202, response_model=None)
+def import_rows(
+    source: Annotated[PairSource, Depends(pair_source)],
+    workspace: WorkspaceDep,
+    runner: RunnerDep,
+    idempotency_key: IdempotencyKey = None,
+) -> JSONResponse:
+    """Keep the rows, then answer 202 with the job that makes pairs of them.
 
-    Rows are of any of the three formats, or ``{"question", "answers"}``; each bad row fails alone.
+    Multipart with a JSONL ``file`` (and ``collection``), or JSON ``{"rows", "collection"}``. Rows are of
+    any of the three formats, or ``{"question", "answers"}``; each bad row fails alone. The job's outputs
+    are ``{"imported", "known", "failed": [...]}``.
     """
-    from retrieval.rowfiles import import_pairs
+    collection = check_name(source.collection, "collection name")
+    about = f"import_pairs {collection}"
+    kept = {source.name: source.file}
+    folder = keep_for_job(workspace.state, kept, LARGEST_IMPORT_BYTES, about=about, key=idempotency_key)
+    inputs = {"path": str(folder / source.name), "collection": collection, "strict": True, UPLOAD: folder.name}
+    return accepted(workspace, runner, "import_pairs", inputs, idempotency_key)
 
-    check_name(source.collection, "collection name")
-    with TemporaryDirectory(dir=workspace.state.tmp) as folder:
-        path = Path(folder) / source.name
-        write_atomic(path, source.content)
-        indexed = source.collection in workspace.store.collections.names() and (
-            workspace.retriever.generation(source.collection) is not None
-        )
-        retriever = workspace.retriever if indexed else None
-        return asdict(import_pairs(workspace.store, source.collection, path, retriever=retriever))
+
+@router.post("/export", status_code=202, response_model=None)
+def start_export(
+    workspace: WorkspaceDep,
+    runner: RunnerDep,
+    body: ExportPairsBody | None = None,
+    idempotency_key: IdempotencyKey = None,
+) -> JSONResponse:
+    """Export the accepted pairs, in every format and both splits, as a job; then ``GET`` the files."""
+    chosen = body or ExportPairsBody()
+    check_collection(workspace.store, chosen.collection)
+    accepted_pairs(workspace.store, chosen.collection)
+    return accepted(workspace, runner, "export_pairs", chosen.model_dump(), idempotency_key)
 
 
 @router.get("/export")
@@ -127,24 +143,21 @@ def export(
     eval_share: Annotated[float, Query(ge=0, le=1)] = 0.1,
     seed: int = 0,
 ) -> Response:
-    """Return the accepted pairs as train.jsonl or eval.jsonl, over the passages retrieved for each."""
-    from retrieval.rowfiles import export_rows
+    """Return the accepted pairs as train.jsonl or eval.jsonl, over the passages retrieved for each.
+
+    A search for each pair is long work where there are many: up to 200 pairs are exported at once, more
+    are taken from the newest export that ``POST /v1/pairs/export`` (with the same ``collection``,
+    ``eval_share`` and ``seed``) has finished. Where the pairs, the documents or the index have changed
+    since, or there is no export yet, the answer is 409.
+    """
+    from retrieval.rowfiles import row_file
 
     check_collection(workspace.store, collection)
-    name = f"{split}.jsonl" if format == "chat" else f"{split}.{format}.jsonl"
-    with TemporaryDirectory(dir=workspace.state.tmp) as folder:
-        written = export_rows(
-            workspace.store,
-            workspace.retriever,
-            collection,
-            Path(folder),
-            formats=(format,),
-            eval_share=eval_share,
-            seed=seed,
-        )
-        content = Path(written["files"][name]).read_bytes()
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(content, media_type="application/jsonl", headers=headers)
+    found = PairExport(collection, eval_share, seed).read(workspace, format, split)
+    headers = {"Content-Disposition": f'attachment; filename="{row_file(split, format)}"'}
+    if isinstance(found, bytes):
+        return Response(found, media_type=_JSONL, headers=headers)
+    return FileResponse(found, media_type=_JSONL, headers=headers)
 
 
 @router.get("/{pair_id}")

@@ -32,7 +32,8 @@ def test_paths_lie_under_the_root(tmp_path):
     assert state.index("default") == root / "index" / "default"
     assert state.adapters("style", 2) == root / "adapters" / "style" / "2"
     assert state.models("starter") == root / "models" / "starter"
-    for folder in (state.blobs, state.kv, state.reports, state.logs, state.tmp, state.adapters(), state.models()):
+    kept = (state.blobs, state.uploads, state.exports, state.kv, state.reports, state.logs, state.tmp)
+    for folder in (*kept, state.adapters(), state.models()):
         assert folder.is_dir()
         assert folder.parent == root
 

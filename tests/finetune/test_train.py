@@ -190,6 +190,44 @@ def test_a_stopped_run_resumes_and_ends_like_an_undisturbed_one(tiny: Path, tmp_
     assert all(torch.allclose(ours[name].float(), theirs[name].float(), atol=1e-3) for name in theirs)
 
 
+def test_a_stop_loses_no_more_than_a_moment_where_checkpoints_are_many_steps_apart(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it falls anywhere into a step: Ctrl-C does not wait for one to end."""
+    rows, rare = rows_for(tiny), replace(QUICK, save_steps=50)
+    seen: list[Progress] = []
+
+    def interrupt(progress: Progress) -> None:
+        seen.append(progress)
+        if progress.stage == "train" and progress.done == 8:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("finetune.train.CHECKPOINT_EVERY_S", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train(rare, rows, named(tiny), tmp_path, interrupt)
+    assert seen[-1].metrics["checkpoint"] == 7, "what is kept is said as it goes"
+    first: list[Progress] = []
+    assert train(rare, rows, named(tiny), tmp_path, first.append).metrics["resumed_from"] == 7
+    (begun,) = [progress for progress in first if progress.stage == "train" and progress.done == 7]
+    assert begun.metrics == {"checkpoint": 7}
+
+
+def test_a_finished_run_is_not_done_again(tiny: Path, tmp_path: Path) -> None:
+    """Export and comparison come after it; a stop there must not cost the training."""
+    rows = rows_for(tiny)
+    done = train(QUICK, rows, named(tiny), tmp_path, ignore)
+    weights = Path(done.files["adapter"]).read_bytes()
+    seen: list[Progress] = []
+    again = train(QUICK, rows, named(tiny), tmp_path, seen.append)
+    assert again == done
+    assert [(p.stage, p.done, p.total) for p in seen] == [("train", 12, 12)]
+    assert Path(again.files["adapter"]).read_bytes() == weights
+    other = train(replace(QUICK, seed=1), rows, named(tiny), tmp_path, ignore)
+    assert Path(other.files["adapter"]).read_bytes() != weights
+    Path(other.files["adapter"]).unlink()
+    assert train(replace(QUICK, seed=1), rows, named(tiny), tmp_path, ignore).metrics["steps"] == 12
+
+
 def test_a_checkpoint_cut_short_is_passed_over(tiny: Path, tmp_path: Path) -> None:
     rows = rows_for(tiny)
     with pytest.raises(JobCancelled):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -14,6 +15,17 @@ from data.protocols import Delta, GenerationRequest, GenerationResult, Vectors
 from data.records import Adapter, Model, Usage
 
 MODEL = Model("scripted", "tests", "scripted.gguf", "scripted.gguf", "0" * 64, "llama")
+
+
+POLL_S = 0.02
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 30) -> None:
+    """Wait for what another process or thread does; fail where it does not come about in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s"
+        time.sleep(POLL_S)
 
 
 class HashEmbedder:

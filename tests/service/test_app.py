@@ -114,7 +114,7 @@ def test_every_route_of_the_design_exists(empty_client):
         "/v1/documents/{document_id}": "get delete", "/v1/documents/{document_id}/text": "get", "/v1/index": "get",
         "/v1/index/rebuild": "post", "/v1/index/generations": "get", "/v1/index/rollback": "post",
         "/v1/pairs/generate": "post", "/v1/pairs": "get", "/v1/pairs/{pair_id}": "patch", "/v1/pairs/import": "post",
-        "/v1/pairs/export": "get", "/v1/adapters": "post get", "/v1/adapters/{name}/promote": "post",
+        "/v1/pairs/export": "get post", "/v1/adapters": "post get", "/v1/adapters/{name}/promote": "post",
         "/v1/adapters/rollback": "post", "/v1/adapters/import": "post", "/v1/adapters/{name}": "delete get",
         "/v1/evaluations": "post", "/v1/evaluations/{evaluation_id}": "get",
         "/v1/evaluations/{evaluation_id}/report": "get", "/v1/jobs": "get", "/v1/jobs/{job_id}": "get",

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from data.errors import InvalidRequest, NoLiveAdapter, UnknownAdapter, UnknownMode
-from service.arms import Arm, resolve_arm, resolve_mode
+from service.arms import Arm, adapter_label, find_adapter, resolve_arm, resolve_mode, serving_adapter
 from tests.service.parts import MODEL, adapter
 
 
@@ -69,6 +69,26 @@ def test_a_named_version_is_taken(store):
     store.adapters.add(adapter(version=2))
     assert resolve_mode("combined", "house@1", store, MODEL).adapter == "house@1"
     assert resolve_mode("auto", "house", store, MODEL) == Arm("combined", True, "house@2")
+
+
+def test_a_bare_name_is_the_live_version_for_answering_and_the_newest_for_everything_else(store):
+    for version in (1, 2):
+        store.adapters.add(adapter(version=version))
+    assert adapter_label(serving_adapter(store, "house")) == "house@2", "none is live: the newest"
+    store.adapters.promote("house", 1)
+    assert adapter_label(serving_adapter(store, "house")) == "house@1"
+    assert adapter_label(find_adapter(store, "house")) == "house@2"
+    for find in (serving_adapter, find_adapter):
+        assert [adapter_label(find(store, f"house@{version}")) for version in (1, 2)] == ["house@1", "house@2"]
+        with pytest.raises(UnknownAdapter, match="Did you mean house"):
+            find(store, "huose")
+    assert resolve_mode("combined", "house", store, MODEL).adapter == "house@1"
+    assert resolve_mode("combined", "house", store, MODEL, named=find_adapter).adapter == "house@2"
+    assert resolve_arm("house", store, MODEL).adapter == "house@1"
+    assert resolve_arm("house", store, MODEL, named=find_adapter).adapter == "house@2"
+    assert resolve_mode("combined", None, store, MODEL, named=find_adapter).adapter == "house@1", (
+        "no name: what is live"
+    )
 
 
 @pytest.mark.parametrize(

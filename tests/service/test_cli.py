@@ -206,6 +206,19 @@ def test_pairs_import(filled, questions, tmp_path):
     bad = tmp_path / "bad.jsonl"
     bad.write_text("{not json\n")
     assert "failed" in filled("pairs", "import", bad, code=1).stderr
+    assert filled.json("pairs", "import", bad, code=1)["imported"] == 0
+    assert filled.json("jobs", "list")[0]["kind"] == "import_pairs"
+
+
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_pairs_import_of_an_empty_file(filled, tmp_path, content):
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text(content)
+    told = filled("pairs", "import", empty, code=1).stderr
+    assert "holds no rows" in told
+    assert "got: empty.jsonl" in told
+    assert "wanted: JSONL" in told
+    assert '{"question"' in told
 
 
 def test_train_without_pairs_says_how_to_get_some(filled):
@@ -242,6 +255,7 @@ def test_adapters_import_of_an_incomplete_folder(shell, tmp_path):
     folder.mkdir()
     (folder / "adapter_config.json").write_text("{}")
     assert "missing" in shell("adapters", "import", folder, "--name", "mine", code=1).stderr
+    assert shell.json("jobs", "list")[0]["kind"] == "import_adapter"
     shell("adapters", "import", tmp_path / "absent", code=2)
 
 
@@ -273,6 +287,8 @@ def test_models(shell, tmp_path):
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF")
     assert shell("models", "add", broken, "--name", "mine", code=1).stderr.startswith("error:")
+    for words in (("add", broken, "--name", "starter"), ("pull", "someone/starter")):
+        assert "got: starter" in shell("models", *words, code=1).stderr
 
 
 def test_models_pull_does_nothing_behind_ones_back_when_offline(shell, monkeypatch):
@@ -347,11 +363,41 @@ def test_ctrl_c_exits_130_and_says_how_to_go_on(filled, generator, questions, tm
     generator.reply = interrupt
     words = ("compare", "--questions", questions, "--arms", "rag", "--out", tmp_path / "out")
     stopped = filled(*words, code=130)
+    assert "Stopped at: compare  " in stopped.stderr
+    assert "1/2" in stopped.stderr.partition("Stopped at: ")[2]
     assert "run again: ragtune --state-dir" in stopped.stderr.replace("\n", "")
     generator.reply = "1842 [1]"
     before = len(generator.requests)
     filled(*words)
     assert len(generator.requests) == before + 1  # only the second question was left
+
+
+def test_the_hint_after_ctrl_c_keeps_the_finished_work(filled, generator, questions, tmp_path):
+    def interrupt(_request):
+        raise KeyboardInterrupt
+
+    generator.reply = interrupt
+    stopped = filled("compare", "--questions", questions, "--out", tmp_path / "out", "--fresh", code=130)
+    hint = stopped.stderr.replace("\n", "")
+    assert "run again: ragtune" in hint
+    assert "--fresh" not in hint
+
+
+def test_compare_and_promote_of_a_bare_name_mean_the_same_version(filled, questions):
+    """Trained again while version 1 is live."""
+    with filled.open() as workspace:
+        workspace.store.adapters.add(adapter())
+        workspace.store.adapters.promote("house", 1)
+        workspace.store.adapters.add(adapter(version=2))
+    words = ("compare", "--questions", questions, "--arms", "rag,combined", "--adapter", "house")
+    assert filled.json(*words)["arms"]["combined"]["adapter"] == "house@2"
+    assert "combined house@2" in filled(*words).stdout
+    assert filled.json("adapters", "show", "house")["version"] == 2
+    answer = filled.json("ask", "When was the lighthouse of Orrin built?", "--adapter", "house")
+    assert answer["adapter"] == "house@1", "an answer comes from what is live"
+    assert filled.json("adapters", "promote", "house")["version"] == 2
+    assert filled.json("adapters", "show", "house@1")["stage"] == "retired"
+    assert filled.json("adapters", "delete", "house@1") == {"deleted": ["house@1"]}
 
 
 def test_wrong_usage_exits_2(shell):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
-from data.errors import ParityFailed
-from service.adapters import import_adapter
-from service.export import export_adapter
+from service.jobs import run_job, submit
 from service.promotion import promote
 from service.settings import Settings
 from service.starter import starter_folder
@@ -15,15 +15,15 @@ from service.workspace import Workspace
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
-def test_an_imported_adapter_serves_once_its_parity_is_measured(tmp_path):
-    source = starter_folder() / "reader"
-    files = {name: (source / name).read_bytes() for name in ("adapter_model.safetensors", "adapter_config.json")}
+def test_an_imported_adapter_is_measured_as_it_is_imported_and_serves(tmp_path):
+    folder = tmp_path / "lora"
+    folder.mkdir()
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        shutil.copyfile(starter_folder() / "reader" / name, folder / name)
     with Workspace(Settings.load(state_dir=tmp_path / "state")) as workspace:
-        brought = import_adapter(workspace, "brought", files)
-        with pytest.raises(ParityFailed):
-            promote(workspace.store, workspace.model, "brought")
-        done = export_adapter(workspace, brought, report=lambda _progress: None)
-        assert done["file"].endswith("adapter.gguf")
+        job = submit(workspace.store, "import_adapter", {"name": "brought", "folder": str(folder)})
+        done = run_job(workspace, job.id)
+        assert done.status == "succeeded", done.error
         live = promote(workspace.store, workspace.model, "brought").live
     assert live.metrics["parity"]["ids_equal"]
     assert live.metrics["parity"]["greedy_agreement"] > 0.9

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from data.errors import BaseModelMismatch, NoLiveAdapter, ParityFailed, UnknownAdapter
+from data.errors import BaseModelMismatch, InvalidRequest, NoLiveAdapter, ParityFailed, UnknownAdapter
+from service.arms import adapter_label
+from service.compare.run import choose_arms
 from service.promotion import promote, rollback
 from tests.service.parts import adapter
 
@@ -17,6 +19,25 @@ def test_the_newest_version_goes_live_and_the_one_before_is_retired(workspace):
     assert (second.live.version, second.before.version) == (2, 1)
     assert [a.stage for a in store.adapters.list()] == ["retired", "live"]
     assert promote(store, model, "house@1").live.version == 1
+
+
+def test_what_is_compared_is_what_is_promoted(workspace):
+    """Trained again while version 1 is live: both commands, given the bare name, mean version 2."""
+    store, model = workspace.store, workspace.model
+    store.adapters.add(adapter())
+    promote(store, model, "house")
+    store.adapters.add(adapter(version=2))
+    measured = choose_arms(store, model, ("tuned", "combined"), "house") + choose_arms(store, model, ("house",))
+    assert {arm.adapter for arm in measured} == {"house@2"}
+    assert adapter_label(promote(store, model, "house").live) == "house@2"
+
+
+def test_two_versions_in_one_request_are_refused(workspace):
+    for version in (1, 2):
+        workspace.store.adapters.add(adapter(version=version))
+    with pytest.raises(InvalidRequest):
+        promote(workspace.store, workspace.model, "house@1", 2)
+    assert promote(workspace.store, workspace.model, "house@1", 1).live.version == 1
 
 
 def test_rollback_restores_what_was_live_before(workspace):

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from data.errors import NoAcceptedPairs
-from data.records import QAPair
-from service.jobs import run_job
+from data.errors import NoAcceptedPairs, ParityFailed
+from data.records import Progress, QAPair
+from service.jobs import HEAVY, RESUMABLE, run_job
 from service.starter import register_starter_adapters
 from tests.service.parts import MODEL, adapter
 
@@ -45,6 +45,7 @@ def test_promote_and_roll_back(client, adapters):
     adapters.add(adapter())
     adapters.add(adapter(version=2))
     assert client.post("/v1/adapters/house/promote", json={"version": 1}).json()["before"] is None
+    assert client.get("/v1/adapters/house").json()["version"] == 2, "what promote would take"
     body = client.post("/v1/adapters/house/promote").json()
     assert (body["version"], body["stage"], body["before"]) == (2, "live", "house@1")
     assert client.post("/v1/adapters/rollback").json()["version"] == 1
@@ -71,7 +72,7 @@ def test_delete_takes_the_files_along(client, workspace, adapters):
     assert client.delete("/v1/adapters/house", params={"version": 1}).json() == {"deleted": ["house@1"]}
     assert not workspace.state.adapters("house", 1).exists()
     assert workspace.state.adapters("house", 2).exists()
-    assert client.delete("/v1/adapters/house").json() == {"deleted": ["house@2"]}
+    assert client.delete("/v1/adapters/house@2").json() == {"deleted": ["house@2"]}
     assert client.delete("/v1/adapters/house").status_code == 404
 
 
@@ -90,6 +91,85 @@ def test_imports_that_are_refused_leave_nothing(client, workspace, adapters, fil
     assert adapters.list() == []
     assert not workspace.state.adapters("house", 1).exists()
     assert client.post("/v1/adapters/import", files=lora_files(), data={"name": "../x"}).status_code == 422
+    twice = client.post("/v1/adapters/import", files=[*lora_files(), *lora_files()], data={"name": "house"})
+    assert twice.json()["type"] == "invalid-model"
+    assert list(workspace.state.uploads.iterdir()) == []
+    assert client.get("/v1/jobs").json()["jobs"] == []
+
+
+PARITY = {"greedy_agreement": 1.0, "kl": 0.0, "passed": True}
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Convert and compare without a base model; return what the comparison says next (an error is raised)."""
+    verdicts = []
+
+    def measure(_workspace, folder, examples, report):
+        assert (folder / "adapter.gguf").read_bytes() == (folder / "adapter_model.safetensors").read_bytes()
+        assert examples
+        report(Progress(1, 1, "examples", stage="parity"))
+        verdict = verdicts.pop(0) if verdicts else PARITY
+        if isinstance(verdict, BaseException):
+            raise verdict
+        return verdict
+
+    def convert(folder, _base, out):
+        out.write_bytes((folder / "adapter_model.safetensors").read_bytes())
+        return out
+
+    monkeypatch.setattr("service.adapters.measure_parity", measure)
+    monkeypatch.setattr("finetune.export.lora_to_gguf", convert)
+    return verdicts
+
+
+def run_import(client, workspace, files=None):
+    response = client.post("/v1/adapters/import", files=files or lora_files(), data={"name": "house"})
+    assert response.status_code == 202, response.text
+    return run_job(workspace, response.json()["job_id"])
+
+
+@pytest.mark.usefixtures("measured")
+def test_an_imported_adapter_is_measured_and_can_be_promoted(client, indexed, adapters):
+    job = run_import(client, indexed)
+    assert (job.kind, job.status) == ("import_adapter", "succeeded"), job.error
+    assert (job.outputs["name"], job.outputs["version"], job.outputs["stage"]) == ("house", 1, "candidate")
+    assert job.outputs["parity"] == PARITY
+    assert {"import_adapter"} <= HEAVY & RESUMABLE
+    assert list(indexed.state.uploads.iterdir()) == []
+    assert (indexed.state.adapters("house", 1) / "adapter_config.json").exists()
+    assert client.post("/v1/adapters/house/promote").json()["stage"] == "live"
+
+
+@pytest.mark.usefixtures("measured")
+def test_importing_the_same_files_again_gives_the_same_version(client, indexed, adapters):
+    first, again = run_import(client, indexed), run_import(client, indexed)
+    assert again.outputs == first.outputs
+    other = run_import(client, indexed, lora_files(metrics={"loss": 1, "parity": {"passed": True}}))
+    assert (other.outputs["version"], other.outputs["metrics"]) == (2, {"loss": 1})
+    assert [a.version for a in adapters.list("house")] == [1, 2]
+
+
+def test_an_adapter_whose_parity_fails_is_not_registered(client, indexed, adapters, measured):
+    measured.append(ParityFailed("They differ", got="greedy agreement 0.2"))
+    job = run_import(client, indexed)
+    assert (job.status, job.error["type"]) == ("failed", "parity-failed")
+    assert adapters.list() == []
+    assert not indexed.state.adapters("house", 1).exists()
+    assert list(indexed.state.uploads.iterdir()) == []
+
+
+def test_an_interrupted_import_of_an_adapter_goes_on(client, indexed, adapters, measured):
+    measured.append(KeyboardInterrupt())
+    job_id = client.post("/v1/adapters/import", files=lora_files(), data={"name": "house"}).json()["job_id"]
+    with pytest.raises(KeyboardInterrupt):
+        run_job(indexed, job_id)
+    assert adapters.list() == []
+    stale = indexed.state.adapters("house", 1) / "adapter.gguf"  # as a kill would leave it
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"of other weights")
+    assert run_job(indexed, job_id).status == "succeeded"
+    assert [a.version for a in adapters.list()] == [1]
 
 
 def test_training_needs_accepted_pairs(client):

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from data.records import QAPair
-from service.jobs import run_job
+from service.jobs import RESUMABLE, run_job
+from service.uploads import sweep_uploads
+from tests.service.conftest import open_client
 
 
 def pair(number: int, **changes) -> QAPair:
@@ -86,22 +88,105 @@ ROWS = [
 ]
 
 
-def test_pairs_are_imported_from_json(client, pairs):
-    done = client.post("/v1/pairs/import", json={"rows": ROWS}).json()
+def run_import(client, workspace, status="succeeded", **sent):
+    """Send an import, run the job it became here, and return the job."""
+    response = client.post("/v1/pairs/import", **sent)
+    assert response.status_code == 202, response.text
+    assert response.headers["Location"] == f"/v1/jobs/{response.json()['job_id']}"
+    job = run_job(workspace, response.json()["job_id"])
+    assert job.status == status, job.error
+    return job
+
+
+def uploads(workspace) -> list[str]:
+    return [path.name for path in workspace.state.uploads.iterdir()]
+
+
+def test_pairs_are_imported_from_json(client, indexed, pairs):
+    done = run_import(client, indexed, json={"rows": ROWS}).outputs
     assert (done["imported"], len(done["failed"])) == (1, 1)
     (imported,) = pairs.all("default", "accepted")
-    assert (imported.answer, imported.kind) == ("1842", "span")
+    assert (imported.answer, imported.kind, imported.generated_by) == ("1842", "span", "import:rows.jsonl")
 
 
-def test_pairs_are_imported_from_a_file(client, pairs):
+def test_pairs_are_imported_from_a_file_once(client, indexed):
     row = {"messages": [{"role": "user", "content": "What grows in Tolm?"}, {"role": "assistant", "content": "roses"}]}
-    files = {"file": ("rows.jsonl", json.dumps(row).encode())}
-    assert client.post("/v1/pairs/import", files=files).json()["imported"] == 1
-    assert client.post("/v1/pairs/import", files=files).json() == {"imported": 0, "known": 1, "failed": []}
+    files = {"file": ("mine.jsonl", json.dumps(row).encode())}
+    assert run_import(client, indexed, files=files).outputs["imported"] == 1
+    assert run_import(client, indexed, files=files).outputs == {"imported": 0, "known": 1, "failed": []}
+
+
+def test_an_import_waits_as_a_job_and_its_bytes_with_it(client, indexed, pairs):
+    job_id = client.post("/v1/pairs/import", json={"rows": ROWS}).json()["job_id"]
+    assert pairs.all("default") == []
+    assert len(uploads(indexed)) == 1
+    assert (client.get(f"/v1/jobs/{job_id}").json()["kind"], job_id) == ("import_pairs", job_id)
+    assert run_job(indexed, job_id).progress.unit == "pairs"
+    assert uploads(indexed) == []
+
+
+def test_an_interrupted_import_goes_on_with_its_bytes(client, indexed, pairs):
+    job_id = client.post("/v1/pairs/import", json={"rows": ROWS[:1]}).json()["job_id"]
+
+    def interrupt(_progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_job(indexed, job_id, watch=interrupt)
+    assert (indexed.store.jobs.get(job_id).status, len(uploads(indexed))) == ("interrupted", 1)
+    assert "import_pairs" in RESUMABLE
+    assert run_job(indexed, job_id).outputs["imported"] == 1
+    assert len(pairs.all("default")) == 1
+    assert uploads(indexed) == []
+
+
+def test_a_cancelled_import_leaves_nothing(client, indexed):
+    job_id = client.post("/v1/pairs/import", json={"rows": ROWS}).json()["job_id"]
+    assert client.post(f"/v1/jobs/{job_id}/cancel").json()["status"] == "cancelled"
+    assert uploads(indexed) == []
+
+
+def test_the_same_idempotency_key_imports_once(client, indexed):
+    headers = {"Idempotency-Key": "one"}
+    sent = {"json": {"rows": ROWS[:1]}, "headers": headers}
+    job_id = client.post("/v1/pairs/import", **sent).json()["job_id"]
+    assert client.post("/v1/pairs/import", **sent).json()["job_id"] == job_id
+    assert len(uploads(indexed)) == 1
+    other = client.post("/v1/pairs/import", json={"rows": ROWS}, headers=headers)
+    assert (other.status_code, other.json()["type"]) == (409, "conflict")
+    assert len(uploads(indexed)) == 1
+    assert run_job(indexed, job_id).outputs["imported"] == 1
+    again = client.post("/v1/pairs/import", **sent).json()
+    assert (again["job_id"], again["status"]) == (job_id, "succeeded")
+    assert uploads(indexed) == []
+
+
+def test_a_server_that_starts_removes_files_that_no_job_waits_for(workspace):
+    (workspace.state.uploads / "orphan").mkdir()
+    with open_client(workspace) as client:
+        kept = client.post("/v1/pairs/import", json={"rows": ROWS}).json()["job_id"]
+    sweep_uploads(workspace.state, workspace.store)
+    assert uploads(workspace) == [workspace.store.jobs.get(kept).inputs["upload"]]
+
+
+@pytest.mark.parametrize(("content", "words"), [(b"\n \n", "holds no rows"), (b"{broken\n", "line 1")])
+def test_an_import_that_brings_nothing_has_failed(client, indexed, content, words):
+    job = run_import(client, indexed, "failed", files={"file": ("rows.jsonl", content)})
+    assert job.error["type"] == "invalid-request"
+    assert words in job.error["detail"]
+    assert uploads(indexed) == []
+
+
+def test_an_import_over_the_limit_is_refused(client, indexed, monkeypatch):
+    monkeypatch.setattr("service.routes.pairs.LARGEST_IMPORT_BYTES", 10)
+    response = client.post("/v1/pairs/import", files={"file": ("rows.jsonl", b"x" * 11)})
+    assert (response.status_code, response.json()["type"]) == (413, "document-too-large")
+    assert uploads(indexed) == []
+    assert list(indexed.state.tmp.iterdir()) == []
 
 
 def test_pairs_can_be_imported_before_anything_is_indexed(empty_client, workspace):
-    assert empty_client.post("/v1/pairs/import", json={"rows": ROWS[:1]}).json()["imported"] == 1
+    assert run_import(empty_client, workspace, json={"rows": ROWS[:1]}).outputs["imported"] == 1
     assert workspace.store.pairs.all("default")[0].kind == "free"
 
 
@@ -114,8 +199,8 @@ def test_imports_that_are_refused(client, sent):
 @pytest.mark.parametrize(
     ("format", "key"), [("chat", "messages"), ("instruction", "instruction"), ("sharegpt", "conversations")]
 )
-def test_accepted_pairs_are_exported_as_a_file(client, pairs, format, key):
-    client.post("/v1/pairs/import", json={"rows": ROWS[:1]})
+def test_accepted_pairs_are_exported_as_a_file(client, indexed, pairs, format, key):
+    run_import(client, indexed, json={"rows": ROWS[:1]})
     pairs.add("default", None, [pair(2)])
     response = client.get("/v1/pairs/export", params={"format": format, "split": "train", "eval_share": 0})
     assert response.status_code == 200
@@ -124,6 +209,82 @@ def test_accepted_pairs_are_exported_as_a_file(client, pairs, format, key):
     assert key in row
     assert "1842 [1]" in response.text
     assert "Mara Venn" in response.text, "the passage is in the prompt"
+
+
+def export(client, **parameters):
+    return client.get("/v1/pairs/export", params={"eval_share": 0, **parameters})
+
+
+def test_many_pairs_are_exported_by_a_job(client, indexed, pairs, monkeypatch):
+    """Over the number that is exported at once: the file of a finished job, while it is still true."""
+    monkeypatch.setattr("service.pair_exports.DIRECT_PAIRS", 1)
+    run_import(client, indexed, json={"rows": ROWS[:1]})
+    direct = export(client).text
+    pairs.add("default", None, [pair(2, kind="free", status="accepted")])
+    refused = export(client)
+    assert (refused.status_code, refused.json()["type"]) == (409, "not-exported")
+    assert "POST /v1/pairs/export" in refused.json()["hint"]
+
+    response = client.post("/v1/pairs/export", json={"eval_share": 0})
+    assert response.status_code == 202
+    job = run_job(indexed, response.json()["job_id"])
+    assert job.status == "succeeded", job.error
+    assert (job.outputs["train"], job.outputs["eval"]) == (2, 0)
+    monkeypatch.setattr(indexed.retriever, "search", None)  # from here on, nothing is searched
+    for format, name in (("chat", "train.jsonl"), ("sharegpt", "train.sharegpt.jsonl")):
+        served = export(client, format=format)
+        assert served.status_code == 200
+        assert name in served.headers["Content-Disposition"]
+        assert len(served.content) == job.outputs["files"][name]
+    assert direct.splitlines()[0] in export(client).text
+    assert export(client, split="eval").text == ""
+    assert export(client, seed=1).json()["type"] == "not-exported"
+    pairs.update("p2", answer="1843")
+    assert export(client).json()["type"] == "not-exported", "a pair was corrected since"
+    pairs.update("p2", answer="1842")
+    assert export(client).status_code == 200
+
+
+def test_an_export_that_was_made_is_not_made_again(client, indexed, pairs, monkeypatch):
+    pairs.add("default", None, [pair(1, kind="free", status="accepted")])
+    first, second = (client.post("/v1/pairs/export").json()["job_id"] for _ in range(2))
+    done = run_job(indexed, first)
+    assert done.status == "succeeded", done.error
+    monkeypatch.setattr(indexed.retriever, "search", None)
+    assert run_job(indexed, second).outputs == done.outputs
+
+
+def test_a_deleted_document_is_in_no_kept_export(client, indexed, pairs):
+    pairs.add("default", None, [pair(1, kind="free", status="accepted")])
+    run_job(indexed, client.post("/v1/pairs/export", json={"eval_share": 0}).json()["job_id"])
+    assert "Mara Venn" in export(client).text
+    (lighthouse,) = [d for d in client.get("/v1/documents").json()["documents"] if d["source"] == "lighthouse.md"]
+    client.delete(f"/v1/documents/{lighthouse['id']}")
+    assert not (indexed.state.exports / "default").exists()
+    assert "Mara Venn" not in export(client).text
+
+
+def test_pairs_that_change_during_an_export_fail_it(client, indexed, pairs):
+    pairs.add("default", None, [pair(1, kind="free", status="accepted")])
+    job_id = client.post("/v1/pairs/export").json()["job_id"]
+    job = run_job(indexed, job_id, watch=lambda _progress: pairs.update("p1", answer="1843"))
+    assert (job.status, job.error["type"]) == ("failed", "conflict")
+    assert list(indexed.state.tmp.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "kind"),
+    [
+        ({}, 409, "no-accepted-pairs"),
+        ({"collection": "no"}, 404, "unknown-collection"),
+        ({"eval_share": 2}, 422, "invalid-request"),
+        ({"format": "chat"}, 422, "invalid-request"),
+    ],
+)
+def test_exports_that_are_refused(client, body, status, kind):
+    response = client.post("/v1/pairs/export", json=body)
+    assert (response.status_code, response.json()["type"]) == (status, kind)
+    assert client.get("/v1/jobs").json()["jobs"] == []
 
 
 def test_exporting_without_accepted_pairs(client):

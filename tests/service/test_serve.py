@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -16,6 +15,7 @@ import pytest
 from data.errors import InvalidRequest, PortTaken, StateLocked
 from service.serve import bind, check_exposure, serve
 from service.settings import Settings
+from tests.service.parts import wait_until
 
 pytestmark = pytest.mark.slow  # real server processes
 
@@ -91,13 +91,15 @@ def test_a_killed_server_leaves_its_state_to_the_next(server, make_workspace):
     process.kill()
     process.wait()
     workspace = make_workspace()
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
+
+    def lock_is_free() -> bool:
         try:
             with workspace.lock():
-                break
-        except StateLocked:
-            time.sleep(0.05)
+                return True
+        except StateLocked:  # by a job's process that has not noticed yet
+            return False
+
+    wait_until(lock_is_free, 10)
     assert json.dumps(workspace.store.jobs.get(job["job_id"]).inputs) == '{"collection": "default"}'
 
 
@@ -107,8 +109,7 @@ def test_no_job_outlives_its_server(server):
     process, url = server
     files = [("files", ("a.md", b"# A\n\nSome text about amber.\n"))]
     job_id = httpx.post(f"{url}/v1/documents", files=files).json()["job_id"]
-    while httpx.get(f"{url}/v1/jobs/{job_id}").json()["status"] == "queued":
-        time.sleep(0.01)
+    wait_until(lambda: httpx.get(f"{url}/v1/jobs/{job_id}").json()["status"] != "queued")
     (child,) = psutil.Process(process.pid).children()
     process.kill()
     process.wait()

@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 
+from service.starter import starter_folder
 from tests.service.conftest import DOCUMENTS
 
 pytestmark = pytest.mark.slow
@@ -48,15 +49,22 @@ def http(url):
         yield client
 
 
-@pytest.fixture(scope="module")
-def documents(http):
-    files = [("files", (name, text.encode())) for name, text in DOCUMENTS.items()]
-    job_id = http.post("/v1/documents", files=files).json()["job_id"]
-    with http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
-        for _ in response.iter_lines():
+def outcome(http, response):
+    """Follow the job that a request became to its end; return it."""
+    assert response.status_code == 202, response.text
+    job_id = response.json()["job_id"]
+    with http.stream("GET", f"/v1/jobs/{job_id}/events") as events:
+        for _ in events.iter_lines():
             pass
     job = http.get(f"/v1/jobs/{job_id}").json()
     assert job["status"] == "succeeded", job
+    return job
+
+
+@pytest.fixture(scope="module")
+def documents(http):
+    files = [("files", (name, text.encode())) for name, text in DOCUMENTS.items()]
+    job = outcome(http, http.post("/v1/documents", files=files))
     return {row["source"]: row["id"] for row in job["outputs"]["indexed"]}
 
 
@@ -131,3 +139,25 @@ def test_the_official_client_raises_its_own_errors(client, url):
         pytest.raises(openai.AuthenticationError),
     ):
         other.models.list()
+
+
+@pytest.mark.usefixtures("documents")
+def test_pairs_come_and_go_through_jobs(http):
+    rows = [{"id": "q1", "question": "When was the lighthouse of Orrin built?", "answers": ["1842"]}]
+    brought = outcome(http, http.post("/v1/pairs/import", json={"rows": rows}))
+    assert brought["outputs"] == {"imported": 1, "known": 0, "failed": []}
+    made = outcome(http, http.post("/v1/pairs/export", json={"eval_share": 0}))
+    assert made["outputs"]["train"] >= 1
+    served = http.get("/v1/pairs/export", params={"eval_share": 0, "split": "train"})
+    assert len(served.content) == made["outputs"]["files"]["train.jsonl"]
+
+
+def test_an_adapter_that_is_imported_can_be_promoted(http):
+    folder = starter_folder() / "reader"
+    names = ("adapter_model.safetensors", "adapter_config.json")
+    files = [("files", (name, (folder / name).read_bytes())) for name in names]
+    job = outcome(http, http.post("/v1/adapters/import", files=files, data={"name": "brought"}))
+    assert job["outputs"]["parity"]["ids_equal"]
+    promoted = http.post("/v1/adapters/brought/promote").json()
+    assert (promoted["name"], promoted["stage"]) == ("brought", "live")
+    assert http.delete("/v1/adapters/brought").json() == {"deleted": ["brought@1"]}

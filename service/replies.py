@@ -1,0 +1,35 @@
+"""Problem objects as HTTP responses: the same shape whether a route or a guard in front of it refuses.
+
+Knows nothing of what went wrong; that is in ``problems``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi.responses import JSONResponse
+
+from data.errors import EngineBusy, RagtuneError, Unauthorized
+from service.problems import MEDIA_TYPE, problem
+
+_BUSY_RETRY_S = 2
+
+
+def problem_response(body: dict[str, Any], headers: dict[str, str] | None = None) -> JSONResponse:
+    """Return a problem object as a response of its own status."""
+    # OpenAI's clients show the member called message, and no other.
+    got = "" if body["got"] is None else f"Got: {body['got']}."
+    message = " ".join(filter(None, (body["detail"], got, body["hint"])))
+    return JSONResponse(
+        {**body, "message": message}, status_code=body["status"], headers=headers, media_type=MEDIA_TYPE
+    )
+
+
+def error_response(error: RagtuneError) -> JSONResponse:
+    """Return one of ragtune's own errors as a response."""
+    headers = {}
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, EngineBusy):
+        headers["Retry-After"] = str(_BUSY_RETRY_S)
+    return problem_response(problem(error), headers)
