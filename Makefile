@@ -49,10 +49,10 @@ demo: install
 	$(BIN)/ragtune demo
 
 fast: install
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n logical
 
 test: install
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n logical
 	$(BIN)/python -m pytest -m slow
 
 check: install

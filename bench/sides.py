@@ -18,7 +18,7 @@ STATE = Path("var/bench")
 """Where the starter model and its adapters are prepared; kept between runs."""
 
 
-def run_side(module: str, side: str, *options: str) -> dict[str, Any]:
+def run_side(module: str, side: str, *options: str, python: str = sys.executable) -> dict[str, Any]:
     """Run ``python -m module --side side`` and return what it printed last; its standard error goes to a log.
 
     The caller must stay small: Linux starts a child's peak memory at its parent's.
@@ -29,7 +29,7 @@ def run_side(module: str, side: str, *options: str) -> dict[str, Any]:
     STATE.mkdir(parents=True, exist_ok=True)
     log = STATE / f"{module}.{side}.log"
     with log.open("wb") as stderr:
-        command = [sys.executable, "-m", module, "--side", side, *options]
+        command = [python, "-m", module, "--side", side, *options]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{module}, side {side}: exit status {done.returncode}; see {log}")

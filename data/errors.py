@@ -8,14 +8,16 @@ RagtuneError
 │   └── BodyTooLarge                413
 ├── NotFound                        404
 │   ├── UnknownCollection  UnknownDocument  UnknownAdapter  UnknownModel
+│   ├── UnknownRetriever
 │   └── UnknownJob  UnknownPair  UnknownEvaluation  UnknownAnswer
 ├── Unauthorized                    401
 ├── Conflict                        409  the state does not allow it (now)
 │   ├── NothingIndexed  NoAcceptedPairs  NoQuestions  NoLiveAdapter
-│   ├── BaseModelMismatch  IndexMismatch  SplitLeak  NotExported
-│   └── ParityFailed  AdapterInert
+│   ├── BaseModelMismatch  IndexMismatch  IndexRefused  SplitLeak  NotExported
+│   └── ParityFailed  AdapterInert  GainUnproven
 ├── UnreadableDocument              422  one file cannot become a document
 │   ├── EncryptedDocument  EmptyDocument  DamagedDocument  ParseTimeout
+│   ├── ScannedDocument  DecompressionBomb  FileChanged
 │   ├── DocumentTooLarge            413
 │   └── UnsupportedMedia            415
 ├── InvalidModel                    422
@@ -116,6 +118,10 @@ class UnknownAdapter(NotFound):
     """No such adapter, or no such version of it."""
 
 
+class UnknownRetriever(NotFound):
+    """No such tuned embedder, or no such version of it."""
+
+
 class UnknownModel(NotFound):
     """No such model."""
 
@@ -172,6 +178,10 @@ class IndexMismatch(Conflict):
     """An index built with another embedder or chunking than the one configured."""
 
 
+class IndexRefused(Conflict):
+    """A new index generation does not find what it was built from; the one before stays."""
+
+
 class SplitLeak(Conflict):
     """A train row and an evaluation row are (nearly) the same."""
 
@@ -186,6 +196,10 @@ class ParityFailed(Conflict):
 
 class AdapterInert(Conflict):
     """A loaded adapter does not change the logits."""
+
+
+class GainUnproven(Conflict):
+    """A tuned embedder was not measured to find more than the one in use."""
 
 
 class UnreadableDocument(RagtuneError):
@@ -208,6 +222,18 @@ class DamagedDocument(UnreadableDocument):
 
 class ParseTimeout(UnreadableDocument):
     """A file whose loader ran out of time or memory."""
+
+
+class ScannedDocument(UnreadableDocument):
+    """A file whose pages are images without text, and OCR is off, absent or found none."""
+
+
+class DecompressionBomb(UnreadableDocument):
+    """A file that unpacks or expands into far more than its size."""
+
+
+class FileChanged(UnreadableDocument):
+    """A file that was written while it was read."""
 
 
 class DocumentTooLarge(UnreadableDocument):

@@ -17,6 +17,9 @@ from data.records import Message, Progress, Usage
 Vectors = NDArray[np.float32]
 """Shape (n, dimension), rows of unit L2 norm."""
 
+Keys = NDArray[np.int64]
+"""The store's integer keys of chunks, ascending and each once."""
+
 Report = Callable[[Progress], None]
 """Receives a job's progress. Raises ``JobCancelled`` when the job was asked to stop."""
 
@@ -53,16 +56,19 @@ class Hit:
 class Index(Protocol):
     """One searchable leg (dense or lexical) of an index generation."""
 
-    def add(self, keys: Sequence[int], texts: Sequence[str], vectors: Vectors) -> None:
+    def add(self, keys: Sequence[int] | Keys, texts: Sequence[str], vectors: Vectors) -> None:
         """Add entries; a lexical index ignores ``vectors``, a dense one ``texts``."""
 
-    def remove(self, keys: Sequence[int]) -> None:
+    def remove(self, keys: Sequence[int] | Keys) -> None:
         """Remove entries; absent keys are ignored."""
 
-    def search(self, query: str, vector: Vectors, k: int) -> list[Hit]:
-        """Return at most ``k`` hits, best first; ``vector`` has shape (1, dimension)."""
+    def search(self, query: str, vector: Vectors, k: int, allowed: Keys | None = None) -> list[Hit]:
+        """Return at most ``k`` hits, best first; ``vector`` has shape (1, dimension).
 
-    def keys(self) -> set[int]:
+        ``allowed`` narrows the search itself: the hits are the best among those keys (None: all keys).
+        """
+
+    def keys(self) -> Keys:
         """Return every key held."""
 
     def save(self) -> None:

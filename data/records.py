@@ -61,8 +61,27 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Filter:
+    """Which documents to search; what is left empty does not narrow.
+
+    A document passes if its source equals or matches one of ``sources`` (``*`` and ``?`` stand for
+    any characters, ``/`` included), its media type is one of ``media_types``, it has all of ``tags``,
+    and its date lies from ``since`` to ``until`` (Unix seconds, both included).
+    """
+
+    sources: tuple[str, ...] = ()
+    media_types: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    since: float | None = None
+    until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Passage:
-    """A retrieved chunk. ``rank`` counts from 1; ``origin`` names the search that found it."""
+    """A retrieved chunk. ``rank`` counts from 1; ``origin`` names the search that found it.
+
+    ``duplicates`` counts the near-copies that were found too and left out.
+    """
 
     chunk: Chunk
     score: float
@@ -70,6 +89,7 @@ class Passage:
     origin: str
     source: str = ""
     title: str = ""
+    duplicates: int = 0
 
 
 @dataclass(frozen=True, slots=True)

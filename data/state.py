@@ -156,6 +156,14 @@ class StateDirectory:
         folder = self.root / "models"
         return folder if name is None else folder / check_name(name, "model name")
 
+    def embedders(self, name: str | None = None, version: int | None = None) -> Path:
+        """Return the folder of one version of a tuned embedder, of all its versions, or of all of them."""
+        folder = self.models() / "embedders"
+        if name is None:
+            return folder
+        folder /= check_name(name, "retriever name")
+        return folder if version is None else folder / str(int(version))
+
     def create(self) -> StateDirectory:
         """Make the directory and its folders, readable for this user only, and prove it writable.
 

@@ -1,8 +1,9 @@
 """Cut a document into chunks along its headings, within a token budget, with exact offsets.
 
-Sections come first (Markdown headings, or the heading lines a loader found), then
-langchain-text-splitters cuts inside a section at paragraph, sentence and clause ends, Chinese ones
-included. Knows nothing of files, embeddings or indexes; tokens are counted by whoever calls.
+Sections come first (Markdown headings, or the heading lines a loader found), then the blocks inside a
+section: tables are cut between rows, code between definitions or lines, prose at paragraph, sentence
+and clause ends, Chinese ones included. Knows nothing of files, embeddings or indexes; tokens are
+counted by whoever calls.
 """
 
 from __future__ import annotations
@@ -10,22 +11,27 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
 from data.errors import InvalidRequest
 from data.records import Chunk, Document, content_id
+from retrieval.blocks import SENTENCE_END, Block, blocks, cut
 
-CHUNKER = "headings-recursive-1"
+CHUNKER = "headings-blocks-2"
 """Name of this algorithm: a changed one needs a new name, so that stored chunks are made again."""
 
-# Every separator stays at the end of its piece, so pieces join to the text they came from.
-_SEPARATORS = ["\n\n", "\n", r"[。！？!?…]+[”’」』）)\"']*|\.(?=\s)", r"[；;]", r"[，、,：:]", r"\s", ""]
 _FRONT_MATTER = re.compile(r"\A---\n(?:.*\n)*?---\n")
 _INLINE_MARKS = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|[*`]+")
 _TINY_SHARE = 0.25
+_PROSE_TYPES = {"text/x-rst", "text/x-markdown", "text/x-web-markdown"}
 _LETTERS_PER_TOKEN = 16  # WordPiece calls a megabyte without a space one unknown token: such text counts by length
+
+_MAX_MARKDOWN = 1_000_000
+"""Characters up to which the Markdown parser looks for headings; beyond, lines with # outside fences are taken."""
+_ATX = re.compile(r"^ {0,3}(#{1,6})[ \t]+\S[^\n]*$", re.MULTILINE)
+_MAX_HEADER = 200
 
 CountTokens = Callable[[str], int]
 
@@ -60,16 +66,44 @@ def chunk(document: Document, count_tokens: CountTokens, chunk_size: int = 200, 
             got=f"chunk_size={chunk_size}, chunk_overlap={chunk_overlap}",
             wanted="0 <= chunk_overlap < chunk_size",
         )
-    count = lru_cache(maxsize=65536)(lambda part: max(count_tokens(part), len(part) // _LETTERS_PER_TOKEN))
+    longest = _LETTERS_PER_TOKEN * (chunk_size + 1)
+
+    @lru_cache(maxsize=65536)
+    def count(part: str) -> int:
+        # What is over budget by its length alone is never tokenized: that keeps a 50 MB line cheap.
+        by_length = len(part) // _LETTERS_PER_TOKEN
+        return by_length if len(part) >= longest else max(count_tokens(part), by_length)
+
     text = document.text
     spans = [span for span in _sections(document) if text[span.start : span.end].strip()]
     if not spans and text.strip():
         spans = [_Span(0, len(text), ())]
     chunks = []
     for span in _merge_tiny(text, spans, count, chunk_size):
-        for start, end in _split(text, span, count, chunk_size, chunk_overlap):
-            chunks.append(_chunk(document, start, end, span.path))
+        found = _blocks(document, span)
+        for start, end in _split(text, found, count, chunk_size, chunk_overlap):
+            chunks.append(_chunk(document, start, end, [*span.path, *_columns(found, start)]))
     return chunks
+
+
+def _blocks(document: Document, span: _Span) -> list[Block]:
+    """Return the blocks of a section: source code is one, Markdown and what was made of tables may hold many."""
+    if document.media_type.startswith("text/x-") and document.media_type not in _PROSE_TYPES:
+        language = str(document.meta.get("language") or document.media_type.removeprefix("text/x-"))
+        return [Block(span.start, span.end, "code", language.lower())]
+    return [
+        replace(block, start=span.start + block.start, end=span.start + block.end)
+        for block in blocks(document.text[span.start : span.end])
+    ]
+
+
+def _columns(found: Sequence[Block], start: int) -> list[str]:
+    """Return the header row of the table that a chunk continues: its own text begins further down."""
+    block = found[bisect_right(found, start, key=lambda block: block.start) - 1]
+    if block.kind != "table" or start <= block.start + len(block.header):
+        return []
+    cells = [cell.strip() for cell in block.header.strip("|").split("|")]
+    return [" | ".join(cell for cell in cells if cell)[:_MAX_HEADER]]
 
 
 def _chunk(document: Document, start: int, end: int, path: Sequence[str]) -> Chunk:
@@ -89,12 +123,18 @@ def heading_lines(document: Document) -> list[tuple[int, int, int]]:
     """Return (start, end, level) of every heading line, in order; a loader's own list comes first."""
     if document.meta.get("headings"):
         return sorted((int(start), int(end), int(level)) for start, end, level in document.meta["headings"])
-    if document.media_type in {"text/markdown", "text/html"}:
+    if document.meta.get("markup") == "markdown" or document.media_type in {"text/markdown", "text/html"}:
         return list(_markdown_headings(document.text))
     return []
 
 
 def _markdown_headings(text: str) -> Iterator[tuple[int, int, int]]:
+    if len(text) > _MAX_MARKDOWN:
+        for block in blocks(text):
+            if block.kind == "prose":
+                for found in _ATX.finditer(text, block.start, block.end):
+                    yield found.start(), found.end(), len(found[1])
+        return
     from markdown_it import MarkdownIt
 
     front = _FRONT_MATTER.match(text)
@@ -157,11 +197,17 @@ def _common(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
     return tuple(common)
 
 
-def _split(text: str, span: _Span, count: CountTokens, chunk_size: int, chunk_overlap: int) -> list[tuple[int, int]]:
+def _split(
+    text: str, found: Sequence[Block], count: CountTokens, chunk_size: int, chunk_overlap: int
+) -> list[tuple[int, int]]:
     """Return (start, end) of the chunks of one section, visible characters at both ends."""
-    edges = _edges(text[span.start : span.end], count, chunk_size - chunk_overlap)
-    pieces = [(span.start + start, span.start + end) for start, end in pairwise(edges)]
-    pieces = _join_small(text, pieces, count, chunk_size - chunk_overlap)
+    budget = chunk_size - chunk_overlap
+    whole = (found[0].start, found[-1].end)
+    if count(text[whole[0] : whole[1]]) <= budget:
+        pieces = [whole]
+    else:
+        edges = [whole[0], *(end for block in found for end in cut(text, block, count, budget))]
+        pieces = _join_small(text, list(pairwise(edges)), count, budget)
     trimmed = []
     for number, (start, end) in enumerate(pieces):
         body = text[start:end]
@@ -174,29 +220,8 @@ def _split(text: str, span: _Span, count: CountTokens, chunk_size: int, chunk_ov
     return trimmed
 
 
-def _edges(text: str, count: CountTokens, budget: int) -> list[int]:
-    """Return the offsets at which the recursive splitter cuts ``text``, both ends included."""
-    if count(text) <= budget:
-        return [0, len(text)]
-    from langchain_text_splitters import RecursiveCharacterTextSplitter
-
-    splitter = RecursiveCharacterTextSplitter(
-        separators=_SEPARATORS,
-        is_separator_regex=True,
-        keep_separator="end",
-        strip_whitespace=False,
-        chunk_size=budget,
-        chunk_overlap=0,
-        length_function=count,
-    )
-    edges = [0]
-    for piece in splitter.split_text(text):
-        edges.append(edges[-1] + len(piece))
-    return edges
-
-
 def _join_small(text: str, pieces: list[tuple[int, int]], count: CountTokens, budget: int) -> list[tuple[int, int]]:
-    """Join neighbouring pieces that fit together: the splitter leaves the tail of a long paragraph alone."""
+    """Join neighbouring pieces that fit together: blocks are cut one by one, and leave short tails."""
     joined: list[tuple[int, int]] = []
     for start, end in pieces:
         if joined and count(text[joined[-1][0] : end]) <= budget:
@@ -210,7 +235,7 @@ def _overlap_start(text: str, previous: tuple[int, int], count: CountTokens, chu
     """Return where the overlap begins: the earliest sentence, else word, within the token budget."""
     start, end = previous
     body = text[start:end]
-    for pattern in (_SEPARATORS[2], r"\s"):
+    for pattern in (SENTENCE_END, r"\s"):
         cuts = [found.end() for found in re.finditer(pattern, body) if found.end() < len(body.rstrip())]
         fitting = [cut for cut in cuts if count(body[cut:]) <= chunk_overlap]
         if fitting:

@@ -1,7 +1,8 @@
 """Embed text with a sentence-transformers model, from a folder or from the Hugging Face hub.
 
-The importer of sentence_transformers; torch is loaded by the first embedding, not before: the
-fingerprint and token counts need only the model's files. Knows nothing of chunks, caches or indexes.
+The importer of sentence_transformers, which only models need that ``retrieval.encoder`` does not
+compute. torch is loaded by the first embedding, not before: the fingerprint and token counts need only
+the model's files. Knows nothing of chunks, caches or indexes.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from data.errors import HubError, InvalidModel, StarterMissing
 from data.protocols import Vectors
+from retrieval.architecture import Architecture, supported
+
+if TYPE_CHECKING:
+    from retrieval.encoder import Encoder
 
 _WEIGHT_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
 _MODULE_PREFIX = "sentence_transformers."
@@ -120,7 +125,8 @@ class SentenceTransformerEmbedder:
     @property
     def dimension(self) -> int:
         """Length of one vector."""
-        return int(self._model.get_embedding_dimension())
+        shape = self._architecture
+        return shape.dimension if shape is not None else int(self._model.get_embedding_dimension())
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -134,6 +140,42 @@ class SentenceTransformerEmbedder:
     def count_tokens(self, text: str) -> int:
         """Count the tokens of ``text`` as this embedder sees it, special tokens left out."""
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def unknown_share(self, text: str) -> float:
+        """Return the share of the tokens of ``text`` that are unknown to the model, 0 to 1."""
+        tokens = self._tokenizer.encode(text, add_special_tokens=False).tokens
+        return tokens.count(self._unknown_token) / len(tokens) if tokens else 0.0
+
+    @cached_property
+    def _unknown_token(self) -> str | None:
+        model = json.loads((self.folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+        if isinstance(model.get("unk_id"), int):
+            return str(model["vocab"][model["unk_id"]][0])
+        unknown = model.get("unk_token")
+        return None if unknown is None else str(unknown)
+
+    @cached_property
+    def _architecture(self) -> Architecture | None:
+        return supported(self.folder)
+
+    @cached_property
+    def _encoder(self) -> Encoder | None:
+        """The lean encoder, None if it does not compute this model."""
+        if self._architecture is None:
+            return None
+        from retrieval.encoder import Encoder
+
+        probe = self._token_ids(_PROBE)
+        native = _computes_bfloat16()
+        return Encoder(self.folder, self._architecture, self._dtype, native_bfloat16=native, probe=probe)
+
+    def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+
+    @cached_property
+    def _prompts(self) -> dict[str, str]:
+        path = self.folder / "config_sentence_transformers.json"
+        return dict(json.loads(path.read_text()).get("prompts") or {}) if path.is_file() else {}
 
     @cached_property
     def _model(self) -> Any:
@@ -179,7 +221,15 @@ class SentenceTransformerEmbedder:
         if not texts:
             return np.zeros((0, self.dimension), dtype=np.float32)
         with self._lock:
-            return self._encode(self._model, texts, prompt_name)
+            if self._encoder is None:
+                return self._encode(self._model, texts, prompt_name)
+            given = self._query_prefix if prompt_name == "query" else self._document_prefix
+            prefix = given if given is not None else self._prompts.get(prompt_name, "")
+            return self._encoder.encode(self._token_ids([prefix + text for text in texts]))
+
+    def trainable(self) -> TrainableModel:
+        """Load the model once more, to be tuned; what this embedder computes stays as it is."""
+        return TrainableModel(self._load().float(), self.folder, self._query_prefix, self._document_prefix)
 
     def embed_documents(self, texts: Sequence[str]) -> Vectors:
         """Embed passages; shape (len(texts), dimension)."""
@@ -188,6 +238,85 @@ class SentenceTransformerEmbedder:
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """Embed queries; shape (len(texts), dimension)."""
         return self._embed(texts, "query")
+
+
+class TrainableModel:
+    """A sentence-transformers model to be tuned: text in, vectors of unit length with gradients out."""
+
+    def __init__(self, model: Any, folder: Path, query_prefix: str | None, document_prefix: str | None) -> None:
+        self._model, self._folder = model.eval(), folder  # no dropout: a text has one vector
+        self._prefixes = {"query": query_prefix, "document": document_prefix}
+
+    def named_parameters(self) -> list[tuple[str, Any]]:
+        """Return the weights by name, in the order of the forward pass."""
+        return list(self._model.named_parameters())
+
+    def embed(self, texts: Sequence[str], kind: Literal["query", "document"]) -> Any:
+        """Return a float32 tensor of shape (len(texts), dimension); bfloat16 inside where the CPU computes it."""
+        import torch
+
+        given = self._prefixes[kind]
+        prefix = given if given is not None else (self._model.prompts or {}).get(kind, "")
+        features = self._model.preprocess([prefix + text for text in texts])
+        with torch.autocast("cpu", torch.bfloat16, enabled=_computes_bfloat16()):
+            vectors = self._model(features)["sentence_embedding"]
+        return torch.nn.functional.normalize(vectors.float(), dim=1)
+
+    def save(self, folder: Path) -> None:
+        """Write the model: its own weights, and every other file as it was in the folder it came from."""
+        self._model.save_pretrained(str(folder), create_model_card=False)
+        for file in (file for pattern in _WEIGHT_FILES for file in self._folder.rglob(pattern)):
+            if file.suffix != ".safetensors" and not file.name.endswith(".index.json"):
+                target = folder / file.relative_to(self._folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(file.read_bytes())
+
+
+class CrossEncoderReranker:
+    """A ``Reranker`` around a sentence-transformers cross-encoder, from a folder or from the hub.
+
+    Its scores alone decide the order of what it reads. Thread-safe: one call at a time.
+    """
+
+    share = 1.0
+
+    def __init__(self, path_or_name: Path | str) -> None:
+        self._path_or_name = str(path_or_name)
+        self._lock = threading.Lock()
+
+    def scores(self, query: str, texts: Sequence[str]) -> list[float]:
+        """Return one score for each text, on the model's own scale.
+
+        Raises:
+            InvalidModel: there is no such cross-encoder, or it has not one score for a pair.
+        """
+        with self._lock:
+            found = self._model.predict([(query, text) for text in texts], show_progress_bar=False)
+        values = np.asarray(found, dtype=np.float64)
+        if values.ndim != 1:
+            raise InvalidModel(
+                "The cross-encoder gives more than one score for a pair.", got=values.shape, wanted="one output"
+            )
+        return [float(value) for value in values]
+
+    @cached_property
+    def _model(self) -> Any:
+        from safetensors import SafetensorError
+
+        with _quiet_import():
+            from sentence_transformers import CrossEncoder
+
+        local = Path(self._path_or_name).expanduser().is_dir()
+        try:
+            return CrossEncoder(
+                self._path_or_name,
+                device="cpu",
+                trust_remote_code=False,
+                local_files_only=local,
+                model_kwargs={"use_safetensors": True},
+            )
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise InvalidModel(f"The cross-encoder cannot be loaded: {error}", got=self._path_or_name) from error
 
 
 @contextlib.contextmanager

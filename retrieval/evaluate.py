@@ -1,16 +1,17 @@
-"""Measure retrieval on a labelled corpus: nDCG@10, recall@5 and MRR of each method, with intervals.
+"""Measure retrieval: on a labelled corpus in a temporary index, or on questions to an indexed collection.
 
-Documents are chunked, embedded and indexed as in production, in a temporary folder; a document ranks
-where its best chunk does. Knows nothing of answers, and leaves no trace in the store.
+A labelled corpus is chunked, embedded and indexed as in production, and a document ranks where its best
+chunk does. Knows nothing of answers, and leaves no trace in the store.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
-import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,44 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import InvalidRequest, NoQuestions
-from data.protocols import Embedder, Index
-from data.records import METHODS, Document, Method, content_id
+from data.protocols import Embedder, Index, Vectors
+from data.records import METHODS, Document, Method, Passage, Question, content_id
 from retrieval.chunk import chunk, embedded_text
-from retrieval.generation import search_legs
+from retrieval.hybrid import DEPTH, search_legs, understands
 from retrieval.index import FaissIndex
 from retrieval.lexical import TantivyIndex
+from retrieval.measures import compare
+from retrieval.retriever import Retriever
 
-_DEPTH = 100
-_RESAMPLES = 1000
-_SEED = 0
-
-Ranking = Sequence[str]
-Relevant = Mapping[str, float]
-
-
-def ndcg_at(ranking: Ranking, relevant: Relevant, k: int) -> float:
-    """Return nDCG at ``k``, 0 to 1, with linear gains as trec_eval computes it (Järvelin & Kekäläinen 2002)."""
-    gained = sum(relevant.get(item, 0.0) / math.log2(rank + 1) for rank, item in enumerate(ranking[:k], start=1))
-    ideal = sorted(relevant.values(), reverse=True)[:k]
-    best = sum(gain / math.log2(rank + 1) for rank, gain in enumerate(ideal, start=1))
-    return gained / best if best else 0.0
-
-
-def recall_at(ranking: Ranking, relevant: Relevant, k: int) -> float:
-    """Return the share of the relevant documents among the first ``k``, 0 to 1."""
-    return len(set(ranking[:k]) & relevant.keys()) / len(relevant) if relevant else 0.0
-
-
-def reciprocal_rank(ranking: Ranking, relevant: Relevant) -> float:
-    """Return 1 / rank of the first relevant document, 0 if none was found."""
-    return next((1.0 / rank for rank, item in enumerate(ranking, start=1) if item in relevant), 0.0)
-
-
-MEASURES: dict[str, Callable[[Ranking, Relevant], float]] = {
-    "ndcg@10": lambda ranking, relevant: ndcg_at(ranking, relevant, 10),
-    "recall@5": lambda ranking, relevant: recall_at(ranking, relevant, 5),
-    "mrr": reciprocal_rank,
-}
+_TOP_K = 50
+_RELEVANT = "relevant"
 
 
 def evaluate_retrieval(
@@ -66,11 +40,12 @@ def evaluate_retrieval(
     methods: Sequence[Method] = METHODS,
     *,
     chunk_size: int = 200,
+    disagreements: int = 0,
 ) -> dict[str, Any]:
-    """Return ``{"methods": {method: {"ndcg@10", "recall@5", "mrr", "ci": {measure: [lo, hi]}}}, ...}``.
+    """Return ``{"methods": {method: {"ndcg@10", "recall@5", "mrr", ..., "ci": {measure: [lo, hi]}}}, ...}``.
 
-    Figures run 0 to 1 and are means over the queries that have a relevant document; ``ci`` are 95 %
-    percentile bootstrap intervals over queries (1,000 resamples, fixed seed).
+    Figures run 0 to 1 and are means over the queries that have a relevant document; ``differences``
+    holds those of each two methods, with paired bootstrap intervals (see ``measures.compare``).
 
     Args:
         corpus: JSONL of ``{"id", "title", "text"}``.
@@ -79,68 +54,168 @@ def evaluate_retrieval(
         embedder: of the dense leg; its tokens are counted for chunks.
         methods: any of hybrid, dense, lexical.
         chunk_size: tokens in a chunk, at most.
+        disagreements: how many of the queries on which the methods differ most to name, at most.
 
     Raises:
         InvalidRequest: a file is missing or a line is malformed (named), or an unknown method.
         NoQuestions: no query has a relevant document.
     """
+    ranked = rank_corpus(corpus, queries, qrels, embedder, methods, chunk_size=chunk_size)
+    result = _worded(compare(ranked.rankings, ranked.relevant, disagreements), ranked.asked)
+    return {**result, "queries": len(ranked.asked), "documents": ranked.documents, "chunks": ranked.chunks}
+
+
+@dataclass(frozen=True, slots=True)
+class RankedCorpus:
+    """Rankings by method and query, the queries' words, what is relevant, and how much was indexed."""
+
+    rankings: Mapping[str, Mapping[str, Sequence[str]]]
+    asked: Mapping[str, str]
+    relevant: Mapping[str, Mapping[str, float]]
+    documents: int
+    chunks: int
+
+
+def rank_corpus(
+    corpus: Path | str,
+    queries: Path | str,
+    qrels: Path | str,
+    embedder: Embedder,
+    methods: Sequence[Method] = METHODS,
+    *,
+    chunk_size: int = 200,
+) -> RankedCorpus:
+    """Return each method's ranking of a labelled corpus. Arguments and errors as ``evaluate_retrieval``."""
     documents = list(_read_corpus(Path(corpus)))
     relevant = _read_qrels(Path(qrels))
     asked = {name: text for name, text in _read_queries(Path(queries)) if relevant.get(name)}
     if not asked:
         raise NoQuestions("No query has a relevant document.", got=str(qrels), hint="Do the ids of both files agree?")
-    with tempfile.TemporaryDirectory(prefix="ragtune-") as folder:
+    owners, texts = _chunked(documents, embedder, chunk_size)
+    rankings = rank_texts(owners, texts, embedder.embed_documents(texts), asked, embedder=embedder, methods=methods)
+    return RankedCorpus(rankings, asked, relevant, len(documents), len(owners))
+
+
+def rank_texts(
+    owners: Sequence[str],
+    texts: Sequence[str],
+    vectors: Vectors,
+    asked: Mapping[str, str],
+    *,
+    embedder: Embedder,
+    methods: Sequence[Method],
+) -> dict[str, dict[str, list[str]]]:
+    """Index texts as in production, for this once; return each method's ranking of their owners for each query."""
+    with tempfile.TemporaryDirectory(prefix="ragtune-") as folder, contextlib.ExitStack() as opened:
         legs: dict[str, Index] = {
             "dense": FaissIndex(Path(folder) / "dense", embedder.dimension),
             "lexical": TantivyIndex(Path(folder) / "lexical"),
         }
-        owners = _index(documents, legs, embedder, chunk_size)
-        vectors = embedder.embed_queries(list(asked.values()))
-        result: dict[str, Any] = {}
-        for method in methods:
-            rankings = {
-                name: _ranking(legs, owners, text, vectors[i : i + 1], method)
-                for i, (name, text) in enumerate(asked.items())
-            }
-            result[method] = _figures(rankings, relevant)
         for leg in legs.values():
-            leg.close()
-    return {"methods": result, "queries": len(asked), "documents": len(documents), "chunks": len(owners)}
+            opened.callback(leg.close)
+            leg.add(range(len(texts)), texts, vectors)
+            leg.save()
+        return _Trial(legs, owners, vectors, embedder).rankings(asked, methods)
 
 
-def _index(documents: Sequence[Document], legs: Mapping[str, Index], embedder: Embedder, chunk_size: int) -> list[str]:
-    """Fill both legs; return the document id of each chunk, whose key is its position."""
+def evaluate_questions(
+    questions: Sequence[Question],
+    retriever: Retriever,
+    collection: str = "default",
+    methods: Sequence[Method] = METHODS,
+    disagreements: int = 0,
+) -> dict[str, Any]:
+    """Measure the production retriever on questions to an indexed collection; figures as ``evaluate_retrieval``.
+
+    A passage is relevant if it comes from the document that the question names or, where it names
+    none, if it holds one of the answers. The first relevant passage counts: recall@k is the share of
+    questions with one among the first k. Questions without document and answers are left out.
+
+    Raises:
+        NoQuestions: no question names a document or has an answer.
+        NothingIndexed, UnknownCollection, IndexMismatch: as ``Retriever.retrieve``.
+    """
+    asked = {each.id: each for each in questions if each.document or any(map(str.strip, each.answers))}
+    if not asked:
+        raise NoQuestions(
+            "No question says what would be relevant.", got=len(questions), wanted="answers or a document for each"
+        )
+    rankings: dict[str, dict[str, list[str]]] = {}
+    for method in methods:
+        found = {name: retriever.search(each.question, collection, _TOP_K, method) for name, each in asked.items()}
+        rankings[method] = {name: _first_relevant(passages, asked[name]) for name, passages in found.items()}
+    result = compare(rankings, {name: {_RELEVANT: 1.0} for name in asked}, disagreements)
+    worded = _worded(result, {name: each.question for name, each in asked.items()})
+    for row in worded.get("disagreements", ()):
+        question = asked[row["id"]]
+        row["relevant"] = [question.document] if question.document else list(question.answers)
+    return {**worded, "queries": len(asked), "left_out": len(questions) - len(asked)}
+
+
+def _first_relevant(passages: Sequence[Passage], question: Question) -> list[str]:
+    """Return the passages' sources up to the first relevant one, which is called so."""
+    ranking: list[str] = []
+    for passage in passages:
+        if _is_relevant(passage, question):
+            return [*ranking, _RELEVANT]
+        ranking.append(f"{passage.source}#{passage.chunk.start}")
+    return ranking
+
+
+def _is_relevant(passage: Passage, question: Question) -> bool:
+    if question.document:
+        return passage.source == question.document or passage.source.endswith(f"/{question.document}")
+    text = " ".join(passage.chunk.text.casefold().split())
+    return any(" ".join(answer.casefold().split()) in text for answer in question.answers if answer.strip())
+
+
+def _worded(result: dict[str, Any], asked: Mapping[str, str]) -> dict[str, Any]:
+    """Return the result with each disagreement's query in words."""
+    rows = result.get("disagreements")
+    if rows is None:
+        return result
+    return {**result, "disagreements": [{"id": row["id"], "query": asked[row["id"]], **row} for row in rows]}
+
+
+def _chunked(documents: Sequence[Document], embedder: Embedder, chunk_size: int) -> tuple[list[str], list[str]]:
+    """Return the document id and the text of each chunk."""
     owners: list[str] = []
     texts: list[str] = []
     for document in documents:
         for piece in chunk(document, embedder.count_tokens, chunk_size):
             owners.append(document.source)
             texts.append(embedded_text(piece))
-    vectors = embedder.embed_documents(texts)
-    for leg in legs.values():
-        leg.add(range(len(texts)), texts, vectors)
-        leg.save()
-    return owners
+    return owners, texts
 
 
-def _ranking(
-    legs: Mapping[str, Index], owners: Sequence[str], query: str, vector: NDArray[np.float32], method: Method
-) -> list[str]:
-    found = search_legs(legs, query, vector, method, _DEPTH)
-    return list(dict.fromkeys(owners[hit.key] for hit in found))
+class _Trial:
+    """Both legs filled, and what a search of them needs."""
 
+    def __init__(self, legs: Mapping[str, Index], owners: Sequence[str], vectors: Vectors, embedder: Embedder) -> None:
+        self._legs, self._owners, self._vectors, self._embedder = legs, owners, vectors, embedder
 
-def _figures(rankings: Mapping[str, Ranking], relevant: Mapping[str, Relevant]) -> dict[str, Any]:
-    random = np.random.default_rng(_SEED)
-    samples = random.integers(0, len(rankings), size=(_RESAMPLES, len(rankings)))
-    figures: dict[str, Any] = {}
-    intervals: dict[str, list[float]] = {}
-    for name, measure in MEASURES.items():
-        scores = np.array([measure(ranking, relevant[query]) for query, ranking in rankings.items()])
-        figures[name] = round(float(scores.mean()), 4)
-        low, high = np.percentile(scores[samples].mean(axis=1), [2.5, 97.5])
-        intervals[name] = [round(float(low), 4), round(float(high), 4)]
-    return {**figures, "ci": intervals}
+    def rankings(self, asked: Mapping[str, str], methods: Sequence[Method]) -> dict[str, dict[str, list[str]]]:
+        """Return the documents each method finds for each query, best first."""
+        vectors = self._embedder.embed_queries(list(asked.values()))
+        return {
+            method: {
+                name: self._ranking(text, vectors[row : row + 1], method)
+                for row, (name, text) in enumerate(asked.items())
+            }
+            for method in methods
+        }
+
+    def _ranking(self, query: str, vector: NDArray[np.float32], method: Method) -> list[str]:
+        found = search_legs(
+            self._legs,
+            query,
+            vector,
+            method,
+            DEPTH,
+            vectors_of=lambda keys: self._vectors[list(keys)],
+            understood=understands(self._embedder, query),
+        )
+        return list(dict.fromkeys(self._owners[hit.key] for hit in found))
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -1,9 +1,10 @@
 """Index generations on disk: build one as a difference to the one before, verify it, search it.
 
 A generation is a folder ``<collection>/<number>`` with a dense and a lexical leg and a
-``manifest.json``, written last, that names every file's SHA-256: a folder without a manifest, or one
-the store does not call ready, is garbage and is swept by the next build. The store's chunk keys are
-the truth; an index only ever has to be made equal to them. Knows nothing of files and documents.
+``manifest.json``, written last: a folder without a manifest, or one the store does not call ready, is
+garbage and is swept by the next build. Files never change once written, so a generation shares most
+of them with the one before by hard links. The store's chunk keys are the truth; an index only ever has
+to be made equal to them. Knows nothing of files and documents.
 """
 
 from __future__ import annotations
@@ -11,43 +12,45 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data.errors import InvalidRequest, RagtuneError, StorageCorrupt
-from data.protocols import Embedder, Hit, Index, Report, Vectors
-from data.records import METHODS, Method, Progress
-from data.state import StateDirectory, map_os_error, sha256_file, sync_folder, write_atomic
+from data.errors import IndexMismatch, InvalidRequest, RagtuneError, StorageCorrupt
+from data.protocols import Embedder, Index, Keys, Report, Vectors
+from data.records import Method, Progress
+from data.state import StateDirectory, map_os_error, sync_folder
 from data.store import Store
+from retrieval.canary import check_recall, sample
 from retrieval.chunk import embedded_text
-from retrieval.fuse import found_by, reciprocal_rank_fusion
+from retrieval.embedders import Embedders, Find
+from retrieval.hybrid import Found, VectorsOf, search_legs
 from retrieval.index import FaissIndex
-from retrieval.lexical import TantivyIndex
+from retrieval.lexical import ANALYZER, TantivyIndex
+from retrieval.manifest import MANIFEST, read_manifest, write_manifest
+from retrieval.segments import Policy
+
+__all__ = [
+    "Found",
+    "Generation",
+    "GenerationBuilder",
+    "embed_cached",
+    "open_generation",
+    "read_manifest",
+    "search_legs",
+    "text_hash",
+]
 
 KEPT_GENERATIONS = 3
 """How many generations stay on disk, the current one among them."""
 
-_FORMAT = 1
-_MANIFEST = "manifest.json"
-_BATCH = 256
-_REPAIR = "Repair it: ragtune index rebuild."
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A chunk key with its score in the chosen method; ``origin`` names the legs that found it."""
-
-    key: int
-    score: float
-    origin: str
+_FORMAT = 2
+_BATCH = 1024
 
 
 class Generation:
@@ -61,12 +64,21 @@ class Generation:
     def __len__(self) -> int:
         return int(self.manifest["chunks"])
 
-    def search(self, query: str, vector: Vectors | None, method: Method, k: int) -> list[Found]:
-        """Return the best keys, best first: ``k`` of one leg, or all that the ``k`` best of both fuse to.
-
-        ``vector`` has shape (1, dimension); only the lexical method may leave it out.
-        """
-        return search_legs(self._legs, query, vector, method, k)
+    def search(
+        self,
+        query: str,
+        vector: Vectors | None,
+        method: Method,
+        k: int,
+        allowed: Keys | None = None,
+        *,
+        vectors_of: VectorsOf | None = None,
+        understood: bool = True,
+    ) -> list[Found]:
+        """Return the best keys, best first: ``k`` of one leg, or all that both found. As ``search_legs``."""
+        return search_legs(
+            self._legs, query, vector, method, k, allowed=allowed, vectors_of=vectors_of, understood=understood
+        )
 
     def close(self) -> None:
         """Release both legs."""
@@ -74,61 +86,34 @@ class Generation:
             leg.close()
 
 
-def search_legs(legs: Mapping[str, Index], query: str, vector: Vectors | None, method: Method, k: int) -> list[Found]:
-    """Search one leg, or both and fuse their rankings.
-
-    Raises:
-        InvalidRequest: an unknown method.
-    """
-    if method not in METHODS:
-        raise InvalidRequest("Unknown search method.", got=method, wanted=", ".join(METHODS))
-    unused = np.zeros((1, 0), dtype=np.float32)
-    names = list(legs) if method == "hybrid" else [method]
-    hits: dict[str, list[Hit]] = {
-        name: legs[name].search(query, unused if vector is None else vector, k) for name in names
-    }
-    if method != "hybrid":
-        return [Found(hit.key, hit.score, method) for hit in hits[method]]
-    rankings = {name: [hit.key for hit in found] for name, found in hits.items()}
-    fused = reciprocal_rank_fusion(list(rankings.values()))
-    return [Found(key, score, found_by(rankings, key)) for key, score in fused]
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return a generation's manifest after comparing every file with its hash there.
-
-    Raises:
-        StorageCorrupt: it is missing or unreadable, or a file is missing or was changed.
-    """
-    try:
-        manifest: dict[str, Any] = json.loads((folder / _MANIFEST).read_bytes())
-        files = dict(manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StorageCorrupt("The index has no readable manifest.", got=str(folder), hint=_REPAIR) from error
-    for name, wanted in files.items():
-        try:
-            got = sha256_file(folder / name)
-        except OSError as error:
-            raise StorageCorrupt("An index file is missing.", got=str(folder / name), hint=_REPAIR) from error
-        if got != wanted:
-            raise StorageCorrupt("An index file is damaged.", got=str(folder / name), hint=_REPAIR)
-    return manifest
-
-
 def open_generation(folder: Path) -> Generation:
     """Verify and open the generation in ``folder``.
 
     Raises:
         StorageCorrupt: it is damaged.
+        IndexMismatch: it is of another format, or its words were analysed otherwise.
     """
     manifest = read_manifest(folder)
+    for name, wanted in (("format", _FORMAT), ("analyzer", ANALYZER)):
+        if manifest.get(name) != wanted:
+            raise IndexMismatch(
+                f"The index was built with another {name}.",
+                got=f"{name} {manifest.get(name)}",
+                wanted=f"{name} {wanted}",
+                hint="Build it anew: ragtune index rebuild.",
+            )
     dense = FaissIndex(folder / "dense", int(manifest["dimension"]))
     return Generation(int(manifest["number"]), manifest, dense, TantivyIndex(folder / "lexical"))
 
 
+def text_hash(text: str) -> str:
+    """Return the name of a text in the embedding cache."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def embed_cached(store: Store, embedder: Embedder, texts: Sequence[str]) -> Vectors:
     """Return the vectors of ``texts``, shape (len(texts), dimension), embedding only unseen ones."""
-    hashes = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+    hashes = [text_hash(text) for text in texts]
     cached = store.embeddings.get_many(embedder.fingerprint, set(hashes))
     missing = {key: text for key, text in zip(hashes, texts, strict=True) if key not in cached}
     if missing:
@@ -143,43 +128,86 @@ def embed_cached(store: Store, embedder: Embedder, texts: Sequence[str]) -> Vect
 class GenerationBuilder:
     """Builds, prunes and rolls back the generations of collections."""
 
-    def __init__(self, store: Store, state: StateDirectory, embedder: Embedder, settings: Mapping[str, Any]) -> None:
-        """Keep what a build needs; ``settings`` are noted in each manifest."""
+    def __init__(
+        self,
+        store: Store,
+        state: StateDirectory,
+        embedder: Embedder,
+        settings: Mapping[str, Any],
+        policy: Policy | None = None,
+        *,
+        find: Find | None = None,
+    ) -> None:
+        """Keep what a build needs.
+
+        Args:
+            store: holds the chunks.
+            state: holds the generations' folders.
+            embedder: of collections without an index.
+            settings: noted in each manifest.
+            policy: chooses dense segments.
+            find: knows the embedders of other generations.
+        """
         self._store = store
         self._state = state
         self._embedder = embedder
+        self._embedders = Embedders(store, embedder, find)
         self._settings = dict(settings)
+        self._policy = policy
 
-    def build(self, collection: str, report: Report, *, fresh: bool = False) -> int | None:
+    def build(
+        self,
+        collection: str,
+        report: Report,
+        *,
+        fresh: bool = False,
+        compact: bool = False,
+        embedder: Embedder | None = None,
+    ) -> int | None:
         """Make the index equal to the store's chunks; return the current generation's number.
 
         Nothing is built if it is equal already and undamaged; None if there is nothing to index and
-        never was. ``fresh`` starts from nothing instead of from the current generation.
+        never was. ``fresh`` starts from nothing instead of from the current generation; ``compact``
+        builds in any case, and joins all segments into one. ``embedder`` takes the place of the one that
+        the current generation was built with.
 
         Raises:
             JobCancelled: ``report`` said so; the current generation stays.
             InsufficientStorage: the disk is full; the current generation stays.
+            IndexRefused: what was built does not find its own chunks again; the current generation stays.
         """
         self._store.collections.ensure(collection)
-        with self._locked(collection) as root:
-            self._sweep(collection, root)
-            keys = self._store.chunks.keys(collection)
-            current = self._store.collections.current_generation(collection)
-            base = None if fresh or current is None else self._usable(root / str(current))
-            if current is None and not keys:
-                return None
-            if base is not None and self.is_current(base, keys):
-                return current
-            number = self._build(collection, root, keys, None if base is None else root / str(current), report)
-            self._prune(collection, root)
-            return number
+        with self.locked(collection) as root:
+            # Chosen under the lock: what another process has just made current decides.
+            chosen = embedder or self._embedders.of(collection)
+            one = GenerationBuilder(self._store, self._state, chosen, self._settings, self._policy)
+            return one._make(collection, root, report, fresh=fresh, compact=compact)
 
-    def is_current(self, manifest: Mapping[str, Any], keys: set[int]) -> bool:
-        """Say whether a generation was built by this embedder from exactly these chunk keys."""
+    def _make(self, collection: str, root: Path, report: Report, *, fresh: bool, compact: bool) -> int | None:
+        self._sweep(collection, root)
+        keys = self._store.chunks.key_array(collection)
+        current = self._store.collections.current_generation(collection)
+        base = None if fresh or current is None else self._usable(root / str(current))
+        if current is None and not len(keys):
+            return None
+        if base is not None and not compact and self.is_current(base, keys):
+            return current
+        whole = None if base is None else root / str(current)
+        number = self._build(collection, root, keys, whole, report, compact=compact)
+        self._prune(collection, root)
+        return number
+
+    def is_current(self, manifest: Mapping[str, Any], keys: Iterable[int]) -> bool:
+        """Say whether a generation was built from exactly these chunk keys, by an embedder that is at hand."""
         if not manifest:
-            return not keys
-        same_embedder = bool(manifest["embedder"] == self._embedder.fingerprint)
-        return same_embedder and bool(manifest["keys_sha256"] == _keys_sha256(keys))
+            return not len(_array(keys))
+        return self._fits(manifest) and bool(manifest["keys_sha256"] == _keys_sha256(_array(keys)))
+
+    def _fits(self, manifest: Mapping[str, Any]) -> bool:
+        """Say whether a generation was built as this builder would build it."""
+        wanted = {"format": _FORMAT, "analyzer": ANALYZER}
+        known = self._embedders.named(str(manifest.get("embedder"))) is not None
+        return known and all(manifest.get(name) == value for name, value in wanted.items())
 
     def rollback(self, collection: str) -> int:
         """Make the newest undamaged generation before the current one current; return its number.
@@ -189,7 +217,7 @@ class GenerationBuilder:
             UnknownCollection: no such collection.
         """
         current = self._store.collections.current_generation(collection)
-        with self._locked(collection) as root:
+        with self.locked(collection) as root:
             for row in reversed(self._store.generations.list(collection)):
                 if current is None or row.number >= current or row.status != "ready":
                     continue
@@ -201,7 +229,7 @@ class GenerationBuilder:
         )
 
     @contextlib.contextmanager
-    def _locked(self, collection: str) -> Iterator[Path]:
+    def locked(self, collection: str) -> Iterator[Path]:
         """Let one process or thread at a time change the generations of a collection."""
         root = self._state.index(collection)
         try:
@@ -214,32 +242,23 @@ class GenerationBuilder:
             yield root
 
     def _usable(self, folder: Path) -> dict[str, Any] | None:
-        """Return the manifest of a generation that this embedder can go on with, else None."""
+        """Return the manifest of a generation that this builder can go on with, else None."""
         try:
             manifest = read_manifest(folder)
         except StorageCorrupt:
             return None  # The store is the truth: what is damaged is built anew.
-        fits = manifest.get("format") == _FORMAT and manifest["embedder"] == self._embedder.fingerprint
-        return manifest if fits else None
+        return manifest if self._fits(manifest) else None
 
-    def _build(self, collection: str, root: Path, keys: set[int], base: Path | None, report: Report) -> int:
+    def _build(
+        self, collection: str, root: Path, keys: Keys, base: Path | None, report: Report, *, compact: bool
+    ) -> int:
         number = self._store.generations.begin(collection, {"embedder": self._embedder.fingerprint, **self._settings})
         folder = root / str(number)
         try:
             if base is not None:
                 _copy(base, folder)
-            # Closed before anything else happens: tantivy's threads would write into a folder being removed.
-            with contextlib.ExitStack() as opened:
-                dense = FaissIndex(folder / "dense", self._embedder.dimension)
-                opened.callback(dense.close)
-                lexical = TantivyIndex(folder / "lexical")
-                opened.callback(lexical.close)
-                self._fill(collection, [dense, lexical], keys, report)
-                dense.save()
-                lexical.save()
-                held = dense.keys()
-            manifest = self._manifest(collection, number, folder, held)
-            write_atomic(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
+            held = self._write(collection, number, folder, keys, report, compact=compact)
+            manifest = write_manifest(folder, self._facts(collection, number, held))
             sync_folder(root)
         except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
@@ -250,38 +269,59 @@ class GenerationBuilder:
         self._store.generations.commit(collection, number, manifest)
         return number
 
-    def _fill(self, collection: str, legs: Sequence[Index], keys: set[int], report: Report) -> None:
-        """Remove what the store no longer has, then add what it has more, leg by leg."""
-        missing: set[int] = set()
-        for leg in legs:
-            held = leg.keys()
-            leg.remove(sorted(held - keys))
-            missing |= keys - held
+    def _write(self, collection: str, number: int, folder: Path, keys: Keys, report: Report, *, compact: bool) -> Keys:
+        """Bring both legs in ``folder`` to ``keys``, prove that they find them, and return what is held."""
+        # Closed before anything else happens: tantivy's threads would write into a folder being removed.
+        with contextlib.ExitStack() as opened:
+            dense = FaissIndex(folder / "dense", self._embedder.dimension, self._policy)
+            opened.callback(dense.close)
+            lexical = TantivyIndex(folder / "lexical")
+            opened.callback(lexical.close)
+            self._fill(collection, dense, lexical, keys, report)
+            if compact:
+                dense.compact()
+            dense.save()
+            lexical.save()
+            held = dense.keys()
+            self._check(held, number, dense, lexical)
+            return held
+
+    def _check(self, held: Keys, number: int, dense: Index, lexical: Index) -> None:
+        rows = self._store.chunks.by_keys(sample(held, number).tolist())
+        texts = {key: embedded_text(chunk) for key, (chunk, _, _) in sorted(rows.items())}
+        check_recall(dense, lexical, texts, embed_cached(self._store, self._embedder, list(texts.values())))
+
+    def _fill(self, collection: str, dense: Index, lexical: Index, keys: Keys, report: Report) -> None:
+        """Remove what the store no longer has, then add what it has more, in batches."""
+        held = dense.keys()
+        # Both were built from the same keys; listing a million of tantivy's takes seconds and is for the worst case.
+        others = held if len(lexical) == len(held) else lexical.keys()
+        missing = np.zeros(0, dtype=np.int64)
+        for leg, own in ((dense, held), (lexical, others)):
+            leg.remove(np.setdiff1d(own, keys, assume_unique=True))
+            missing = np.union1d(missing, np.setdiff1d(keys, own, assume_unique=True))
         started, done = time.monotonic(), 0
-        for batch in _batches(self._store.chunks.iterate(collection, keys=missing), _BATCH):
+        wanted = None if len(missing) == len(keys) else missing.tolist()
+        for batch in _batches(self._store.chunks.iterate(collection, keys=wanted), _BATCH):
             texts = [embedded_text(chunk) for _, chunk, _ in batch]
             vectors = embed_cached(self._store, self._embedder, texts)
-            for leg in legs:
-                leg.add([key for key, _, _ in batch], texts, vectors)
+            for leg in (dense, lexical):
+                leg.add(np.array([key for key, _, _ in batch], dtype=np.int64), texts, vectors)
             done += len(batch)
-            eta_s = (time.monotonic() - started) / done * (len(missing) - done)
-            report(Progress(done, len(missing), "chunks", eta_s, "index"))
+            eta_s = (time.monotonic() - started) / done * max(len(missing) - done, 0)
+            report(Progress(done, max(len(missing), done), "chunks", eta_s, "index"))
 
-    def _manifest(self, collection: str, number: int, folder: Path, held: set[int]) -> dict[str, Any]:
-        for path in (folder / "dense", folder / "lexical", folder):
-            sync_folder(path)
-        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+    def _facts(self, collection: str, number: int, held: Keys) -> dict[str, Any]:
         return {
             "format": _FORMAT,
             "collection": collection,
             "number": number,
             "embedder": self._embedder.fingerprint,
+            "analyzer": ANALYZER,
             "dimension": self._embedder.dimension,
             "settings": self._settings,
             "chunks": len(held),
             "keys_sha256": _keys_sha256(held),
-            "created_at": time.time(),
-            "files": {path.relative_to(folder).as_posix(): sha256_file(path) for path in files},
         }
 
     def _sweep(self, collection: str, root: Path) -> None:
@@ -311,10 +351,10 @@ def _copy(base: Path, folder: Path) -> None:
             target = folder / path.relative_to(base)
             if path.is_dir():
                 target.mkdir(parents=True, exist_ok=True)
-            elif path.suffix == ".json" and path.name != _MANIFEST:
+            elif path.suffix == ".json" and path.name != MANIFEST:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(path, target)
-            elif path.suffix != ".lock" and path.name != _MANIFEST:
+            elif path.suffix != ".lock" and path.name != MANIFEST:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _link(path, target)
     except OSError as error:
@@ -328,8 +368,12 @@ def _link(path: Path, target: Path) -> None:
         shutil.copy2(path, target)
 
 
-def _keys_sha256(keys: Iterable[int]) -> str:
-    return hashlib.sha256(",".join(map(str, sorted(keys))).encode()).hexdigest()
+def _array(keys: Iterable[int]) -> Keys:
+    return np.sort(keys if isinstance(keys, np.ndarray) else np.fromiter(keys, dtype=np.int64))
+
+
+def _keys_sha256(keys: Keys) -> str:
+    return hashlib.sha256(keys.astype("<i8").tobytes()).hexdigest()
 
 
 def _batches(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:

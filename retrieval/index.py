@@ -1,56 +1,113 @@
-"""The dense leg of an index generation: exact inner products in a FAISS index.
+"""The dense leg of an index generation: segments, tombstones, and when segments are joined.
 
-The importer of faiss. Knows nothing of text, generations or the store: vectors come with the integer
-keys to return.
+What was added goes into a new segment; what was removed is marked in the old one. Segments of like
+size are joined, so their number grows with the logarithm of the rows, and each is of the kind that its
+size asks for. Knows nothing of text, generations or the store: vectors come with the integer keys to
+return.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
+import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 
 from data.errors import IndexMismatch, StorageCorrupt
-from data.protocols import Hit, Vectors
-from data.state import map_os_error
+from data.protocols import Hit, Keys, Vectors
+from data.state import map_os_error, write_atomic
+from retrieval.pending import Pending
+from retrieval.segments import Among, Blocks, Mask, Policy, Rows, Segment, Source, write_segment
 
-_FILE = "vectors.faiss"
+_LIST = "segments.json"
+_FORMAT = 1
+_JOIN_ROWS = 5000
+"""Segments up to this size are joined with whatever is added: they are rewritten in milliseconds."""
+_JOIN_GROWTH = 2.0
+"""A segment is joined with smaller ones once it has at most this many times their rows."""
+_MAX_DEAD = 0.25
+"""A segment is rewritten when a larger share of its rows was removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A segment and which of its rows are alive: None for all of them, with a mask for searching else."""
+
+    segment: Segment
+    alive: Mask | None = None
+    among: Among | None = None
+
+    @property
+    def count(self) -> int:
+        return len(self.segment) if self.among is None else self.among.count
+
+    @property
+    def keys(self) -> Keys:
+        return self.segment.keys if self.alive is None else self.segment.keys[self.alive]
+
+    def without(self, rows: Rows) -> _Part:
+        alive = np.ones(len(self.segment), dtype=np.bool_) if self.alive is None else self.alive.copy()
+        alive[rows] = False
+        return _Part(self.segment, alive, Among(alive))
+
+    def narrowed(self, allowed: Keys | None) -> Among | None:
+        """Return the rows to search: None for all."""
+        if allowed is None:
+            return self.among
+        mask = np.zeros(len(self.segment), dtype=np.bool_)
+        mask[self.segment.rows_of(allowed)] = True
+        return Among(mask if self.alive is None else mask & self.alive)
+
+
+@dataclass(frozen=True, slots=True)
+class _Survivors:
+    """The living rows of a part, as the source of a new segment."""
+
+    part: _Part
+
+    @property
+    def keys(self) -> Keys:
+        return self.part.segment.keys
+
+    def blocks(self) -> Iterator[tuple[Rows, Vectors]]:
+        for rows, vectors in self.part.segment.blocks():
+            if self.part.alive is None:
+                yield rows, vectors
+            else:
+                kept = self.part.alive[rows]
+                yield rows[kept], vectors[kept]
 
 
 class FaissIndex:
-    """A flat inner-product ``Index`` in ``folder``, read from there if it was saved before.
+    """An inner-product ``Index`` in ``folder``, read from there if it was saved before.
 
-    Exact search: every vector is compared, which is right to about 200,000 of them.
+    Flat, then HNSW, then IVF with 8-bit codes as it grows (``policy``). Threads may search while one
+    writes: a search sees the segments as they were when it began, without a lock. Entries added since
+    the last ``save`` are saved by the first search that comes.
 
     Raises:
-        StorageCorrupt: the file cannot be read.
+        StorageCorrupt: the files cannot be read.
         IndexMismatch: the saved vectors have another length than ``dimension``.
     """
 
-    def __init__(self, folder: Path, dimension: int) -> None:
-        self._path = folder / _FILE
-        self._dimension = dimension
+    def __init__(self, folder: Path, dimension: int, policy: Policy | None = None) -> None:
+        self._folder, self._dimension, self._policy = folder, dimension, policy or Policy()
         self._lock = threading.RLock()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise map_os_error(error, folder) from error
-        self._index = self._read() if self._path.exists() else faiss.IndexIDMap2(faiss.IndexFlatIP(dimension))
-        if self._index.d != dimension:
-            raise IndexMismatch(
-                "The index holds vectors of another length.",
-                got=f"{self._index.d}",
-                wanted=f"{dimension}",
-                hint="Rebuild it: ragtune index rebuild.",
-            )
-        self._keys = {int(key) for key in faiss.vector_to_array(self._index.id_map)}
+        self._pending = Pending(folder, dimension)
+        self._next = 0
+        self._parts = self._read()
+        self._noted = self._parts
 
-    def add(self, keys: Sequence[int], texts: Sequence[str], vectors: Vectors) -> None:  # noqa: ARG002
+    def add(self, keys: Sequence[int] | Keys, texts: Sequence[str], vectors: Vectors) -> None:  # noqa: ARG002
         """Add vectors of shape (len(keys), dimension), replacing those with the same keys."""
         if vectors.shape != (len(keys), self._dimension):
             raise IndexMismatch(
@@ -58,65 +115,157 @@ class FaissIndex:
                 got=f"shape {vectors.shape}",
                 wanted=f"shape ({len(keys)}, {self._dimension})",
             )
-        if not keys:
-            return
         with self._lock:
             self.remove(keys)
-            self._index.add_with_ids(np.ascontiguousarray(vectors, dtype=np.float32), np.asarray(keys, dtype=np.int64))
-            self._keys.update(keys)
+            self._pending.add(np.asarray(keys, dtype=np.int64), vectors)
 
-    def remove(self, keys: Sequence[int]) -> None:
+    def remove(self, keys: Sequence[int] | Keys) -> None:
         """Remove entries; absent keys are ignored."""
+        gone = np.unique(np.asarray(keys, dtype=np.int64))
         with self._lock:
-            held = self._keys.intersection(keys)
-            if held:
-                self._index.remove_ids(faiss.IDSelectorBatch(np.fromiter(held, dtype=np.int64)))
-                self._keys -= held
+            self._pending.remove(gone)
+            self._parts = tuple(_bury(part, gone) for part in self._parts)
 
-    def search(self, query: str, vector: Vectors, k: int) -> list[Hit]:  # noqa: ARG002
-        """Return the ``k`` nearest by inner product, best first; ties by key."""
+    def search(self, query: str, vector: Vectors, k: int, allowed: Keys | None = None) -> list[Hit]:  # noqa: ARG002
+        """Return the ``k`` nearest by inner product, of all or of the ``allowed``, best first; ties by key.
+
+        Exact in flat segments; in larger ones nearly so (see bench/RESULTS.md), and exact again where
+        few rows are allowed.
+        """
+        if len(self._pending):
+            self.save()
+        vector = np.ascontiguousarray(vector, dtype=np.float32)
+        hits: list[Hit] = []
+        for part in self._parts:
+            rows, scores = part.segment.search(vector, k, part.narrowed(allowed))
+            keys = part.segment.keys[rows]
+            hits.extend(map(Hit, keys.tolist(), scores.tolist()))
+        return sorted(hits, key=lambda hit: (-hit.score, hit.key))[: max(k, 0)]
+
+    def keys(self) -> Keys:
+        """Return every key held, ascending."""
         with self._lock:
-            k = min(k, len(self._keys))
-            if k < 1:
-                return []
-            scores, keys = self._index.search(np.ascontiguousarray(vector, dtype=np.float32), k)
-        hits = [Hit(int(key), float(score)) for score, key in zip(scores[0], keys[0], strict=True) if key >= 0]
-        return sorted(hits, key=lambda hit: (-hit.score, hit.key))
-
-    def keys(self) -> set[int]:
-        """Return every key held."""
-        return set(self._keys)
+            held = [part.keys for part in self._parts]
+            return np.sort(np.concatenate([*held, self._pending.keys])).astype(np.int64, copy=False)
 
     def save(self) -> None:
-        """Write the index beside its file, sync it and rename it into place."""
-        temporary = self._path.with_suffix(".tmp")
-        try:
-            with self._lock, temporary.open("wb") as stream:
-                stream.write(faiss.serialize_index(self._index).tobytes())
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(self._path)
-        except OSError as error:
-            raise map_os_error(error, self._path) from error
+        """Write a segment of what was added, join what should be joined, and note the result on disk."""
+        with self._lock:
+            joined = self._due()
+            if joined or len(self._pending):
+                self._join(joined)
+            elif self._parts is not self._noted or not (self._folder / _LIST).exists():
+                self._note()
+
+    def compact(self) -> None:
+        """Write one segment of everything, without what was removed, trained anew."""
+        with self._lock:
+            if len(self._pending) or len(self._parts) > 1 or any(part.alive is not None for part in self._parts):
+                self._join(list(self._parts), fresh=True)
 
     def close(self) -> None:
-        """Drop the vectors; unsaved changes are lost."""
+        """Drop the segments; unsaved changes are lost."""
         with self._lock:
-            self._index.reset()
-            self._keys.clear()
+            self._pending.clear()
+            self._parts = ()
+
+    def kinds(self) -> list[tuple[str, int, int]]:
+        """Return (kind, rows, removed rows) of each segment, largest first."""
+        rows = [(part.segment.kind, len(part.segment), len(part.segment) - part.count) for part in self._parts]
+        return sorted(rows, key=lambda row: -row[1])
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return sum(part.count for part in self._parts) + len(self._pending)
 
-    def _read(self) -> Any:
-        try:
-            index = faiss.read_index(str(self._path))
-        except RuntimeError as error:
-            raise StorageCorrupt(
-                f"The dense index cannot be read: {str(error).splitlines()[0]}",
-                got=str(self._path),
-                hint="Rebuild it: ragtune index rebuild.",
-            ) from error
-        if not isinstance(index, faiss.IndexIDMap2):
-            raise StorageCorrupt("The dense index is of an unknown kind.", got=type(index).__name__)
-        return index
+    def _due(self) -> list[_Part]:
+        """Return the segments to rewrite: those full of removed rows, and those not much larger than the rest."""
+        total = len(self._pending)
+        due = []
+        for part in sorted(self._parts, key=lambda part: part.count):
+            dead = len(part.segment) - part.count
+            grown = total and part.count <= max(_JOIN_GROWTH * total, _JOIN_ROWS)
+            if grown or dead > _MAX_DEAD * len(part.segment):
+                due.append(part)
+                total += part.count
+        return due
+
+    def _join(self, joined: list[_Part], *, fresh: bool = False) -> None:
+        """Put one segment in the place of those ``joined`` and of the pending rows."""
+        sources: list[Source] = [_Survivors(part) for part in joined]
+        keys = np.sort(np.concatenate([*(part.keys for part in joined), self._pending.keys]))
+        parts = [part for part in self._parts if part not in joined]
+        if len(keys):
+            kind, name = self._policy.kind(len(keys)), str(self._next)
+            bases = [part.segment for part in joined if kind == "ivf" and part.segment.kind == "ivf" and not fresh]
+            bases = [base for base in bases if len(keys) <= self._policy.retrain_growth * base.trained_rows]
+            base = max(bases, key=len, default=None)
+            blocks = Blocks([*sources, self._pending], keys)
+            write_segment(self._folder, name, kind, blocks, self._policy, base=base)
+            self._next += 1
+            parts.append(_Part(Segment(self._folder, name, kind, self._policy)))
+        self._parts = tuple(parts)
+        self._pending.clear()
+        self._note()
+
+    def _note(self) -> None:
+        """Write the list of segments, the removed rows first, and drop the files that it no longer names."""
+        rows, kept = [], {_LIST}
+        for part in self._parts:
+            segment = part.segment
+            kept |= {f"{segment.name}.faiss", f"{segment.name}.keys"}
+            if part.alive is not None:
+                kept.add(f"{segment.name}.dead")
+                dead = np.flatnonzero(~part.alive).astype("<i8")
+                write_atomic(self._folder / f"{segment.name}.dead", dead.tobytes())
+            rows.append(
+                {"name": segment.name, "kind": segment.kind, "rows": len(segment), "dead": len(segment) - part.count}
+            )
+        noted = {"format": _FORMAT, "dimension": self._dimension, "next": self._next, "segments": rows}
+        write_atomic(self._folder / _LIST, json.dumps(noted, indent=1).encode())
+        for path in self._folder.iterdir():
+            if path.name not in kept and path.suffix in (".faiss", ".keys", ".dead"):
+                path.unlink(missing_ok=True)
+        self._noted = self._parts
+
+    def _read(self) -> tuple[_Part, ...]:
+        path = self._folder / _LIST
+        if not path.exists():
+            return ()
+        with _corrupt(path):
+            noted = json.loads(path.read_bytes())
+            if noted["format"] != _FORMAT:
+                raise ValueError(f"format {noted['format']}")
+            self._next = int(noted["next"])
+            dimension = int(noted["dimension"])
+            if dimension != self._dimension:
+                raise IndexMismatch(
+                    "The index holds vectors of another length.",
+                    got=f"{dimension}",
+                    wanted=f"{self._dimension}",
+                    hint="Rebuild it: ragtune index rebuild.",
+                )
+            return tuple(self._open(row) for row in noted["segments"])
+
+    def _open(self, row: dict[str, Any]) -> _Part:
+        segment = Segment(self._folder, row["name"], row["kind"], self._policy)
+        dead = np.fromfile(self._folder / f"{segment.name}.dead", dtype="<i8") if row["dead"] else np.zeros(0, np.int64)
+        if len(segment) != row["rows"] or len(dead) != row["dead"] or segment.dimension != self._dimension:
+            raise ValueError(f"segment {segment.name} is not as noted")
+        return _Part(segment).without(dead) if len(dead) else _Part(segment)
+
+
+def _bury(part: _Part, keys: Keys) -> _Part:
+    rows = part.segment.rows_of(keys)
+    if part.alive is not None:
+        rows = rows[part.alive[rows]]
+    return part.without(rows) if len(rows) else part
+
+
+@contextlib.contextmanager
+def _corrupt(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise StorageCorrupt(
+            f"The dense index cannot be read: {error}", got=str(path), hint="Rebuild it: ragtune index rebuild."
+        ) from error

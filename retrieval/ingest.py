@@ -1,13 +1,15 @@
-"""Make a collection equal to a set of files: load, chunk, store, then build an index generation.
+"""Make a collection equal to a set of files: load, chunk, embed, store, then build an index generation.
 
-The store is written first and is the truth; the index follows by difference. Files that did not
-change cost one hash. Knows nothing of HTTP, jobs or settings files.
+One thread reads and chunks ahead while this one embeds and stores window by window, so that no more
+than some windows of text are in memory, however many files there are. The store is written first and
+is the truth; the index follows by difference. Files that did not change cost one hash. Knows nothing
+of HTTP, jobs or settings files.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,13 +17,29 @@ from typing import Any, Protocol
 from data.errors import RagtuneError, UnreadableDocument
 from data.protocols import Embedder, Report
 from data.records import Chunk, Document, Progress, content_id
-from data.state import StateDirectory, check_name, sha256_file
-from data.store import DocumentRow, Store
-from retrieval.chunk import CHUNKER, chunk, embedded_text
-from retrieval.generation import GenerationBuilder, embed_cached, read_manifest
-from retrieval.load import Limits, find_files, load
+from data.state import StateDirectory, check_name
+from data.store import DocumentRow, NewDocument, Store
+from retrieval.ahead import ahead
+from retrieval.chunk import CHUNKER, chunk
+from retrieval.compact import collect_garbage
+from retrieval.embedders import Embedders, Find
+from retrieval.facts import (
+    Countdown,
+    among,
+    check_tags,
+    date_of,
+    facts_of,
+    failure,
+    is_present,
+    left_archives,
+    sha256_of,
+)
+from retrieval.generation import GenerationBuilder, read_manifest
+from retrieval.load import Content, Limits, expand, find_files, is_archive, parse, read
+from retrieval.verify import Verifier
+from retrieval.writer import Window, Writer
 
-_EMBED_BATCH = 64
+_AHEAD_CHARACTERS = 16 * 2**20
 
 
 class IngestSettings(Protocol):
@@ -42,28 +60,42 @@ class IngestSettings(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """What became of each file: every file is in exactly one of indexed, unchanged and failed.
+    """What became of each file: every file is in exactly one of indexed, unchanged, moved and failed.
 
-    ``indexed`` rows are ``{"id", "source", "chunks"}``, ``failed`` rows ``{"source", "type",
-    "detail", "got", "wanted", "hint"}`` (``got`` None where it is the source); ``deleted`` names
-    sources. ``generation`` is the index's current one.
+    ``indexed`` rows are ``{"id", "source", "chunks"}``, ``moved`` rows ``{"from", "to", "id"}``,
+    ``failed`` rows ``{"source", "type", "detail", "got", "wanted", "hint"}`` (``got`` None where it is
+    the source); ``deleted`` names sources. ``generation`` is the index's current one.
     """
 
     indexed: list[dict[str, Any]] = field(default_factory=list)
     unchanged: list[dict[str, Any]] = field(default_factory=list)
+    moved: list[dict[str, Any]] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
     failed: list[dict[str, Any]] = field(default_factory=list)
     generation: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A document that is chunked and embedded, but not stored yet."""
+class _Outcome:
+    """What reading one file gave: a document to store, an error, or neither where it is stored already."""
 
-    document: Document
-    chunks: list[Chunk]
-    sha256: str
-    size: int
+    source: str
+    new: NewDocument | None = None
+    error: RagtuneError | None = None
+    modified_at: float = 0.0
+
+
+@dataclass(slots=True)
+class _Run:
+    """One call of ``ingest``: what was known before, what is done, and what to tell whom."""
+
+    collection: str
+    known: dict[str, DocumentRow]
+    tags: tuple[str, ...] | None
+    progress: Countdown
+    done: IngestReport = field(default_factory=IngestReport)
+    notes: list[tuple[str, Sequence[str], float]] = field(default_factory=list)
+    archives: dict[str, set[str]] = field(default_factory=dict)
 
 
 def ignore_progress(_: Progress) -> None:
@@ -73,13 +105,25 @@ def ignore_progress(_: Progress) -> None:
 class Ingestor:
     """Ingests files into collections, and keeps their indexes."""
 
-    def __init__(self, store: Store, state: StateDirectory, embedder: Embedder, settings: IngestSettings) -> None:
+    def __init__(
+        self,
+        store: Store,
+        state: StateDirectory,
+        embedder: Embedder,
+        settings: IngestSettings,
+        window: Window | None = None,
+        *,
+        find: Find | None = None,
+    ) -> None:
+        """Keep what ingesting needs; an index whose own embedder ``find`` knows goes on with that one."""
         self._store = store
         self._state = state
         self._embedder = embedder
+        self._embedders = Embedders(store, embedder, find)
+        self._window = window or Window()
         self._limits = Limits(max_bytes=settings.max_document_bytes)
         self._chunking = {"chunk_size": settings.chunk_size, "chunk_overlap": settings.chunk_overlap}
-        self._builder = GenerationBuilder(store, state, embedder, {"chunker": CHUNKER, **self._chunking})
+        self._builder = GenerationBuilder(store, state, embedder, {"chunker": CHUNKER, **self._chunking}, find=find)
 
     @property
     def settings_fingerprint(self) -> str:
@@ -87,36 +131,56 @@ class Ingestor:
         return content_id(CHUNKER, self._embedder.fingerprint, *(f"{k}={v}" for k, v in self._chunking.items()))
 
     def ingest(
-        self, collection: str, paths: Sequence[Path | str], *, sync: bool = False, report: Report = ignore_progress
+        self,
+        collection: str,
+        paths: Sequence[Path | str],
+        *,
+        sync: bool = False,
+        tags: Sequence[str] | None = None,
+        changed: Collection[Path] | None = None,
+        report: Report = ignore_progress,
     ) -> IngestReport:
         """Ingest files and folders, then build the index; one bad file fails alone.
 
-        New documents are stored as they come; those that replace others are stored at the end, just
-        before the index follows, so that what is searched stays whole meanwhile. ``sync`` also
-        deletes the collection's documents whose source was not among the files.
+        Documents are stored window by window; each is in place when its progress is reported. What
+        they replace is searched until the index follows, so searches see each document all the time.
+
+        Args:
+            collection: created if it does not exist.
+            paths: files and folders.
+            sync: mirror: a document whose file is gone is deleted, or moved if its bytes came up elsewhere.
+            tags: put on every document among the files; None leaves tags as they are.
+            changed: look only at these files (and those in these folders), and at what is gone.
+            report: receives the progress in documents, then in chunks.
 
         Raises:
-            InvalidRequest: a path that does not exist, no file at all, or a bad collection name.
+            InvalidRequest: a path that does not exist, no file at all, a bad collection name or tag.
             JobCancelled: ``report`` said so; what was stored stays, and the next call goes on from there.
         """
         check_name(collection, "collection name")
+        tags = None if tags is None else check_tags(tags)
         files = find_files(paths)
+        present = {source for _, source in files}
+        if changed is not None:
+            files = among(files, changed)
         self._store.collections.ensure(collection)
         known = self._store.documents.by_source(collection)
-        done = IngestReport()
-        replacements = self._store_new(collection, files, known, done, report)
-        for prepared in replacements:
-            self._put(collection, prepared, done)
+        run = _Run(collection, known, tags, Countdown(len(files), "load", report))
+        gone = {source: row for source, row in known.items() if sync and not is_present(source, present)}
+        files = self._move(run, files, gone)
+        self._store_all(run, self._read(run, files))
         if sync:
+            gone |= {source: known[source] for source in left_archives(known, run.archives)}
             # What is in a folder that could not be listed is not gone.
-            unseen = tuple(f"{row['source']}/" for row in done.failed)
-            for source in sorted(known.keys() - {source for _, source in files}):
-                if source.startswith(unseen):
-                    continue
-                self._store.documents.delete(known[source].id)
-                done.deleted.append(source)
+            unseen = tuple(f"{row['source']}/" for row in run.done.failed)
+            gone = {source: row for source, row in gone.items() if not source.startswith(unseen)}
+        if run.notes:
+            self._store.documents.annotate(run.notes)
+        done = run.done
+        self._store.documents.delete_many(row.id for row in gone.values())
+        done.deleted.extend(sorted(gone))
         generation = self._builder.build(collection, report)
-        return IngestReport(done.indexed, done.unchanged, done.deleted, done.failed, generation)
+        return IngestReport(done.indexed, done.unchanged, done.moved, done.deleted, done.failed, generation)
 
     def delete(self, document_id: str) -> None:
         """Delete a document; it is found no more at once, and the next build takes it out of the index.
@@ -126,28 +190,62 @@ class Ingestor:
         """
         self._store.documents.delete(document_id)
 
-    def rebuild(self, collection: str, report: Report = ignore_progress) -> int | None:
+    def rebuild(
+        self, collection: str, report: Report = ignore_progress, *, embedder: Embedder | None = None
+    ) -> int | None:
         """Chunk again what was chunked under other settings, then build a generation from nothing.
 
-        Vectors of texts that were embedded before are taken from the cache. Returns the number of
-        the new generation, None if there is nothing to index and never was.
+        The old generation and its chunks are searched until the new one takes over. Vectors of texts
+        that were embedded before are taken from the cache. ``embedder`` takes the place of the index's
+        own. Returns the number of the new generation, None if there is nothing to index and never was.
 
         Raises:
             UnknownCollection: no such collection.
         """
         self._store.collections.current_generation(collection)
-        fingerprint = self.settings_fingerprint
         rows = self._store.documents.by_source(collection).values()
-        outdated = [row for row in rows if row.settings_fingerprint != fingerprint]
-        progress = _Countdown(len(outdated), "chunk", report)
-        prepared = []
-        for row in outdated:
-            document = self._store.documents.get(row.id)
-            prepared.append(_Prepared(document, self._chunks(document), row.sha256, row.size))
-            progress.step()
-        for item in prepared:
-            self._put(collection, item, IngestReport())
-        return self._builder.build(collection, report, fresh=True)
+        self.rechunk(collection, [row for row in rows if row.settings_fingerprint != self.settings_fingerprint], report)
+        return self._builder.build(collection, report, fresh=True, embedder=embedder)
+
+    def rechunk(self, collection: str, rows: Sequence[DocumentRow], report: Report) -> None:
+        """Chunk stored documents anew, from their text; the index follows at the next build."""
+        run = _Run(collection, {}, None, Countdown(len(rows), "chunk", report))
+        self._store_all(run, (self._again(row) for row in rows))
+
+    def build(self, collection: str, report: Report, *, fresh: bool = False) -> int | None:
+        """Make the index equal to the store, ``fresh`` from nothing; return the current generation."""
+        return self._builder.build(collection, report, fresh=fresh)
+
+    def verify(self, collection: str, report: Report = ignore_progress, *, repair: bool = False) -> dict[str, Any]:
+        """Check every invariant of a collection and its index; see ``retrieval.verify``."""
+        return Verifier(self._store, self._state, self).verify(collection, report, repair=repair)
+
+    def compact(self, collection: str, report: Report = ignore_progress) -> dict[str, Any]:
+        """Join the segments of a collection's index, then drop what nothing needs any more.
+
+        Returns ``{"collection", "generation", "dropped": {"vectors", "replaced_documents", "uploads",
+        "bytes"}}``.
+
+        Raises:
+            UnknownCollection: no such collection.
+        """
+        self._store.collections.current_generation(collection)
+        generation = self._builder.build(collection, report, compact=True)
+        dropped = collect_garbage(self._store, self._state, self._embedder.fingerprint, report)
+        return {"collection": collection, "generation": generation, "dropped": dropped}
+
+    def embedder_of(self, collection: str) -> str:
+        """Return the fingerprint of the embedder that a collection's documents are indexed with."""
+        return self._embedders.of(collection).fingerprint
+
+    def index_locked(self, collection: str) -> AbstractContextManager[Path]:
+        """Keep others from changing a collection's index meanwhile."""
+        return self._builder.locked(collection)
+
+    def _again(self, row: DocumentRow) -> _Outcome:
+        """Chunk a stored document anew."""
+        document = self._store.documents.get(row.id)
+        return _Outcome(row.source, self._new(document, row.sha256, row.size, row.modified_at))
 
     def rollback(self, collection: str) -> int:
         """Make the index generation before the current one current; return its number.
@@ -189,100 +287,113 @@ class Ingestor:
             ],
         }
 
-    def _store_new(
-        self,
-        collection: str,
-        files: Sequence[tuple[Path, str]],
-        known: Mapping[str, DocumentRow],
-        done: IngestReport,
-        report: Report,
-    ) -> list[_Prepared]:
-        """Load every changed file and store those with a new source; return the ones that replace."""
-        replacements = []
-        progress = _Countdown(len(files), "load", report)
+    def _move(
+        self, run: _Run, files: Sequence[tuple[Path, str]], gone: dict[str, DocumentRow]
+    ) -> list[tuple[Path, str]]:
+        """Move documents whose file is gone to a new file of the same bytes; return the other files."""
+        lost: dict[tuple[str, str], list[str]] = {}
+        for source, row in gone.items():
+            if row.settings_fingerprint == self.settings_fingerprint:
+                lost.setdefault((row.sha256, Path(source).suffix.lower()), []).append(source)
+        sizes = {gone[source].size for sources in lost.values() for source in sources}
+        left = []
+        for path, source in files:
+            facts = None if source in run.known or not sizes else facts_of(path)
+            found = facts and facts.size in sizes and lost.get((sha256_of(path), path.suffix.lower()))
+            if not facts or not found:
+                left.append((path, source))
+                continue
+            row = gone.pop(found.pop(0))
+            moved = self._store.documents.move(row.id, source)
+            run.known[source] = moved
+            self._annotate(run, moved, facts.modified_at)
+            run.done.moved.append({"from": row.source, "to": source, "id": row.id})
+            run.progress.step()
+        return left
+
+    def _read(self, run: _Run, files: Sequence[tuple[Path, str]]) -> Iterator[_Outcome]:
+        """Read file after file, archives opened; each file or member gives one outcome."""
+        taken = {row.id: row.source for row in run.known.values()}
         for path, source in files:
             try:
-                prepared = self._prepare(collection, path, source, known.get(source))
-            except UnreadableDocument as error:
-                done.failed.append(_failure(source, error))
-            else:
-                if prepared is None:
-                    row = known[source]
-                    done.unchanged.append({"id": row.id, "source": source, "chunks": row.chunks})
-                elif source in known:
-                    replacements.append(prepared)
+                content = read(path, max_bytes=self._limits.max_bytes, source=source)
+                if is_archive(content):
+                    seen: set[str] = set()
+                    for member in expand(content, limits=self._limits):
+                        outcome = self._outcome(run, member, taken)
+                        seen.add(outcome.source)
+                        yield outcome
+                    run.archives[source] = seen
                 else:
-                    self._put(collection, prepared, done)
-            progress.step()
-        return replacements
+                    yield self._outcome(run, content, taken)
+            except UnreadableDocument as error:
+                yield _Outcome(source, error=error)
 
-    def _prepare(self, collection: str, path: Path, source: str, known: DocumentRow | None) -> _Prepared | None:
-        """Return the loaded, chunked and embedded document, None if it is stored just so already."""
-        sha256 = _sha256(path, source)
-        fingerprint = self.settings_fingerprint
-        if known is not None and known.sha256 == sha256 and known.settings_fingerprint == fingerprint:
+    def _outcome(self, run: _Run, content: Content | UnreadableDocument, taken: Mapping[str, str]) -> _Outcome:
+        if isinstance(content, UnreadableDocument):
+            return _Outcome(str(content.got), error=content)
+        try:
+            return _Outcome(content.source, self._prepare(run, content, taken), modified_at=content.modified_at)
+        except UnreadableDocument as error:
+            return _Outcome(content.source, error=error)
+
+    def _store_all(self, run: _Run, outcomes: Iterator[_Outcome]) -> None:
+        """Store what is read, window by window, and say what became of each file."""
+        embedder = self._embedders.of(run.collection)
+        writer = Writer(self._store, embedder, run.collection, self._window, run.progress.alive)
+        with ahead(outcomes, _weight, _AHEAD_CHARACTERS) as ready:
+            for outcome in ready:
+                if outcome.new is not None:
+                    self._stored(run, writer.add(outcome.new))
+                    continue
+                if outcome.error is not None:
+                    run.done.failed.append(failure(outcome.source, outcome.error))
+                else:
+                    row = run.known[outcome.source]
+                    run.done.unchanged.append({"id": row.id, "source": outcome.source, "chunks": row.chunks})
+                    self._annotate(run, row, outcome.modified_at)
+                run.progress.step()
+            self._stored(run, writer.flush())
+
+    @staticmethod
+    def _stored(run: _Run, rows: Sequence[DocumentRow]) -> None:
+        for row in rows:
+            run.done.indexed.append({"id": row.id, "source": row.source, "chunks": row.chunks})
+            run.progress.step()
+
+    @staticmethod
+    def _annotate(run: _Run, row: DocumentRow, modified_at: float) -> None:
+        """Note other tags of a document that is not stored anew, and a date where it has none."""
+        tags = row.tags if run.tags is None else run.tags
+        if tags != row.tags or not row.modified_at:
+            run.notes.append((row.id, tags, row.modified_at or modified_at))
+
+    def _prepare(self, run: _Run, content: Content, taken: Mapping[str, str]) -> NewDocument | None:
+        """Return the parsed and chunked document, None if it is stored just so already."""
+        source, sha256 = content.source, content.sha256
+        known = run.known.get(source)
+        same = known is not None and known.sha256 == sha256
+        if known is not None and same and known.settings_fingerprint == self.settings_fingerprint:
             return None
-        loaded = load(path, limits=self._limits, source=source)
-        document = Document(
-            id=content_id(collection, source, loaded.text),
-            source=source,
-            title=loaded.title,
-            text=loaded.text,
-            media_type=loaded.media_type,
-            meta=loaded.meta,
-        )
-        return _Prepared(document, self._chunks(document), sha256, path.stat().st_size)
+        loaded = parse(content, limits=self._limits)
+        identity = content_id(run.collection, source, loaded.text)
+        if known is not None and same:
+            identity = known.id
+        elif taken.get(identity, source) != source:  # A document that was moved away from here keeps its id.
+            identity = content_id(run.collection, source, loaded.text, taken[identity])
+        document = Document(identity, source, loaded.title, loaded.text, loaded.media_type, loaded.meta)
+        modified_at = date_of(loaded.meta) or content.modified_at
+        return self._new(document, sha256, len(content.data), modified_at, run.tags)
+
+    def _new(
+        self, document: Document, sha256: str, size: int, modified_at: float, tags: Sequence[str] | None = None
+    ) -> NewDocument:
+        chunks = self._chunks(document)
+        return NewDocument(document, sha256, chunks, size, self.settings_fingerprint, tags, modified_at)
 
     def _chunks(self, document: Document) -> list[Chunk]:
-        """Chunk a document and put the vectors of its chunks into the cache."""
-        chunks = chunk(document, self._embedder.count_tokens, **self._chunking)
-        texts = [embedded_text(piece) for piece in chunks]
-        for start in range(0, len(texts), _EMBED_BATCH):
-            embed_cached(self._store, self._embedder, texts[start : start + _EMBED_BATCH])
-        return chunks
-
-    def _put(self, collection: str, prepared: _Prepared, done: IngestReport) -> None:
-        row = self._store.documents.put(
-            collection,
-            prepared.document,
-            prepared.sha256,
-            prepared.chunks,
-            size=prepared.size,
-            settings_fingerprint=self.settings_fingerprint,
-        )
-        done.indexed.append({"id": row.id, "source": row.source, "chunks": row.chunks})
+        return chunk(document, self._embedder.count_tokens, **self._chunking)
 
 
-class _Countdown:
-    """Reports one stage of known length, document by document."""
-
-    def __init__(self, total: int, stage: str, report: Report) -> None:
-        self._done, self._total, self._stage, self._report = 0, total, stage, report
-        self._started = time.monotonic()
-
-    def step(self) -> None:
-        """Report one more document."""
-        self._done += 1
-        eta_s = (time.monotonic() - self._started) / self._done * (self._total - self._done)
-        self._report(Progress(self._done, self._total, "documents", eta_s, self._stage))
-
-
-def _sha256(path: Path, source: str) -> str:
-    try:
-        return sha256_file(path)
-    except OSError as error:
-        raise UnreadableDocument(
-            f"The file cannot be read: {error.strerror}.", got=source, hint="Check its permissions."
-        ) from error
-
-
-def _failure(source: str, error: RagtuneError) -> dict[str, Any]:
-    got = None if error.got == source else error.got
-    return {
-        "source": source,
-        "type": error.type,
-        "detail": error.detail,
-        "got": got,
-        "wanted": error.wanted,
-        "hint": error.hint,
-    }
+def _weight(outcome: _Outcome) -> int:
+    return 1000 + (2 * len(outcome.new.document.text) if outcome.new else 0)

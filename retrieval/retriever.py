@@ -8,20 +8,31 @@ since are left out. Knows nothing of prompts or answers.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from data.errors import IndexMismatch, InvalidRequest, NothingIndexed, StorageCorrupt
-from data.protocols import Embedder, Vectors
-from data.records import METHODS, Method, Passage
+from data.protocols import Embedder, Keys, Vectors
+from data.records import METHODS, Filter, Method, Passage
 from data.state import StateDirectory
 from data.store import Store
-from retrieval.generation import Found, Generation, open_generation
+from data.store.chunks import Found as StoredChunk
+from retrieval.chunk import embedded_text
+from retrieval.duplicates import collapse
+from retrieval.embedders import Embedders, Find
+from retrieval.generation import Generation, open_generation, text_hash
+from retrieval.hybrid import Found, VectorsOf, mix, understands
+from retrieval.rerank import CANDIDATES, Reranker, rerank
 
 _MIN_DEPTH = 50
 _DEPTH_FACTOR = 5
 _DEEPER = 4
 _OPEN_ATTEMPTS = 3
+_CONTEXT_SHARE = 0.4
+"""Measured on follow-ups whose names were replaced by pronouns, and on changes of subject (bench/RESULTS.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +46,12 @@ class Retrieved:
 class Retriever:
     """Finds passages; safe to share between threads."""
 
-    def __init__(self, store: Store, state: StateDirectory, embedder: Embedder) -> None:
+    def __init__(self, store: Store, state: StateDirectory, embedder: Embedder, find: Find | None = None) -> None:
+        """Keep what searches need; ``find`` knows embedders of indexes that ``embedder`` did not build."""
         self._store = store
         self._state = state
-        self._embedder = embedder
-        self._open: dict[str, Generation] = {}
+        self._embedders = Embedders(store, embedder, find)
+        self._open: dict[str, _Opened] = {}
         self._lock = threading.Lock()
 
     def search(
@@ -49,9 +61,14 @@ class Retriever:
         top_k: int = 4,
         method: Method = "hybrid",
         exclude_chunks: Collection[str] = (),
+        *,
+        context: str = "",
+        filter: Filter | None = None,
+        reranker: Reranker | None = None,
     ) -> list[Passage]:
         """Return the ``top_k`` best passages, best first. Raises as ``retrieve``."""
-        return self.retrieve(query, collection, top_k, method, exclude_chunks).passages
+        narrowed: dict[str, Any] = {"context": context, "filter": filter, "reranker": reranker}
+        return self.retrieve(query, collection, top_k, method, exclude_chunks, **narrowed).passages
 
     def retrieve(
         self,
@@ -60,11 +77,26 @@ class Retriever:
         top_k: int = 4,
         method: Method = "hybrid",
         exclude_chunks: Collection[str] = (),
+        *,
+        context: str = "",
+        filter: Filter | None = None,
+        reranker: Reranker | None = None,
     ) -> Retrieved:
         """Return the ``top_k`` best passages, best first, with the number of their generation.
 
-        ``method`` is hybrid (both legs, fused by rank), dense or lexical; ``exclude_chunks`` are chunk
-        ids to leave out. A lexical search finds fewer passages if fewer share a word with the query.
+        Near-copies of a better passage are left out and counted on it. A lexical search finds fewer
+        passages if fewer share a word with the query.
+
+        Args:
+            query: what to search for.
+            collection: where.
+            top_k: passages to return, at most.
+            method: hybrid (both legs, blended), dense or lexical.
+            exclude_chunks: chunk ids to leave out.
+            context: what a follow-up question goes back to, the question before it say: what is found
+                together with it counts two fifths, what is found alone the rest.
+            filter: which documents to search, inside both searches; None for all.
+            reranker: reads the best passages again and reorders them.
 
         Raises:
             UnknownCollection: no such collection.
@@ -77,13 +109,25 @@ class Retriever:
             raise InvalidRequest("Unknown search method.", got=method, wanted=", ".join(METHODS))
         if top_k < 1:
             raise InvalidRequest("top_k must be positive.", got=top_k, wanted="1 or more")
-        vector = None if method == "lexical" else self._embedder.embed_queries([query])
+        queries = [query, f"{context} {query}"] if context.strip() else [query]
+        embedder: Embedder | None = None
+        vectors = None
+        wanted = top_k if reranker is None else max(top_k, CANDIDATES)
         while True:
-            generation = self._current(collection)
-            passages = self._search(generation, (query, vector, method), top_k, frozenset(exclude_chunks))
+            opened = self._current(collection)
+            generation = opened.generation
+            if method != "lexical" and embedder is not opened.embedder:
+                vectors = opened.embedder.embed_queries(queries)
+            embedder = opened.embedder
+            allowed = None if filter is None else self._store.chunks.matching(collection, filter)
+            asked = _Asked(tuple(queries), vectors, method, allowed, frozenset(exclude_chunks))
+            passages = self._search(opened, asked, wanted)
             # Fewer than asked may mean that the documents changed under an index that was just replaced.
-            if len(passages) == top_k or self.generation(collection) == generation.number:
-                return Retrieved(passages, generation.number)
+            if len(passages) == wanted or self.generation(collection) == generation.number:
+                break
+        if reranker is not None:
+            passages = rerank(query, passages, reranker)[:top_k]
+        return Retrieved(passages, generation.number)
 
     def generation(self, collection: str = "default") -> int | None:
         """Return the number of the current generation, None before the first.
@@ -98,13 +142,13 @@ class Retriever:
         with self._lock:
             self._open.clear()
 
-    def _current(self, collection: str) -> Generation:
+    def _current(self, collection: str) -> _Opened:
         for attempt in range(_OPEN_ATTEMPTS):
             number = self._store.collections.current_generation(collection)
             if number is None:
                 raise _nothing(collection)
             opened = self._open.get(collection)
-            if opened is None or opened.number != number:
+            if opened is None or opened.generation.number != number:
                 try:
                     opened = self._swap(collection, number)
                 except StorageCorrupt:
@@ -112,12 +156,12 @@ class Retriever:
                     if attempt + 1 < _OPEN_ATTEMPTS:
                         continue
                     raise
-            if len(opened) == 0:
+            if len(opened.generation) == 0:
                 raise _nothing(collection)
             return opened
         raise AssertionError("unreachable")
 
-    def _swap(self, collection: str, number: int) -> Generation:
+    def _swap(self, collection: str, number: int) -> _Opened:
         """Open a generation and let it take the place of the one that was open.
 
         The old one is not closed: searches in other threads may still read it, and its files go with
@@ -125,41 +169,98 @@ class Retriever:
         """
         with self._lock:
             opened = self._open.get(collection)
-            if opened is None or opened.number != number:
-                opened = open_generation(self._state.index(collection, number))
-                if opened.manifest["embedder"] != self._embedder.fingerprint:
+            if opened is None or opened.generation.number != number:
+                generation = open_generation(self._state.index(collection, number))
+                embedder = self._embedders.named(generation.manifest["embedder"])
+                if embedder is None:
                     raise IndexMismatch(
                         "The index was built with another embedder.",
-                        got=opened.manifest["embedder"],
-                        wanted=self._embedder.fingerprint,
+                        got=generation.manifest["embedder"],
+                        wanted=self._embedders.configured.fingerprint,
                         hint="Set the embedder it was built with, or run: ragtune index rebuild.",
                     )
+                opened = _Opened(generation, embedder)
                 self._open[collection] = opened
         return opened
 
-    def _search(
-        self, generation: Generation, asked: tuple[str, Vectors | None, Method], top_k: int, excluded: frozenset[str]
-    ) -> list[Passage]:
-        """Search, and search deeper while too many of the chunks found are deleted or excluded."""
-        depth = max(_MIN_DEPTH, _DEPTH_FACTOR * top_k)
+    def _search(self, opened: _Opened, asked: _Asked, wanted: int) -> list[Passage]:
+        """Search, and search deeper while too many of the chunks found are deleted, excluded or copies."""
+        generation, depth = opened.generation, max(_MIN_DEPTH, _DEPTH_FACTOR * wanted)
+        reach = len(generation) if asked.allowed is None else min(len(generation), len(asked.allowed))
+        rows = _Rows(self._store, opened.embedder)
         while True:
-            passages = self._passages(generation.search(*asked, depth), top_k, excluded)
-            if len(passages) == top_k or depth >= len(generation):
+            found = _ranking(opened, asked, 0, depth, rows.vectors)
+            if len(asked.queries) > 1:
+                found = mix(found, _ranking(opened, asked, 1, depth, rows.vectors), _CONTEXT_SHARE)
+            passages = collapse(_passages(found, rows.get(hit.key for hit in found), asked.excluded), wanted)
+            if len(passages) == wanted or depth >= reach:
                 return passages
             depth *= _DEEPER
 
-    def _passages(self, found: list[Found], top_k: int, excluded: frozenset[str]) -> list[Passage]:
-        rows = self._store.chunks.by_keys(hit.key for hit in found)
-        passages: list[Passage] = []
-        for hit in found:
-            if hit.key not in rows:
-                continue
+
+def _ranking(opened: _Opened, asked: _Asked, number: int, depth: int, vectors_of: VectorsOf) -> list[Found]:
+    query = asked.queries[number]
+    vector = None if asked.vectors is None else asked.vectors[number : number + 1]
+    understood = asked.method != "hybrid" or understands(opened.embedder, query)
+    return opened.generation.search(
+        query, vector, asked.method, depth, asked.allowed, vectors_of=vectors_of, understood=understood
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A generation, and the embedder it was built with."""
+
+    generation: Generation
+    embedder: Embedder
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One query, alone and with its context where it has one, and what narrows its search."""
+
+    queries: tuple[str, ...]
+    vectors: Vectors | None
+    method: Method
+    allowed: Keys | None
+    excluded: frozenset[str]
+
+
+class _Rows:
+    """The chunks that one search looks at, each read once, and their cached vectors."""
+
+    def __init__(self, store: Store, embedder: Embedder) -> None:
+        self._store, self._embedder = store, embedder
+        self._held: dict[int, StoredChunk] = {}
+        self._asked: set[int] = set()
+
+    def get(self, keys: Iterable[int]) -> Mapping[int, StoredChunk]:
+        """Return what the store holds under these keys and those before."""
+        new = set(keys) - self._asked
+        if new:
+            self._held.update(self._store.chunks.by_keys(sorted(new)))
+            self._asked |= new
+        return self._held
+
+    def vectors(self, keys: Sequence[int]) -> Vectors:
+        """Return the cached vectors of chunks, shape (len(keys), dimension); zeros where one is not cached."""
+        rows = self.get(keys)
+        hashes = {key: text_hash(embedded_text(rows[key][0])) for key in keys if key in rows}
+        cached = self._store.embeddings.get_many(self._embedder.fingerprint, set(hashes.values()))
+        vectors = np.zeros((len(keys), self._embedder.dimension), dtype=np.float32)
+        for place, key in enumerate(keys):
+            held = cached.get(hashes.get(key, ""))
+            if held is not None:
+                vectors[place] = np.frombuffer(held, dtype="<f4")
+        return vectors
+
+
+def _passages(found: list[Found], rows: Mapping[int, StoredChunk], excluded: frozenset[str]) -> Iterator[Passage]:
+    for rank, hit in enumerate(found, start=1):
+        if hit.key in rows:
             chunk, source, title = rows[hit.key]
             if chunk.id not in excluded:
-                passages.append(Passage(chunk, hit.score, len(passages) + 1, hit.origin, source, title))
-            if len(passages) == top_k:
-                break
-        return passages
+                yield Passage(chunk, hit.score, rank, hit.origin, source, title)
 
 
 def _nothing(collection: str) -> NothingIndexed:

@@ -9,20 +9,21 @@ import math
 import time
 import uuid
 from collections.abc import Generator as Events
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from data.errors import Conflict, ContextOverflow, InvalidRequest, NothingIndexed, QuestionInvalid, UnknownCollection
-from data.prompt import abstains, answer_messages
+from data.prompt import abstains, answer_messages, asked_question
 from data.protocols import GenerationRequest, GenerationResult, Generator
-from data.records import Adapter, Answer, Message, Method, Model, Passage
+from data.records import Adapter, Answer, Filter, Message, Method, Model, Passage
 from service.arms import Arm, did_you_mean, find_adapter, resolve_mode
 from service.citations import cite_passages
-from service.settings import Settings
+from service.settings import Rerank, Settings
 
 if TYPE_CHECKING:
     from data.store import Store
+    from retrieval.rerank import Reranker
     from retrieval.retriever import Retriever
 
 
@@ -52,11 +53,15 @@ class Parts(Protocol):
     def adapter_key(self, adapter: Adapter) -> str:
         """Return the generator's key of an adapter."""
 
+    def reranker(self, kind: Rerank | None = None) -> Reranker | None:
+        """Return the reranker of that kind, of the configured one for None; None where it is off."""
+
 
 @dataclass(frozen=True, slots=True)
 class AskRequest:
     """A question and how to answer it.
 
+    ``filter`` narrows the search; ``rerank`` None takes the configured one.
     ``arm`` overrides ``mode`` and ``adapter``. ``system`` replaces the default instruction.
     ``max_tokens`` bounds the answer; ``temperature`` 0 is greedy.
     """
@@ -73,6 +78,8 @@ class AskRequest:
     max_false_answer_rate: float | None = None
     system: str | None = None
     method: Method = "hybrid"
+    filter: Filter | None = None
+    rerank: Rerank | None = None
     arm: Arm | None = None
     keep: bool = True
 
@@ -189,7 +196,15 @@ class Answerer:
         passages: list[Passage] = []
         generation = None
         if arm.passages:
-            found = parts.retriever.retrieve(ask.question, ask.collection, ask.top_k, ask.method)
+            found = parts.retriever.retrieve(
+                ask.question,
+                ask.collection,
+                ask.top_k,
+                ask.method,
+                context=question_before(ask.history),
+                filter=ask.filter,
+                reranker=parts.reranker(ask.rerank),
+            )
             passages, generation = list(found.passages), found.generation
             if not passages and not parts.store.documents.count(ask.collection):
                 raise nothing_indexed(ask.collection)
@@ -235,6 +250,11 @@ class Answerer:
         if turn.ask.keep:
             self._parts.store.answers.add(answer, turn.ask.question, turn.ask.collection)
         return answer
+
+
+def question_before(history: Sequence[Message]) -> str:
+    """Return the last question of a conversation, which a follow-up may go back to; "" if there is none."""
+    return next((asked_question(turn.content) for turn in reversed(history) if turn.role == "user"), "")
 
 
 def check_question(question: str, max_chars: int) -> None:

@@ -34,6 +34,7 @@ from service.routes import (
     jobs,
     openai,
     pairs,
+    retrievers,
     search,
 )
 from service.runner import JobRunner
@@ -42,7 +43,10 @@ from service.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-_ROUTERS = (answers, compare, search, documents, index, pairs, adapters, evaluations, jobs, feedback, openai)
+_ROUTERS = (
+    *(answers, compare, search, documents, index, pairs),
+    *(adapters, retrievers, evaluations, jobs, feedback, openai),
+)
 
 
 def create_app(workspace: Workspace, *, run_jobs: bool = True) -> FastAPI:

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from service.commands import adapters, documents, evaluation, jobs, models, operations, pairs
+from service.commands import adapters, documents, evaluation, jobs, models, operations, pairs, retriever
 from service.commands.session import Commands, Session, set_up_logging
 
 app = typer.Typer(
@@ -55,6 +55,7 @@ def options(
 app.command()(operations.demo)
 app.command()(operations.serve)
 app.command()(documents.ingest)
+app.command()(documents.chunks)
 app.command()(documents.ask)
 app.command()(documents.search)
 app.add_typer(evaluation.evaluate, name="evaluate")
@@ -64,6 +65,7 @@ app.command()(adapters.export)
 app.command()(evaluation.compare)
 app.add_typer(adapters.adapters, name="adapters")
 app.add_typer(documents.index, name="index")
+app.add_typer(retriever.retriever, name="retriever")
 app.add_typer(models.models, name="models")
 app.add_typer(jobs.jobs, name="jobs")
 app.add_typer(jobs.keys, name="keys")

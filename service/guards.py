@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PUBLIC = frozenset(("/", "/healthz", "/readyz", "/metrics", "/openapi.json"))
 """The paths that need no key; every other one does, whether a route is there or not."""
-MULTIPART = frozenset(("/v1/documents", "/v1/pairs/import", "/v1/adapters/import"))
+MULTIPART = frozenset(("/v1/documents", "/v1/documents/preview", "/v1/pairs/import", "/v1/adapters/import"))
 """The routes that take files. They write a form to the disk as it comes, and limit each file themselves."""
 
 

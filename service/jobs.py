@@ -35,15 +35,30 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_KINDS = ("ingest", "rebuild", "pairs", "import_pairs", "export_pairs", "train", "import_adapter", "evaluate")
+_KINDS = (
+    "ingest",
+    "rebuild",
+    "verify",
+    "compact",
+    "pairs",
+    "import_pairs",
+    "export_pairs",
+    "train",
+    "import_adapter",
+    "evaluate",
+    "tune_retriever",
+    "promote_retriever",
+)
 WORK = {kind: f"service.work.{kind}" for kind in _KINDS}
 """The module of each kind of job; its ``run(workspace, inputs, report)`` returns the outputs."""
-HEAVY = frozenset(("pairs", "train", "import_adapter", "evaluate"))
-"""Kinds that load the base model: one of them runs at a time."""
+HEAVY = frozenset(("pairs", "train", "import_adapter", "evaluate", "tune_retriever"))
+"""Kinds that load the base model, or train: one of them runs at a time."""
 RESUMABLE = frozenset(_KINDS) - {"evaluate"}
 """Kinds that continue where they stopped, or can begin again and change nothing twice, so an interrupted
 one is queued again."""
 
+_NICE = 10
+"""Jobs give way: answers and searches of the server come first (bench/scale measures what a rebuild costs them)."""
 BEAT_S = 0.5
 GRACE_S = 1.0
 """A cancelled job that has not reported for so long is ended; with BEAT_S this keeps within 2 s."""
@@ -211,6 +226,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, _interrupt)
     _end_with_parent()
+    os.nice(_NICE)
     with Workspace(settings) as workspace:
         workspace.state.join()
 

@@ -6,12 +6,14 @@ What is sent back is built in ``views``. Limits that depend on settings are chec
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from data.records import Message, Method
+from data.records import Filter, Message, Method
 from service.answerer import AskRequest
+from service.settings import Rerank
 
 
 class Unicode(BaseModel):
@@ -44,6 +46,28 @@ class Turn(Body):
         return Message(self.role, (self.content,))
 
 
+class FilterBody(Body):
+    """Which documents to search: all conditions hold; dates are ISO 8601 (UTC unless they say) or Unix seconds."""
+
+    sources: list[str] = Field(default_factory=list, max_length=1000)
+    media_types: list[str] = Field(default_factory=list, max_length=100)
+    tags: list[str] = Field(default_factory=list, max_length=100)
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def record(self) -> Filter:
+        """Return it as the store's filter."""
+        return Filter(
+            tuple(self.sources), tuple(self.media_types), tuple(self.tags), _seconds(self.since), _seconds(self.until)
+        )
+
+
+def _seconds(moment: datetime | None) -> float | None:
+    if moment is None:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
 class Sampling(Body):
     """How an answer is retrieved and generated."""
 
@@ -55,6 +79,17 @@ class Sampling(Body):
     history: list[Turn] = Field(default_factory=list, max_length=200)
     max_false_answer_rate: float | None = Field(None, ge=0, le=1)
     method: Method = "hybrid"
+    filter: FilterBody | None = None
+    rerank: Rerank | None = None
+
+    def _ask(self, **values: Any) -> AskRequest:
+        shared = self.model_dump(include=set(Sampling.model_fields) - {"history", "filter"})
+        return AskRequest(
+            **shared,
+            **values,
+            history=tuple(turn.message() for turn in self.history),
+            filter=None if self.filter is None else self.filter.record(),
+        )
 
 
 class AnswerBody(Sampling):
@@ -67,8 +102,7 @@ class AnswerBody(Sampling):
 
     def ask(self) -> AskRequest:
         """Return it as the answerer's request."""
-        values = self.model_dump(exclude={"stream", "history"})
-        return AskRequest(**values, history=tuple(turn.message() for turn in self.history))
+        return self._ask(question=self.question, mode=self.mode, adapter=self.adapter)
 
 
 class CompareBody(Sampling):
@@ -80,8 +114,7 @@ class CompareBody(Sampling):
 
     def ask(self) -> AskRequest:
         """Return it as the answerer's request, without an arm."""
-        values = self.model_dump(exclude={"arms", "adapters", "history"})
-        return AskRequest(**values, history=tuple(turn.message() for turn in self.history))
+        return self._ask(question=self.question)
 
 
 class SearchBody(Body):
@@ -91,12 +124,21 @@ class SearchBody(Body):
     collection: str = "default"
     top_k: int = Field(4, ge=1, le=100)
     method: Method = "hybrid"
+    filter: FilterBody | None = None
+    rerank: Rerank | None = None
+    history: list[Turn] = Field(default_factory=list, max_length=200)
 
 
 class CollectionBody(Body):
     """A request about one collection."""
 
     collection: str = "default"
+
+
+class VerifyBody(CollectionBody):
+    """Which index to check, and whether to repair it."""
+
+    repair: bool = False
 
 
 class GeneratePairsBody(Body):
@@ -147,6 +189,22 @@ class TrainBody(Body):
     collection: str = "default"
     recipe: dict[str, Any] = Field(default_factory=dict)
     promote: bool = False
+
+
+class TuneRetrieverBody(Body):
+    """``POST /v1/retrievers``: tune the embedder on the accepted pairs."""
+
+    name: str = Field("retriever", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    collection: str = "default"
+    epochs: int | None = Field(None, ge=1, le=100)
+    seed: int = 0
+
+
+class PromoteRetrieverBody(Body):
+    """``POST /v1/retrievers/{name}/promote``: for the collection it was tuned on unless one is named."""
+
+    collection: str | None = None
+    force: bool = False
 
 
 class PromoteBody(Body):

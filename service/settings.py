@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from data.errors import InvalidRequest
+
+Rerank = Literal["off", "likelihood", "cross-encoder"]
+"""Who reads the best passages again: nobody, the engine (how likely is the query?), or a cross-encoder."""
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PREFIX = "RAGTUNE_"
@@ -35,6 +38,8 @@ class Settings(BaseSettings):
     model: str = Field("starter", description="Base model: starter, a .gguf path, a folder, a hub id or a name.")
     embedder: str = Field("starter", description="Embedding model: starter, a folder or a hub id.")
     embed_batch_size: int = Field(32, ge=1)
+    rerank: Rerank = Field("off", description="Reads the best passages again: off, likelihood or cross-encoder.")
+    cross_encoder: str | None = Field(None, description="The cross-encoder: a folder or a hub id.")
 
     n_ctx: int = Field(4096, ge=256)
     n_threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)

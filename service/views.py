@@ -27,6 +27,7 @@ def passage_view(passage: Passage) -> dict[str, Any]:
         "score": passage.score,
         "rank": passage.rank,
         "origin": passage.origin,
+        "duplicates": passage.duplicates,
     }
 
 

@@ -12,19 +12,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from data.errors import UnknownAdapter
+from data.errors import InvalidRequest, UnknownAdapter
 from data.prompt import answer_messages
 from data.protocols import Embedder, GenerationRequest, Generator, TokenScores
 from data.records import Adapter, Message, Model
 from data.state import StateDirectory
 from service.answerer import Answerer
 from service.arms import adapter_label
-from service.settings import Settings
+from service.settings import Rerank, Settings
 
 if TYPE_CHECKING:
     from data.store import Store
+    from retrieval.embedders import Embedders
     from retrieval.ingest import Ingestor
+    from retrieval.rerank import Reranker
     from retrieval.retriever import Retriever
+    from retrieval.tuned import TunedEmbedders
     from service.engine.models import ModelRegistry
 
 ADAPTER_GGUF = "adapter.gguf"
@@ -103,7 +106,7 @@ class Workspace:
 
     @cached_property
     def embedder(self) -> Embedder:
-        """The embedding model."""
+        """The embedding model that is configured; an index built with a tuned one is searched with that."""
         if self._embedder is not None:
             return self._embedder
         from retrieval.embed import SentenceTransformerEmbedder, starter_embedder_path
@@ -113,18 +116,60 @@ class Workspace:
         return SentenceTransformerEmbedder(source, batch_size=self.settings.embed_batch_size)
 
     @cached_property
+    def tuned(self) -> TunedEmbedders:
+        """The tuned embedders."""
+        from retrieval.embed import SentenceTransformerEmbedder
+        from retrieval.tuned import TunedEmbedders
+
+        size = self.settings.embed_batch_size
+        return TunedEmbedders(
+            self.state, self.store, lambda folder: SentenceTransformerEmbedder(folder, batch_size=size)
+        )
+
+    @cached_property
+    def embedders(self) -> Embedders:
+        """Which embedder each collection is searched with."""
+        from retrieval.embedders import Embedders
+
+        return Embedders(self.store, self.embedder, self.tuned.find)
+
+    @cached_property
     def retriever(self) -> Retriever:
         """The production retriever."""
         from retrieval.retriever import Retriever
 
-        return Retriever(self.store, self.state, self.embedder)
+        return Retriever(self.store, self.state, self.embedder, self.tuned.find)
+
+    def reranker(self, kind: Rerank | None = None) -> Reranker | None:
+        """Return what reads the best passages again, None if nothing does; ``kind`` None takes the configured one.
+
+        Raises:
+            InvalidRequest: what ``kind`` needs is not configured.
+        """
+        wanted = kind or self.settings.rerank
+        if wanted == "off":
+            return None
+        from service.reranking import likelihood_reranker
+
+        return self._cross_encoder if wanted == "cross-encoder" else likelihood_reranker(self.generator)
+
+    @cached_property
+    def _cross_encoder(self) -> Reranker:
+        from retrieval.embed import CrossEncoderReranker
+
+        if not self.settings.cross_encoder:
+            raise InvalidRequest(
+                "No cross-encoder is configured.", hint="Set RAGTUNE_CROSS_ENCODER to a folder or a hub id."
+            )
+        with self._mutex:
+            return CrossEncoderReranker(self.settings.cross_encoder)
 
     @cached_property
     def ingestor(self) -> Ingestor:
         """What turns files into documents, chunks and index generations."""
         from retrieval.ingest import Ingestor
 
-        return Ingestor(self.store, self.state, self.embedder, self.settings)
+        return Ingestor(self.store, self.state, self.embedder, self.settings, find=self.tuned.find)
 
     @cached_property
     def models(self) -> ModelRegistry:

@@ -14,7 +14,7 @@ from data.store.answers import AnswerRow, Answers, Feedback, FeedbackRow
 from data.store.chunks import Chunks
 from data.store.collections import Collections
 from data.store.database import Database
-from data.store.documents import DocumentRow, Documents
+from data.store.documents import DocumentRow, Documents, NewDocument
 from data.store.embeddings import Embeddings
 from data.store.evaluations import Evaluations
 from data.store.generations import GenerationRow, Generations
@@ -23,7 +23,7 @@ from data.store.keys import KeyRow, Keys
 from data.store.models import Models
 from data.store.pairs import Pairs
 
-__all__ = ["AnswerRow", "DocumentRow", "FeedbackRow", "GenerationRow", "KeyRow", "Store"]
+__all__ = ["AnswerRow", "DocumentRow", "FeedbackRow", "GenerationRow", "KeyRow", "NewDocument", "Store"]
 
 
 class Store:
@@ -62,6 +62,14 @@ class Store:
             StorageCorrupt: damage was found.
         """
         self._database.check()
+
+    def compact(self) -> None:
+        """Give the space of what was deleted back to the disk (SQLite); writers wait meanwhile.
+
+        Raises:
+            InsufficientStorage: there is no room for the copy that this takes.
+        """
+        self._database.vacuum()
 
     def close(self) -> None:
         """Close every connection."""

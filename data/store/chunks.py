@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import sqlalchemy as sa
 
 from data.errors import NotFound
-from data.records import Chunk
+from data.protocols import Keys
+from data.records import Chunk, Filter
 from data.store.database import Database, Row, batches
+from data.store.filters import matching
+from data.store.retired import chunk_rows
 from data.store.schema import chunks, documents
 
 _CHUNK = (
@@ -46,6 +50,12 @@ class Chunks:
         with self._database.read() as connection:
             return set(connection.execute(query).scalars())
 
+    def key_array(self, collection: str) -> Keys:
+        """Return the keys of every chunk of a collection, ascending: 8 bytes each, where ``keys`` takes 100."""
+        query = sa.select(chunks.c.key).where(chunks.c.collection == collection).order_by(chunks.c.key)
+        with self._database.read() as connection:
+            return np.fromiter(connection.execute(query).scalars(), dtype=np.int64)
+
     def count(self, collection: str) -> int:
         """Count the chunks of a collection."""
         query = sa.select(sa.func.count()).select_from(chunks).where(chunks.c.collection == collection)
@@ -53,13 +63,26 @@ class Chunks:
             return int(connection.execute(query).scalar_one())
 
     def by_keys(self, keys: Iterable[int]) -> dict[int, Found]:
-        """Return (chunk, source, title) for each key; keys that are gone are left out."""
+        """Return (chunk, source, title) for each key, also of documents replaced since an index was built.
+
+        Keys that are gone are left out.
+        """
         found: dict[int, Found] = {}
         with self._database.read() as connection:
             for batch in batches(int(key) for key in keys):
                 rows = connection.execute(_WITH_SOURCE.where(chunks.c.key.in_(batch)))
                 found.update((row.key, _found(row)) for row in rows)
+                if missing := [key for key in batch if key not in found]:
+                    found.update((row.key, _found(row)) for row in chunk_rows(connection, "key", missing))
         return found
+
+    def matching(self, collection: str, filter: Filter) -> Keys:
+        """Return the keys of the chunks whose documents pass ``filter``, ascending.
+
+        Those of replaced documents are among them while an index may hold them.
+        """
+        with self._database.read() as connection:
+            return matching(connection, collection, filter, self._database.dialect)
 
     def by_ids(self, ids: Iterable[str]) -> dict[str, Found]:
         """Return (chunk, source, title) for each chunk id; ids that are gone are left out."""

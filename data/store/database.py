@@ -1,8 +1,9 @@
 """Connections, transactions and the translation of database failures.
 
 One ``Database`` is shared by all aggregates and by all threads of a process; several processes may
-open the same file. SQLite runs with a rollback journal and full synchronisation: a commit that
-returned survives a power cut. Every write starts with ``BEGIN IMMEDIATE``, so two writers queue up
+open the same file. SQLite runs with full synchronisation: a commit that returned survives a power
+cut. Its journal is a write-ahead log, so that searches do not wait for writers, unless the library
+is one of those whose log is known to lose commits. Every write starts with ``BEGIN IMMEDIATE``, so two writers queue up
 instead of failing halfway. Knows no table except Alembic's own.
 """
 
@@ -30,11 +31,19 @@ from data.errors import (
 )
 from data.state import map_os_error
 
-HEAD = "0001"
+try:
+    import pysqlite3 as sqlite3
+except ImportError:  # no wheel for this platform: the SQLite that Python links
+    import sqlite3
+
+HEAD = "0002"
 """Revision of the newest migration. A database that is there already needs no Alembic at all."""
 
 BUSY_TIMEOUT_S = 30.0
 """How long a writer waits for another one before it gives up."""
+
+JOURNAL = "WAL" if sqlite3.sqlite_version_info >= (3, 51, 3) else "DELETE"
+"""SQLite 3.7.0 to 3.51.2 can lose commits when two connections reset the log (sqlite.org/changes.html, 3.51.3)."""
 
 IN_LIMIT = 1000
 """Values per IN list: far under SQLite's 32766 bound variables, and under its parser's stack."""
@@ -129,7 +138,7 @@ def _mapped() -> Iterator[None]:
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None
-    for pragma in ("journal_mode=DELETE", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in (f"journal_mode={JOURNAL}", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 
@@ -146,6 +155,7 @@ def _engine(url: str | Path) -> sa.Engine:
         return sa.create_engine(target, json_serializer=_serialize, pool_pre_ping=True)
     engine = sa.create_engine(
         target,
+        module=sqlite3,
         json_serializer=_serialize,
         connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
         pool_size=8,
@@ -204,7 +214,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """Open a consistent snapshot for a short read: while it is open, no writer can commit."""
+        """Open a consistent snapshot for a short read; under a rollback journal no writer can commit meanwhile."""
         with _mapped(), self._engine.connect() as connection:
             yield connection
 
@@ -233,6 +243,21 @@ class Database:
             found = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar_one()
         if found != "ok":
             raise StorageCorrupt("The database is damaged.", got=found, hint="Restore ragtune.db from a backup.")
+
+    def vacuum(self) -> None:
+        """Give the space of what was deleted back to the disk; for that time nobody else can write.
+
+        Raises:
+            InsufficientStorage: there is no room for the copy that this takes.
+        """
+        with _mapped(), self._engine.connect() as connection:
+            raw = connection.connection.driver_connection
+            if self.dialect == "sqlite" and raw is not None:
+                try:
+                    raw.execute("VACUUM")
+                    raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()  # else the space stays in the log
+                except sqlite3.Error as error:
+                    raise DBAPIError.instance("VACUUM", None, error, sqlite3.Error) from error
 
     def close(self) -> None:
         """Close every pooled connection."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from data.errors import Conflict, InvalidRequest, UnknownDocument
-from data.records import Chunk, Document
+from data.records import Chunk, Document, Filter
+from data.store import retired
 from data.store.collections import ensure_collection, require_collection
 from data.store.database import Database, Row, batches, check_limit, parse_cursor
+from data.store.filters import conditions
 from data.store.pairs import mark_stale, unmark_stale
 from data.store.schema import chunks as chunk_table
 from data.store.schema import documents
@@ -28,6 +30,16 @@ _ROW = (
     documents.c.created_at,
     documents.c.settings_fingerprint,
     documents.c.collection,
+    documents.c.tags,
+    documents.c.modified_at,
+)
+_DOCUMENT = (
+    documents.c.id,
+    documents.c.source,
+    documents.c.title,
+    documents.c.text,
+    documents.c.media_type,
+    documents.c.meta,
 )
 
 
@@ -36,6 +48,7 @@ class DocumentRow:
     """A stored document without its text.
 
     ``sha256`` is over the file's bytes and ``size`` counts them; ``chunks`` counts its chunks.
+    ``modified_at`` is the file's time in Unix seconds, 0 if it is not known.
     """
 
     id: str
@@ -48,10 +61,31 @@ class DocumentRow:
     created_at: float
     settings_fingerprint: str
     collection: str
+    tags: tuple[str, ...] = ()
+    modified_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class NewDocument:
+    """A document to store, with all its chunks.
+
+    ``document.id`` must not be in use for another source. ``sha256`` is over the file's bytes (64 hex
+    digits), ``size`` counts them; ``settings_fingerprint`` names whatever else decided the chunks.
+    ``tags`` None keeps those of the document it replaces.
+    """
+
+    document: Document
+    sha256: str
+    chunks: Sequence[Chunk]
+    size: int = 0
+    settings_fingerprint: str = ""
+    tags: Sequence[str] | None = None
+    modified_at: float = 0.0
 
 
 def _row(row: Row) -> DocumentRow:
-    return DocumentRow(*row[: len(_ROW)])
+    values = {column.name: value for column, value in zip(_ROW, row, strict=False)}
+    return DocumentRow(**values | {"tags": tuple(values["tags"])})
 
 
 def _unknown(document_id: str) -> UnknownDocument:
@@ -85,53 +119,77 @@ class Documents:
         *,
         size: int = 0,
         settings_fingerprint: str = "",
+        tags: Sequence[str] | None = None,
+        modified_at: float = 0.0,
     ) -> DocumentRow:
-        """Store a document with all its chunks, in place of the one of the same collection and source.
+        """Store one document; see ``put_many``."""
+        new = NewDocument(document, sha256, chunks, size, settings_fingerprint, tags, modified_at)
+        return self.put_many(collection, [new])[0]
 
-        Durable when this returns. Unchanged chunks keep their keys; pairs whose chunks are gone become stale.
+    def put_many(self, collection: str, new: Sequence[NewDocument]) -> list[DocumentRow]:
+        """Store documents with all their chunks, each in place of the one of the same collection and source.
+
+        One transaction: all are durable when this returns, or none is there. Unchanged chunks keep
+        their keys; pairs whose chunks are gone become stale. What is replaced is found by searches
+        until the next index generation takes over.
 
         Args:
             collection: created if it does not exist.
-            document: its id must not be in use for another source.
-            chunks: all of them.
-            sha256: of the file's bytes, 64 hex digits.
-            size: of the file, in bytes.
-            settings_fingerprint: of whatever else decided the chunks.
+            new: each of another source.
 
         Raises:
-            InvalidRequest: a chunk is not of this document, or not where it says.
-            Conflict: the id belongs to another source or collection.
+            InvalidRequest: a chunk is not of its document, or not where it says; or one source comes twice.
+            Conflict: an id belongs to another source or collection.
         """
-        _check(document, chunks)
-        values = asdict(document) | {"collection": collection, "sha256": sha256, "size": size}
-        values |= {"chunks": len(chunks), "settings_fingerprint": settings_fingerprint}
+        for item in new:
+            _check(item.document, item.chunks)
+        sources = [item.document.source for item in new]
+        if len(set(sources)) != len(sources):
+            raise InvalidRequest("One source comes twice.", wanted="each source once")
         with self._database.write() as connection:
             ensure_collection(self._database, connection, collection)
-            self._refuse_foreign_id(connection, collection, document)
-            old = self._at_source(connection, collection, document.source)
-            if old is not None and old != document.id:
-                _delete(connection, old)
-            new = sa.insert(documents).values(created_at=time.time())
-            change = new if old != document.id else sa.update(documents).where(documents.c.id == old)
-            connection.execute(change.values(values))
-            _put_chunks(connection, collection, document.id, chunks)
-            return _row(connection.execute(sa.select(*_ROW).where(documents.c.id == document.id)).one())
+            self._refuse_foreign_ids(connection, collection, new)
+            old = _at_sources(connection, collection, sources)
+            replaced = [row for item in new if (row := old.get(item.document.source)) and row.id != item.document.id]
+            retired.retire(connection, collection, [row.key for row in replaced], [])
+            _delete(connection, [row.id for row in replaced])
+            _write_rows(connection, collection, new, old)
+            _put_chunks(connection, collection, new, {row.id for row in old.values()})
+            rows = _at_sources(connection, collection, sources)
+            return [_row(rows[source]) for source in sources]
 
     @staticmethod
-    def _at_source(connection: sa.Connection, collection: str, source: str) -> str | None:
-        where = (documents.c.collection == collection) & (documents.c.source == source)
-        return connection.execute(sa.select(documents.c.id).where(where)).scalar()
+    def _refuse_foreign_ids(connection: sa.Connection, collection: str, new: Sequence[NewDocument]) -> None:
+        wanted = {item.document.id: (collection, item.document.source) for item in new}
+        for batch in batches(wanted):
+            query = sa.select(documents.c.id, documents.c.collection, documents.c.source)
+            for found in connection.execute(query.where(documents.c.id.in_(batch))):
+                if tuple(found[1:]) != wanted[found.id]:
+                    raise Conflict(
+                        "The document's id is in use.",
+                        got=f"{found.id} of {found.source} in {found.collection}",
+                        wanted="an id made from collection, source and text",
+                    )
 
-    @staticmethod
-    def _refuse_foreign_id(connection: sa.Connection, collection: str, document: Document) -> None:
-        query = sa.select(documents.c.collection, documents.c.source).where(documents.c.id == document.id)
-        found = connection.execute(query).one_or_none()
-        if found is not None and tuple(found) != (collection, document.source):
-            raise Conflict(
-                "The document's id is in use.",
-                got=f"{document.id} of {found.source} in {found.collection}",
-                wanted="an id made from collection, source and text",
-            )
+    def move(self, document_id: str, source: str) -> DocumentRow:
+        """Change a document's source; its id, chunks, keys and pairs stay.
+
+        Raises:
+            UnknownDocument: there is none.
+            Conflict: another document of the collection has that source.
+        """
+        with self._database.write() as connection:
+            found = _require(connection, document_id)
+            connection.execute(sa.update(documents).where(documents.c.id == document_id).values(source=source))
+            retired.rename(connection, found.collection, found.source, source)
+            return _require(connection, document_id)
+
+    def annotate(self, notes: Sequence[tuple[str, Sequence[str], float]]) -> None:
+        """Replace tags and date of documents, given as (id, tags, modified_at); unknown ids are ignored."""
+        with self._database.write() as connection:
+            for document_id, tags, modified_at in notes:
+                values = {"tags": list(dict.fromkeys(tags)), "modified_at": modified_at}
+                connection.execute(sa.update(documents).where(documents.c.id == document_id).values(values))
 
     def by_source(self, collection: str) -> dict[str, DocumentRow]:
         """Return every document of a collection (none if there is no such collection) by its source."""
@@ -140,18 +198,40 @@ class Documents:
             return {row.source: _row(row) for row in connection.execute(query)}
 
     def get(self, document_id: str) -> Document:
-        """Return a document with its text.
+        """Return a document with its text: also one that was replaced, while an index may still find it.
 
         Raises:
             UnknownDocument: there is none.
         """
-        table = documents.c
-        query = sa.select(table.id, table.source, table.title, table.text, table.media_type, table.meta)
+        query = sa.select(*_DOCUMENT).where(documents.c.id == document_id)
         with self._database.read() as connection:
-            row = connection.execute(query.where(table.id == document_id)).one_or_none()
+            row = connection.execute(query).one_or_none() or retired.text_of(connection, document_id)
         if row is None:
             raise _unknown(document_id)
         return Document(*row)
+
+    def iterate(self, collection: str, batch: int = 100) -> Iterator[tuple[DocumentRow, Document, list[Chunk]]]:
+        """Yield every document with its text and chunks, oldest first; each batch is a read of its own."""
+        last = 0
+        while True:
+            where = (documents.c.collection == collection) & (documents.c.key > last)
+            query = sa.select(*_ROW, *_DOCUMENT, documents.c.key).where(where).order_by(documents.c.key).limit(batch)
+            with self._database.read() as connection:
+                rows = connection.execute(query).all()
+                chunks = _chunks_of(connection, [row[0] for row in rows])
+            for row in rows:
+                yield _row(row), Document(*row[len(_ROW) : len(_ROW) + len(_DOCUMENT)]), chunks.get(row[0], [])
+            if len(rows) < batch:
+                return
+            last = rows[-1][-1]
+
+    def recount(self, document_id: str) -> int:
+        """Set a document's number of chunks to how many it has, and return it."""
+        count = sa.select(sa.func.count()).where(chunk_table.c.document_id == document_id).scalar_subquery()
+        with self._database.write() as connection:
+            connection.execute(sa.update(documents).where(documents.c.id == document_id).values(chunks=count))
+            _note_keys(connection, [document_id])
+            return _require(connection, document_id).chunks
 
     def row(self, document_id: str) -> DocumentRow:
         """Return a document without its text.
@@ -165,7 +245,9 @@ class Documents:
             raise _unknown(document_id)
         return _row(row)
 
-    def list(self, collection: str, cursor: str | None = None, limit: int = 50) -> tuple[list[DocumentRow], str | None]:
+    def list(
+        self, collection: str, cursor: str | None = None, limit: int = 50, filter: Filter | None = None
+    ) -> tuple[list[DocumentRow], str | None]:
         """Return a page of documents, oldest first, and the cursor of the next page (None at the end).
 
         Raises:
@@ -173,22 +255,39 @@ class Documents:
             InvalidRequest: a bad cursor or limit.
         """
         where = (documents.c.collection == collection) & (documents.c.key > parse_cursor(cursor))
-        query = sa.select(*_ROW, documents.c.key).where(where).order_by(documents.c.key).limit(check_limit(limit) + 1)
+        narrowed = sa.and_(where, *conditions(documents, filter or Filter(), self._database.dialect))
+        query = sa.select(*_ROW, documents.c.key).where(narrowed).order_by(documents.c.key)
         with self._database.read() as connection:
             require_collection(connection, collection)
-            found = connection.execute(query).all()
+            found = connection.execute(query.limit(check_limit(limit) + 1)).all()
         following = str(found[limit - 1].key) if len(found) > limit else None
         return [_row(row) for row in found[:limit]], following
 
     def delete(self, document_id: str) -> None:
-        """Remove a document and its chunks; pairs made from them stay and become stale.
+        """Remove a document, its chunks and its older versions; pairs made from them stay and become stale.
 
         Raises:
             UnknownDocument: there is none.
         """
+        if not self.delete_many([document_id]):
+            raise _unknown(document_id)
+
+    def delete_many(self, ids: Iterable[str]) -> int:
+        """Remove documents as ``delete`` does, in one transaction; return how many there were."""
         with self._database.write() as connection:
-            if not _delete(connection, document_id):
-                raise _unknown(document_id)
+            found: list[Row] = []
+            for batch in batches(ids):
+                query = sa.select(documents.c.id, documents.c.collection, documents.c.source)
+                found.extend(connection.execute(query.where(documents.c.id.in_(batch))))
+            for row in found:
+                retired.forget(connection, row.collection, [row.source])
+            _delete(connection, [row.id for row in found])
+        return len(found)
+
+    def collect_retired(self, collection: str) -> int:
+        """Forget the replaced documents that no index generation can hold any more; return how many."""
+        with self._database.write() as connection:
+            return retired.collect(connection, collection)
 
     def count(self, collection: str | None = None) -> int:
         """Count the documents of a collection, or of all of them."""
@@ -199,23 +298,69 @@ class Documents:
             return int(connection.execute(query).scalar_one())
 
 
-def _delete(connection: sa.Connection, document_id: str) -> bool:
-    mark_stale(connection, sa.select(chunk_table.c.id).where(chunk_table.c.document_id == document_id))
-    return connection.execute(sa.delete(documents).where(documents.c.id == document_id)).rowcount > 0
+def _require(connection: sa.Connection, document_id: str) -> DocumentRow:
+    row = connection.execute(sa.select(*_ROW).where(documents.c.id == document_id)).one_or_none()
+    if row is None:
+        raise _unknown(document_id)
+    return _row(row)
 
 
-def _put_chunks(connection: sa.Connection, collection: str, document_id: str, chunks: Sequence[Chunk]) -> None:
-    table = chunk_table.c
+def _at_sources(connection: sa.Connection, collection: str, sources: Sequence[str]) -> dict[str, Row]:
+    found: dict[str, Row] = {}
+    for batch in batches(sources):
+        query = sa.select(*_ROW, documents.c.key).where(documents.c.collection == collection)
+        found.update((row.source, row) for row in connection.execute(query.where(documents.c.source.in_(batch))))
+    return found
+
+
+def _delete(connection: sa.Connection, ids: Sequence[str]) -> None:
+    for batch in batches(ids):
+        mark_stale(connection, sa.select(chunk_table.c.id).where(chunk_table.c.document_id.in_(batch)))
+        connection.execute(sa.delete(documents).where(documents.c.id.in_(batch)))
+
+
+def _write_rows(connection: sa.Connection, collection: str, new: Sequence[NewDocument], old: Mapping[str, Row]) -> None:
+    inserted = []
+    for item in new:
+        before = old.get(item.document.source)
+        tags = list(dict.fromkeys(item.tags)) if item.tags is not None else list(before.tags) if before else []
+        values = {name: getattr(item.document, name) for name in ("id", "source", "title", "text", "media_type")}
+        values |= {"meta": dict(item.document.meta), "collection": collection, "sha256": item.sha256}
+        values |= {"size": item.size, "chunks": len(item.chunks), "settings_fingerprint": item.settings_fingerprint}
+        values |= {"tags": tags, "modified_at": item.modified_at}
+        if before is not None and before.id == item.document.id:
+            connection.execute(sa.update(documents).where(documents.c.id == before.id).values(values))
+        else:
+            inserted.append(values | {"created_at": time.time()})
+    if inserted:
+        connection.execute(sa.insert(documents), inserted)
+
+
+def _chunks_of(connection: sa.Connection, ids: Iterable[str]) -> dict[str, list[Chunk]]:
+    table, found = chunk_table.c, dict[str, list[Chunk]]()
     query = sa.select(table.id, table.document_id, table.text, table.start, table.end, table.heading, table.page)
-    old = {Chunk(*row) for row in connection.execute(query.where(table.document_id == document_id))}
-    wanted = set(chunks)
-    for batch in batches(chunk.id for chunk in old - wanted):
+    for batch in batches(ids):
+        rows = connection.execute(query.where(table.document_id.in_(batch)).order_by(table.start, table.key))
+        for row in rows:
+            found.setdefault(row.document_id, []).append(Chunk(*row))
+    return found
+
+
+def _put_chunks(connection: sa.Connection, collection: str, new: Sequence[NewDocument], known: Collection[str]) -> None:
+    """Write the chunks of documents, leaving alone those that are there; ``known`` documents may have some."""
+    before = _chunks_of(connection, [item.document.id for item in new if item.document.id in known])
+    old = {chunk for chunks in before.values() for chunk in chunks}
+    gone = old - {chunk for item in new for chunk in item.chunks}
+    for batch in batches(chunk.id for chunk in gone):
+        where = chunk_table.c.id.in_(batch)
+        keys = connection.execute(sa.select(chunk_table.c.key).where(where)).scalars().all()
+        retired.retire(connection, collection, [], keys)
         mark_stale(connection, batch)
-        connection.execute(sa.delete(chunk_table).where(chunk_table.c.id.in_(batch)))
-    new: list[dict[str, Any]] = [
+        connection.execute(sa.delete(chunk_table).where(where))
+    rows: list[dict[str, Any]] = [
         {
             "id": chunk.id,
-            "document_id": document_id,
+            "document_id": chunk.document_id,
             "collection": collection,
             "start": chunk.start,
             "end": chunk.end,
@@ -223,9 +368,22 @@ def _put_chunks(connection: sa.Connection, collection: str, document_id: str, ch
             "heading": chunk.heading,
             "text": chunk.text,
         }
-        for chunk in chunks
+        for item in new
+        for chunk in item.chunks
         if chunk not in old
     ]
-    if new:
-        connection.execute(sa.insert(chunk_table), new)
-        unmark_stale(connection, [row["id"] for row in new])
+    if rows:
+        connection.execute(sa.insert(chunk_table), rows)
+        unmark_stale(connection, [row["id"] for row in rows])
+    for batch in batches(item.document.id for item in new):
+        _note_keys(connection, batch)
+
+
+def _note_keys(connection: sa.Connection, ids: Sequence[str]) -> None:
+    """Note the first and last key of the chunks of documents."""
+    own = chunk_table.c.document_id == documents.c.id
+    ends = {
+        "first_key": sa.select(sa.func.min(chunk_table.c.key)).where(own).scalar_subquery(),
+        "last_key": sa.select(sa.func.max(chunk_table.c.key)).where(own).scalar_subquery(),
+    }
+    connection.execute(sa.update(documents).where(documents.c.id.in_(ids)).values(ends))

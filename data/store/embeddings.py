@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import sqlalchemy as sa
 
 from data.store.database import Database
 from data.store.database import batches as split
 from data.store.schema import embeddings
+
+_PAGE = 10_000
 
 
 class Embeddings:
@@ -39,3 +41,38 @@ class Embeddings:
         query = sa.select(sa.func.count()).select_from(embeddings).where(embeddings.c.fingerprint == fingerprint)
         with self._database.read() as connection:
             return int(connection.execute(query).scalar_one())
+
+    def hashes(self, fingerprint: str | None = None) -> Iterator[tuple[str, str]]:
+        """Yield (fingerprint, text hash) of what is cached, of one embedder or of all; each page a read of its own."""
+        table, last = embeddings.c, ("", "")
+        while True:
+            query = sa.select(table.fingerprint, table.text_hash).where(
+                sa.tuple_(table.fingerprint, table.text_hash) > sa.tuple_(*map(sa.literal, last))
+            )
+            if fingerprint is not None:
+                query = query.where(table.fingerprint == fingerprint)
+            with self._database.read() as connection:
+                rows = connection.execute(query.order_by(table.fingerprint, table.text_hash).limit(_PAGE)).all()
+            yield from ((row.fingerprint, row.text_hash) for row in rows)
+            if len(rows) < _PAGE:
+                return
+            last = (rows[-1].fingerprint, rows[-1].text_hash)
+
+    def delete_many(self, entries: Iterable[tuple[str, str]]) -> int:
+        """Drop cached vectors by (fingerprint, text hash); return how many there were."""
+        dropped = 0
+        by_embedder: dict[str, list[str]] = {}
+        for fingerprint, text_hash in entries:
+            by_embedder.setdefault(fingerprint, []).append(text_hash)
+        for fingerprint, hashes in by_embedder.items():
+            for batch in split(hashes):
+                where = (embeddings.c.fingerprint == fingerprint) & embeddings.c.text_hash.in_(batch)
+                with self._database.write() as connection:
+                    dropped += connection.execute(sa.delete(embeddings).where(where)).rowcount
+        return dropped
+
+    def misshapen(self, fingerprint: str, size: int) -> list[str]:
+        """Return the text hashes of one embedder whose vector has another number of bytes than ``size``."""
+        where = (embeddings.c.fingerprint == fingerprint) & (sa.func.length(embeddings.c.vector) != size)
+        with self._database.read() as connection:
+            return list(connection.execute(sa.select(embeddings.c.text_hash).where(where)).scalars())

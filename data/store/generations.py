@@ -10,6 +10,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from data.errors import Conflict, NotFound
+from data.store import retired
 from data.store.collections import ensure_collection, require_collection
 from data.store.database import Database, Row
 from data.store.schema import collections, generations
@@ -143,6 +144,7 @@ class Generations:
                     "The generation is in use.", got=f"{collection} {number}", hint="Switch to another first."
                 )
             connection.execute(sa.delete(generations).where(*self._at(collection, number)))
+            retired.collect(connection, collection)
 
     @staticmethod
     def _at(collection: str, number: int) -> tuple[sa.ColumnElement[bool], ...]:

@@ -57,10 +57,52 @@ documents = sa.Table(
     _text("settings_fingerprint"),
     _time("created_at"),
     _json("meta"),
+    sa.Column("tags", sa.JSON, nullable=False, server_default="[]"),
+    sa.Column("modified_at", sa.Double, nullable=False, server_default="0"),
+    # Of its chunks, NULL without any: mostly they are all keys between, and a filter need not read the chunks.
+    sa.Column("first_key", _Key),
+    sa.Column("last_key", _Key),
     # Last, so that listing documents does not read the pages that hold the text.
     _text("text"),
     sa.UniqueConstraint("collection", "source", name="uq_documents_source"),
+    sa.Index("ix_documents_filter", "collection", "modified_at", "media_type", "first_key", "last_key", "chunks", "id"),
     sqlite_autoincrement=True,
+)
+
+retired_documents = sa.Table(
+    "retired_documents",
+    metadata,
+    _key(),
+    sa.Column("id", sa.String, nullable=False, index=True),
+    _collection(),
+    # The newest generation that may still hold its chunks.
+    sa.Column("needed_until", sa.Integer, nullable=False),
+    _text("source"),
+    _text("title"),
+    _text("media_type"),
+    _json("meta"),
+    _json("tags"),
+    _time("modified_at"),
+    # NULL where the document itself is still there with the same text, chunked otherwise.
+    sa.Column("text", sa.Text),
+    sa.Index("ix_retired_documents_source", "collection", "source"),
+    sqlite_autoincrement=True,
+)
+
+retired_chunks = sa.Table(
+    "retired_chunks",
+    metadata,
+    sa.Column("key", _Key, primary_key=True, autoincrement=False),
+    sa.Column(
+        "retired_key", _Key, sa.ForeignKey("retired_documents.key", ondelete="CASCADE"), nullable=False, index=True
+    ),
+    sa.Column("id", sa.String, nullable=False, index=True),
+    sa.Column("document_id", sa.String, nullable=False),
+    sa.Column("start", sa.Integer, nullable=False),
+    sa.Column("end", sa.Integer, nullable=False),
+    sa.Column("page", sa.Integer),
+    _text("heading"),
+    _text("text"),
 )
 
 chunks = sa.Table(

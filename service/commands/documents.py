@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
 from data.errors import RagtuneError
-from data.records import METHODS, Answer, Method
+from data.records import METHODS, Answer, Filter, Method
 from service.commands.foreground import run_here
 from service.commands.session import (
     FAILED,
     Collection,
     Json,
+    complain,
     print_fields,
     print_json,
     print_line,
@@ -22,46 +25,107 @@ from service.commands.session import (
     stderr,
     stdout,
 )
+from service.settings import Rerank
+
+if TYPE_CHECKING:
+    from service.workspace import Workspace
 
 index = typer.Typer(help="The search index and its generations.", no_args_is_help=True)
 
 
 def ingest(
     ctx: typer.Context,
+    *,
     paths: Annotated[list[Path], typer.Argument(help="Files and folders.", show_default=False)],
     collection: Collection = "default",
-    sync: Annotated[bool, typer.Option("--sync", help="Delete documents whose file is gone.")] = False,
+    sync: Annotated[bool, typer.Option("--sync", help="Mirror: delete or move documents whose file is gone.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Mirror, and follow every change until Ctrl-C.")] = False,
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="Put on every document; repeatable.")] = None,
     as_json: Json = False,
 ) -> None:
     """Read documents into the index; unchanged files are skipped."""
+    if watch:
+        with session(ctx).workspace() as workspace:
+            _follow(workspace, collection, paths, tag, as_json)
+        return
     with session(ctx).workspace(mutates=True) as workspace:
-        inputs = {"paths": [str(path) for path in paths], "collection": collection, "sync": sync}
-        outputs = run_here(workspace, "ingest", inputs)
+        inputs: dict[str, Any] = {"paths": [str(path) for path in paths], "collection": collection, "sync": sync}
+        outputs = run_here(workspace, "ingest", inputs | ({"tags": tag} if tag else {}))
     show_ingest(outputs, as_json)
-    if outputs["failed"] and not outputs["indexed"] and not outputs["unchanged"]:
+    if outputs["failed"] and not any(outputs[name] for name in ("indexed", "unchanged", "moved")):
         raise typer.Exit(FAILED)
+
+
+def _follow(workspace: Workspace, collection: str, paths: list[Path], tag: list[str] | None, as_json: bool) -> None:
+    """Ingest every change until Ctrl-C. No lock: a server may serve meanwhile, store and index have their own."""
+    from retrieval.watch import follow
+
+    with contextlib.suppress(KeyboardInterrupt):
+        for batch in follow(workspace.ingestor, collection, paths, tags=tag or None):
+            if batch.error is not None:
+                complain(batch.error)
+            elif batch.report is not None and as_json:
+                print_json(asdict(batch.report), indent=None)
+            elif batch.report is not None:
+                show_ingest(asdict(batch.report), as_json=False)
 
 
 def show_ingest(outputs: dict[str, Any], as_json: bool) -> None:
     """Print what became of each file."""
-    lists = {name: outputs.get(name, []) for name in ("indexed", "unchanged", "deleted", "failed")}
+    lists = {name: outputs.get(name, []) for name in ("indexed", "unchanged", "moved", "deleted", "failed")}
     if as_json:
         print_json(lists)
         return
     for row in lists["failed"]:
         reason = RagtuneError(row["detail"], got=row["got"], wanted=row["wanted"], hint=row["hint"])
         stderr().print(f"failed: {row['source']}: {reason}", markup=False)
+    for row in lists["moved"]:
+        print_line(f"moved: {row['from']} to {row['to']}")
     chunks = sum(row["chunks"] for row in lists["indexed"])
-    print_line(
-        f"{len(lists['indexed'])} indexed ({chunks} chunks), {len(lists['unchanged'])} unchanged, "
-        f"{len(lists['deleted'])} deleted, {len(lists['failed'])} failed"
-    )
+    counts = ", ".join(f"{len(lists[name])} {name}" for name in ("unchanged", "moved", "deleted", "failed"))
+    print_line(f"{len(lists['indexed'])} indexed ({chunks} chunks), {counts}")
+
+
+def chunks(
+    ctx: typer.Context,
+    *,
+    file: Annotated[Path, typer.Argument(help="The file to chunk.", exists=True, dir_okay=False)],
+    chunk_size: Annotated[int | None, typer.Option(min=1, help="Tokens in a chunk, at most.")] = None,
+    chunk_overlap: Annotated[int | None, typer.Option(min=0, help="Tokens repeated from the one before.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the chunks that a file would become, before committing to a setting; nothing is stored."""
+    from service.preview import preview_chunks
+
+    with session(ctx).workspace() as workspace:
+        found = preview_chunks(workspace, file, file.name, chunk_size, chunk_overlap)
+    if as_json:
+        print_json(found)
+        return
+    for piece in found["chunks"]:
+        page = f", page {piece['page']}" if piece["page"] else ""
+        place = f"{piece['start']}:{piece['end']}, {piece['tokens']} tokens{page}"
+        print_line(f"{piece['n']}. {piece['heading']}  ({place})")
+        print_line(f"   {' '.join(piece['text'].split())}")
+    print_line(f"{len(found['chunks'])} chunks of at most {found['chunk_size']} tokens")
 
 
 def _method(value: str) -> Method:
     if value not in METHODS:
         raise typer.BadParameter(f"{value!r} is not one of {', '.join(METHODS)}")
     return value
+
+
+def _rerank(value: str | None) -> Rerank | None:
+    if value is None:
+        return None
+    if value not in get_args(Rerank):
+        raise typer.BadParameter(f"{value!r} is not one of {', '.join(get_args(Rerank))}", param_hint="--rerank")
+    return cast("Rerank", value)
+
+
+def _seconds(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.replace(tzinfo=UTC).timestamp()
 
 
 def search(
@@ -71,23 +135,38 @@ def search(
     collection: Collection = "default",
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=100)] = 4,
     method: Annotated[str, typer.Option(callback=_method, help="hybrid, dense or lexical.")] = "hybrid",
+    source: Annotated[list[str] | None, typer.Option("--source", help="Only these; * and ? match; repeatable.")] = None,
+    media_type: Annotated[list[str] | None, typer.Option("--media-type", help="Only these; repeatable.")] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="Only documents with all of them.")] = None,
+    since: Annotated[datetime | None, typer.Option(help="Only documents from this date (UTC) on.")] = None,
+    until: Annotated[datetime | None, typer.Option(help="Only documents up to this date (UTC).")] = None,
+    rerank: Annotated[str | None, typer.Option(help="off, likelihood or cross-encoder; else as configured.")] = None,
     as_json: Json = False,
 ) -> None:
     """Find the passages that fit a query."""
     from service.answerer import check_collection, check_question
     from service.views import passage_view
 
+    chosen = Filter(tuple(source or ()), tuple(media_type or ()), tuple(tag or ()), _seconds(since), _seconds(until))
     with session(ctx).workspace() as workspace:
         check_question(query, workspace.settings.max_question_chars)
         check_collection(workspace.store, collection)
-        passages = workspace.retriever.search(query, collection, top_k, _method(method))
-        generation = workspace.retriever.generation(collection)
+        found = workspace.retriever.retrieve(
+            query,
+            collection,
+            top_k,
+            _method(method),
+            filter=None if chosen == Filter() else chosen,
+            reranker=workspace.reranker(_rerank(rerank)),
+        )
     if as_json:
-        print_json({"passages": [passage_view(p) for p in passages], "index_generation": generation})
+        views = [passage_view(passage) for passage in found.passages]
+        print_json({"passages": views, "index_generation": found.generation})
         return
-    for passage in passages:
+    for passage in found.passages:
         page = f", page {passage.chunk.page}" if passage.chunk.page else ""
-        print_line(f"{passage.rank}. {passage.source}{page}  {passage.chunk.heading}  ({passage.score:.3f})")
+        copies = f", {passage.duplicates} near-copies" if passage.duplicates else ""
+        print_line(f"{passage.rank}. {passage.source}{page}  {passage.chunk.heading}  ({passage.score:.3f}{copies})")
         print_line(f"   {' '.join(passage.chunk.text.split())}")
 
 
@@ -180,6 +259,45 @@ def index_rebuild(ctx: typer.Context, collection: Collection = "default", as_jso
         print_json(outputs)
     else:
         print_line(f"Generation {outputs['index_generation']} of {collection} is current.")
+
+
+@index.command("verify")
+def index_verify(
+    ctx: typer.Context,
+    collection: Collection = "default",
+    repair: Annotated[bool, typer.Option("--repair", help="Repair from the store what can be.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check every invariant of store, index and uploads; exit 1 if something is wrong and not repaired."""
+    from service.answerer import check_collection
+
+    with session(ctx).workspace(mutates=True) as workspace:
+        check_collection(workspace.store, collection)
+        found = run_here(workspace, "verify", {"collection": collection, "repair": repair})
+    if as_json:
+        print_json(found)
+    else:
+        for problem in found["problems"]:
+            done = "repaired" if problem["repaired"] else "wrong"
+            print_line(f"{done}: {problem['kind']}: {problem['what']}: {problem['detail']}")
+        counts = ", ".join(f"{count} {name}" for name, count in found["checked"].items())
+        print_line(f"{'Sound' if found['ok'] else 'Not sound'}: {counts} checked")
+    if not found["ok"]:
+        raise typer.Exit(FAILED)
+
+
+@index.command("compact")
+def index_compact(ctx: typer.Context, collection: Collection = "default", as_json: Json = False) -> None:
+    """Give back the space of cached vectors, replaced documents and uploads that nothing needs any more."""
+    from service.answerer import check_collection
+
+    with session(ctx).workspace(mutates=True) as workspace:
+        check_collection(workspace.store, collection)
+        outputs = run_here(workspace, "compact", {"collection": collection})
+    if as_json:
+        print_json(outputs)
+    else:
+        print_fields(outputs["dropped"])
 
 
 @index.command("rollback")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from data.errors import Conflict, NoQuestions
 from data.records import METHODS, Method, Question
 from service.commands.foreground import run_here
 from service.commands.session import Collection, Json, print_json, print_line, print_rows, session, stderr, stdout
+
+if TYPE_CHECKING:
+    from service.workspace import Workspace
 
 evaluate = typer.Typer(help="Measure one part on labelled data.", no_args_is_help=True)
 
@@ -22,28 +25,69 @@ _FILE: dict[str, Any] = {"exists": True, "dir_okay": False, "readable": True}
 def evaluate_retrieval_command(
     ctx: typer.Context,
     *,
-    corpus: Annotated[Path, typer.Option(help="JSONL of id, title, text.", **_FILE)],
-    queries: Annotated[Path, typer.Option(help="JSONL of id, text.", **_FILE)],
-    qrels: Annotated[Path, typer.Option(help="TSV with a header: query-id, corpus-id, score.", **_FILE)],
+    corpus: Annotated[Path | None, typer.Option(help="JSONL of id, title, text.", **_FILE)] = None,
+    queries: Annotated[Path | None, typer.Option(help="JSONL of id, text.", **_FILE)] = None,
+    qrels: Annotated[Path | None, typer.Option(help="TSV with a header: query-id, corpus-id, score.", **_FILE)] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(help="Instead: JSONL of id, question, answers, document; asked of the collection.", **_FILE),
+    ] = None,
+    collection: Collection = "default",
     methods: Annotated[str, typer.Option(help="Comma-separated: hybrid, dense, lexical.")] = ",".join(METHODS),
+    disagreements: Annotated[int, typer.Option(min=0, help="Queries to name on which methods differ most.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Rank a labelled corpus with each method: nDCG@10, recall@5, MRR with 95 % intervals."""
-    from retrieval.evaluate import evaluate_retrieval
-
-    named = [name.strip() for name in methods.split(",") if name.strip()]
-    chosen: list[Method] = [method for method in METHODS if method in named]
-    unknown = [name for name in named if name not in METHODS]
-    if unknown or not named:
-        raise typer.BadParameter(f"{', '.join(unknown) or 'nothing'} is not among {', '.join(METHODS)}")
+    """Rank a labelled corpus, or your own questions' passages: nDCG@10, recall, MRR with 95 % intervals."""
+    chosen = _methods(methods)
     with session(ctx).workspace() as workspace:
-        result = evaluate_retrieval(corpus, queries, qrels, workspace.embedder, chosen)
+        if questions is not None and not (corpus or queries or qrels):
+            result = _evaluate_questions(workspace, questions, collection, chosen, disagreements)
+        elif corpus and queries and qrels and questions is None:
+            from retrieval.evaluate import evaluate_retrieval
+
+            size = workspace.settings.chunk_size
+            result = evaluate_retrieval(
+                corpus, queries, qrels, workspace.embedder, chosen, chunk_size=size, disagreements=disagreements
+            )
+        else:
+            raise typer.BadParameter("give either --corpus, --queries and --qrels, or --questions")
     if as_json:
         print_json(result)
         return
-    figures = ("ndcg@10", "recall@5", "mrr")
-    rows = [(name, *(f"{row[figure]:.3f}" for figure in figures)) for name, row in result["methods"].items()]
+    _print_retrieval(result)
+
+
+def _methods(methods: str) -> list[Method]:
+    named = [name.strip() for name in methods.split(",") if name.strip()]
+    unknown = [name for name in named if name not in METHODS]
+    if unknown or not named:
+        raise typer.BadParameter(f"{', '.join(unknown) or 'nothing'} is not among {', '.join(METHODS)}")
+    return [method for method in METHODS if method in named]
+
+
+def _evaluate_questions(
+    workspace: Workspace, path: Path, collection: str, methods: list[Method], disagreements: int
+) -> dict[str, Any]:
+    from retrieval.evaluate import evaluate_questions
+    from service.answerer import check_collection
+
+    check_collection(workspace.store, collection)
+    return evaluate_questions(read_question_file(path), workspace.retriever, collection, methods, disagreements)
+
+
+def _print_retrieval(result: dict[str, Any]) -> None:
+    figures = ("ndcg@10", "recall@1", "recall@5", "recall@10", "mrr")
+    rows = [
+        (name, *(f"{row[figure]:.3f} [{row['ci'][figure][0]:.3f}, {row['ci'][figure][1]:.3f}]" for figure in figures))
+        for name, row in result["methods"].items()
+    ]
     print_rows(("method", *figures), rows, "No methods were evaluated.")
+    for name, measures in result["differences"].items():
+        found = measures["ndcg@10"]
+        print_line(f"{name}: nDCG@10 {found['difference']:+.3f} [{found['ci'][0]:+.3f}, {found['ci'][1]:+.3f}]")
+    for row in result.get("disagreements", ()):
+        scores = ", ".join(f"{name} {score:.2f}" for name, score in row["ndcg@10"].items())
+        print_line(f"{row['id']}: {row['query']}  ({scores})")
 
 
 def read_question_file(path: Path) -> tuple[Question, ...]:

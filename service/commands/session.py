@@ -110,9 +110,10 @@ def stderr() -> Console:
     return Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
 
-def print_json(document: object) -> None:
-    """Print one JSON document on standard output."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2, default=str) + "\n")
+def print_json(document: object, indent: int | None = 2) -> None:
+    """Print one JSON document on standard output, on one line if ``indent`` is None."""
+    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=indent, default=str) + "\n")
+    sys.stdout.flush()
 
 
 def print_line(text: str) -> None:

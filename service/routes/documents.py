@@ -1,18 +1,24 @@
-"""``/v1/documents``: upload, list, show, read and delete documents."""
+"""``/v1/documents``: upload, preview, list, show, read and delete documents."""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from dataclasses import asdict
+from pathlib import Path, PurePath
 from typing import Annotated, Any
 
-from fastapi import APIRouter, File, Form, UploadFile
+from fastapi import APIRouter, File, Form, Query, UploadFile
 from fastapi.responses import JSONResponse
 
 from data.errors import InvalidRequest
+from data.records import Filter
 from data.state import check_name
+from retrieval.facts import check_tags
 from service.answerer import check_collection
 from service.deps import Cursor, IdempotencyKey, Limit, RunnerDep, WorkspaceDep, accepted
 from service.pair_exports import forget_exports
+from service.preview import preview_chunks
 from service.uploads import file_name, forget_upload, keep_upload
 
 router = APIRouter(prefix="/documents", tags=["documents"])
@@ -20,30 +26,59 @@ router = APIRouter(prefix="/documents", tags=["documents"])
 
 @router.post("", status_code=202, response_model=None)
 def upload_documents(
+    *,
     files: Annotated[list[UploadFile], File(description="One or more files.")],
     workspace: WorkspaceDep,
     runner: RunnerDep,
     collection: Annotated[str, Form()] = "default",
+    tags: Annotated[list[str] | None, Form(description="Put on every document; repeatable.")] = None,
     idempotency_key: IdempotencyKey = None,
 ) -> JSONResponse:
     """Keep the bytes of every file, then answer 202 with the job that ingests them."""
     check_name(collection, "collection name")
+    labels = None if tags is None else list(check_tags(tags))
     names = [file_name(file.filename) for file in files]
     if len(set(names)) < len(names):
         raise InvalidRequest("Two files have the same name", got=", ".join(names), wanted="a name of its own for each")
     limit = workspace.settings.max_document_bytes
     paths = [keep_upload(workspace.state, name, file.file, limit) for name, file in zip(names, files, strict=True)]
-    inputs = {"paths": [str(path) for path in paths], "collection": collection, "sync": False, "strict": True}
+    inputs: dict[str, Any] = {"paths": [str(path) for path in paths], "collection": collection}
+    inputs |= {"sync": False, "strict": True} | ({} if labels is None else {"tags": labels})
     return accepted(workspace, runner, "ingest", inputs, idempotency_key)
+
+
+@router.post("/preview")
+def preview_document(
+    *,
+    file: Annotated[UploadFile, File(description="The file to chunk.")],
+    workspace: WorkspaceDep,
+    chunk_size: Annotated[int | None, Form(ge=1, le=100_000)] = None,
+    chunk_overlap: Annotated[int | None, Form(ge=0, le=100_000)] = None,
+) -> dict[str, Any]:
+    """Return the chunks that a file would become under these settings; nothing is stored."""
+    name = file_name(file.filename)
+    with tempfile.TemporaryDirectory(prefix="preview-", dir=workspace.state.tmp) as folder:
+        path = Path(folder) / f"upload{PurePath(name).suffix}"
+        with path.open("wb") as copy:
+            shutil.copyfileobj(file.file, copy)
+        return preview_chunks(workspace, path, name, chunk_size, chunk_overlap)
 
 
 @router.get("")
 def list_documents(
-    workspace: WorkspaceDep, collection: str = "default", cursor: Cursor = None, limit: Limit = 50
+    *,
+    workspace: WorkspaceDep,
+    collection: str = "default",
+    source: Annotated[list[str] | None, Query(description="Exact, or a pattern with * and ?; repeatable.")] = None,
+    tag: Annotated[list[str] | None, Query(description="A tag it must have; repeatable.")] = None,
+    media_type: Annotated[list[str] | None, Query(description="Repeatable.")] = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
 ) -> dict[str, Any]:
     """Return a page of documents, without their text, and the cursor of the next page."""
     check_collection(workspace.store, collection)
-    rows, following = workspace.store.documents.list(collection, cursor, limit)
+    chosen = Filter(tuple(source or ()), tuple(media_type or ()), tuple(tag or ()))
+    rows, following = workspace.store.documents.list(collection, cursor, limit, chosen)
     return {"documents": [asdict(row) for row in rows], "next_cursor": following}
 
 

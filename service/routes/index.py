@@ -1,4 +1,4 @@
-"""``/v1/index``: the state of a collection's index, its generations, rebuild and rollback."""
+"""``/v1/index``: the state of a collection's index, its generations, rebuild, verify, compact and rollback."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 
 from service.answerer import check_collection
 from service.deps import IdempotencyKey, RunnerDep, WorkspaceDep, accepted
-from service.schemas import CollectionBody
+from service.schemas import CollectionBody, VerifyBody
 
 router = APIRouter(prefix="/index", tags=["retrieval"])
 
@@ -29,6 +29,25 @@ def rebuild_index(
     """Build a new generation from the stored documents, as a job."""
     check_collection(workspace.store, body.collection)
     return accepted(workspace, runner, "rebuild", {"collection": body.collection}, idempotency_key)
+
+
+@router.post("/verify", status_code=202, response_model=None)
+def verify_index(
+    body: VerifyBody, workspace: WorkspaceDep, runner: RunnerDep, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """Check every invariant of the index against the store, as a job; repair what can be if wished."""
+    check_collection(workspace.store, body.collection)
+    inputs = {"collection": body.collection, "repair": body.repair}
+    return accepted(workspace, runner, "verify", inputs, idempotency_key)
+
+
+@router.post("/compact", status_code=202, response_model=None)
+def compact_index(
+    body: CollectionBody, workspace: WorkspaceDep, runner: RunnerDep, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """Give back the space of what nothing needs any more, as a job."""
+    check_collection(workspace.store, body.collection)
+    return accepted(workspace, runner, "compact", {"collection": body.collection}, idempotency_key)
 
 
 @router.get("/generations")

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from service.answerer import check_collection, check_question
+from service.answerer import check_collection, check_question, question_before
 from service.deps import WorkspaceDep
 from service.schemas import SearchBody
 from service.views import passage_view
@@ -19,5 +19,13 @@ def search(body: SearchBody, workspace: WorkspaceDep) -> dict[str, Any]:
     """Return the best passages, and the index generation they come from."""
     check_question(body.query, workspace.settings.max_question_chars)
     check_collection(workspace.store, body.collection)
-    found = workspace.retriever.retrieve(body.query, body.collection, body.top_k, body.method)
+    found = workspace.retriever.retrieve(
+        body.query,
+        body.collection,
+        body.top_k,
+        body.method,
+        context=question_before([turn.message() for turn in body.history]),
+        filter=None if body.filter is None else body.filter.record(),
+        reranker=workspace.reranker(body.rerank),
+    )
     return {"passages": [passage_view(passage) for passage in found.passages], "index_generation": found.generation}

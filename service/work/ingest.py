@@ -1,7 +1,8 @@
 """The ``ingest`` job: files become documents, chunks and a new index generation.
 
-Inputs: ``paths``, ``collection``, ``sync`` (documents whose file is gone are deleted), ``strict``
-(a job none of whose files became a document has failed). Knows nothing of where files come from.
+Inputs: ``paths``, ``collection``, ``sync`` (documents whose file is gone are deleted or moved), ``tags``
+(put on every document), ``strict`` (a job none of whose files became a document has failed).
+Knows nothing of where files come from.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[str, Any]:
-    """Ingest ``paths``; return what was indexed, unchanged, deleted and failed.
+    """Ingest ``paths``; return what was indexed, unchanged, moved, deleted and failed.
 
     Raises:
         WorkFailed: ``strict``, and every file failed.
@@ -27,6 +28,7 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
         inputs.get("collection", "default"),
         [Path(path) for path in inputs["paths"]],
         sync=inputs.get("sync", False),
+        tags=inputs.get("tags"),
         report=report,
     )
     outputs = asdict(done)

@@ -45,7 +45,7 @@ def found(index: Index, key: int, k: int = 1) -> list[int]:
 def test_a_new_index_is_empty(open_index: Open) -> None:
     index = open_index()
     assert len(index) == 0
-    assert index.keys() == set()
+    assert list(index.keys()) == []
     assert index.search("apples", vectors(3), 5) == []
 
 
@@ -71,14 +71,14 @@ def test_more_hits_than_entries_cannot_be_had(filled: Index) -> None:
 
 def test_a_removed_entry_is_gone_and_absent_keys_are_ignored(filled: Index) -> None:
     filled.remove([3, 99])
-    assert filled.keys() == set(TEXTS) - {3}
+    assert list(filled.keys()) == sorted(set(TEXTS) - {3})
     assert len(filled) == len(TEXTS) - 1
     assert 3 not in found(filled, 3, 10)
 
 
 def test_adding_a_held_key_replaces_its_entry(filled: Index) -> None:
     filled.add([3], ["Ships sail"], vectors(11))
-    assert filled.keys() == set(TEXTS)
+    assert list(filled.keys()) == sorted(set(TEXTS))
     assert len(filled) == len(TEXTS)
     assert 3 in {hit.key for hit in filled.search("ships", vectors(11), 2)}
 
@@ -86,7 +86,7 @@ def test_adding_a_held_key_replaces_its_entry(filled: Index) -> None:
 def test_adding_nothing_changes_nothing(filled: Index) -> None:
     filled.add([], [], np.zeros((0, DIMENSION), dtype=np.float32))
     filled.remove([])
-    assert filled.keys() == set(TEXTS)
+    assert list(filled.keys()) == sorted(set(TEXTS))
 
 
 def test_what_was_saved_is_there_after_reopening(filled: Index, open_index: Open) -> None:
@@ -94,7 +94,7 @@ def test_what_was_saved_is_there_after_reopening(filled: Index, open_index: Open
     filled.save()
     filled.close()
     again = open_index()
-    assert again.keys() == set(TEXTS) - {7}
+    assert list(again.keys()) == sorted(set(TEXTS) - {7})
     assert found(again, 11) == [11]
 
 
@@ -107,17 +107,48 @@ def test_a_reopened_index_can_be_changed_further(filled: Index, open_index: Open
     again.save()
     again.close()
     last = open_index()
-    assert last.keys() == set(TEXTS) - {3} | {5}
+    assert list(last.keys()) == sorted(set(TEXTS) - {3} | {5})
     assert [hit.key for hit in last.search("boats", vectors(3), 1)] == [5]
 
 
 def test_saving_twice_is_harmless(filled: Index) -> None:
     filled.save()
     filled.save()
-    assert filled.keys() == set(TEXTS)
+    assert list(filled.keys()) == sorted(set(TEXTS))
 
 
 def test_equal_scores_are_ordered_by_key(open_index: Open) -> None:
     index = open_index()
     index.add([9, 4, 6], ["same words"] * 3, np.repeat(vectors(3), 3, axis=0))
     assert [hit.key for hit in index.search("same words", vectors(3), 3)] == [4, 6, 9]
+
+
+def test_only_allowed_keys_are_found_and_they_fill_the_hits(filled: Index) -> None:
+    query, vector = "apples pears trains fruit 苹果 水果", vectors(3)
+    everywhere = [hit.key for hit in filled.search(query, vector, 4)]
+    assert sorted(everywhere) == sorted(TEXTS)
+    allowed = np.array([7, 11, 12, 2**40], dtype=np.int64)
+    assert {hit.key for hit in filled.search(query, vector, 4, allowed)} == {7, 11, 2**40}
+    assert len(filled.search(query, vector, 2, allowed)) == 2
+
+
+def test_a_filter_does_not_change_scores(filled: Index) -> None:
+    query, vector = "red apples or green fruit", vectors(3)
+    free = {hit.key: hit.score for hit in filled.search(query, vector, 4)}
+    for hit in filled.search(query, vector, 4, np.array([3, 7], dtype=np.int64)):
+        assert hit.score == pytest.approx(free[hit.key], abs=1e-5)
+
+
+def test_what_is_allowed_but_was_removed_is_not_found(filled: Index) -> None:
+    filled.remove([3])
+    assert filled.search(TEXTS[3], vectors(3), 4, np.array([3], dtype=np.int64)) == []
+
+
+def test_nothing_is_found_when_nothing_is_allowed(filled: Index) -> None:
+    assert filled.search(TEXTS[3], vectors(3), 4, np.zeros(0, dtype=np.int64)) == []
+
+
+def test_keys_may_come_as_an_array(filled: Index) -> None:
+    filled.add(np.array([5, 6]), ["Boats float", "Rafts float"], vectors(3, 7))
+    filled.remove(np.array([6, 7]))
+    assert filled.keys().tolist() == sorted(set(TEXTS) - {7} | {5})

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 import data
 from data.errors import InsufficientStorage, InvalidRequest, StateNotWritable, StorageCorrupt, UnknownCollection
 from data.store import Store, schema
-from data.store.database import HEAD, Database
-from data.store.migrate import MIGRATIONS, head
+from data.store.database import HEAD, JOURNAL, Database
+from data.store.migrate import MIGRATIONS, config, head
 
 ROOT = Path(data.__file__).parents[1]
 
@@ -41,6 +42,34 @@ def test_migrations_make_the_tables_that_the_schema_describes(database_path):
 def test_the_revision_that_skips_alembic_is_the_newest_one():
     assert head() == HEAD
     assert (MIGRATIONS / "env.py").is_file()
+
+
+def test_an_older_database_is_migrated_with_its_documents(tmp_path):
+    path = tmp_path / "old.db"
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        run = config()
+        run.attributes["connection"] = connection
+        command.upgrade(run, "0001")
+        connection.execute(
+            sa.text(
+                "INSERT INTO documents (id, collection, source, title, media_type, sha256, size, chunks,"
+                " settings_fingerprint, created_at, meta, text) VALUES ('d1', 'default', 'a.txt', 'A', 'text/plain',"
+                " 's', 5, 1, 'f', 1.0, '{}', 'Alpha')"
+            )
+        )
+        connection.execute(
+            sa.text(
+                'INSERT INTO chunks (id, document_id, collection, start, "end", page, heading, text)'
+                " VALUES ('c1', 'd1', 'default', 0, 5, NULL, 'A', 'Alpha')"
+            )
+        )
+    engine.dispose()
+    with Store.open(path) as store:
+        assert store.documents.get("d1").text == "Alpha"
+        row = store.documents.row("d1")
+        assert (row.tags, row.modified_at) == ((), 0.0)
+        assert [chunk.id for chunk in store.chunks.of_document("d1")] == ["c1"]
 
 
 def test_new_store_has_the_default_collection(store):
@@ -152,7 +181,7 @@ def test_commits_are_synced_and_foreign_keys_hold(database_path):
             for name in ("journal_mode", "synchronous", "foreign_keys")
         ]
     database.close()
-    assert values == ["delete", 2, 1]
+    assert values == [JOURNAL.lower(), 2, 1]
 
 
 def test_threads_write_at_once(store):

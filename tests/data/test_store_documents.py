@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 
 from data.errors import Conflict, InvalidRequest, NotFound, UnknownCollection, UnknownDocument
-from data.records import QAPair
-from data.store import Store
+from data.records import Filter, QAPair
+from data.store import NewDocument, Store
 
 
 def pair(identity, *chunk_ids):
@@ -276,3 +276,178 @@ def test_build_that_was_overtaken_does_not_become_current(store):
     with pytest.raises(Conflict):
         store.generations.fail("default", fast, "late")
     assert store.collections.current_generation("default") == fast
+
+
+def put_all(store, make, **texts):
+    """Puts documents named ``name.txt``."""
+    made = {name: make(f"{name}.txt", text) for name, text in texts.items()}
+    store.documents.put_many("default", [NewDocument(document, "0", chunks) for document, chunks in made.values()])
+    return {name: document for name, (document, _) in made.items()}
+
+
+def built(store, collection="default"):
+    number = store.generations.begin(collection, {})
+    store.generations.commit(collection, number, {"chunks": 1})
+    return number
+
+
+def test_many_documents_are_put_together_or_not_at_all(store, make):
+    put_all(store, make, a="One. | Two.", b="Three.")
+    rows = store.documents.by_source("default")
+    assert {source: row.chunks for source, row in rows.items()} == {"a.txt": 2, "b.txt": 1}
+    new, chunks = make("c.txt", "Four.")
+    bad = NewDocument(make("d.txt", "Five.")[0], "0", chunks)
+    with pytest.raises(InvalidRequest):
+        store.documents.put_many("default", [NewDocument(new, "0", chunks), bad])
+    with pytest.raises(InvalidRequest, match="twice"):
+        store.documents.put_many("default", [NewDocument(new, "0", chunks)] * 2)
+    assert store.documents.by_source("default") == rows
+
+
+def test_a_batch_replaces_keeps_and_adds(store, make):
+    old = put_all(store, make, a="One. | Two.", b="Three.")
+    keys = store.chunks.keys_of(chunk.id for chunk in store.chunks.of_document(old["b"].id))
+    put_all(store, make, a="One.", b="Three.", c="Four. | Five.")
+    assert {source: row.chunks for source, row in store.documents.by_source("default").items()} == {
+        "a.txt": 1, "b.txt": 1, "c.txt": 2,
+    }  # fmt: skip
+    assert store.chunks.keys_of(keys) == keys
+
+
+def test_a_moved_document_keeps_its_chunks_and_pairs(store, make):
+    document = put_all(store, make, a="One. | Two.", b="Three.")["a"]
+    chunks, keys = store.chunks.of_document(document.id), set(store.chunks.keys("default"))
+    store.pairs.add("default", None, [pair("p", chunks[0].id)])
+    assert store.documents.move(document.id, "folder/c.txt").id == document.id
+    assert sorted(store.documents.by_source("default")) == ["b.txt", "folder/c.txt"]
+    assert set(store.chunks.keys("default")) == keys
+    assert not store.pairs.get("p").stale
+    with pytest.raises(Conflict):
+        store.documents.move(document.id, "b.txt")
+    with pytest.raises(UnknownDocument):
+        store.documents.move("nothing", "d.txt")
+
+
+def test_what_is_replaced_stays_readable_while_a_generation_may_hold_it(store, make):
+    old = put_all(store, make, a="One. | Two.")["a"]
+    built(store)
+    key = min(store.chunks.keys("default"))
+    put_all(store, make, a="Three.")
+    assert store.chunks.by_keys([key])[key][0].text == "One."
+    assert store.chunks.by_keys([key])[key][1:] == ("a.txt", "Title")
+    assert store.documents.get(old.id).text == "One. | Two."
+    assert key in store.chunks.matching("default", Filter(sources=("a.txt",)))
+    # It is in no list and no count.
+    assert [row.chunks for row in store.documents.by_source("default").values()] == [1]
+    assert len(set(store.chunks.keys("default"))) == store.chunks.count("default") == 1
+    with pytest.raises(UnknownDocument):
+        store.documents.row(old.id)
+
+
+def test_what_is_replaced_goes_with_the_last_generation_that_may_hold_it(store, make):
+    old = put_all(store, make, a="One.")["a"]
+    first = built(store)
+    put_all(store, make, a="Two.")
+    second, third = built(store), built(store)
+    store.generations.delete("default", first)
+    assert store.documents.get(old.id).text == "One.", "the second may have been begun before it was replaced"
+    store.generations.delete("default", second)
+    with pytest.raises(UnknownDocument):
+        store.documents.get(old.id)
+    assert store.collections.current_generation("default") == third
+
+
+def test_chunks_cut_otherwise_are_replaced_the_same_way(store, make):
+    document, chunks = make("a.txt", "One. | Two.")
+    store.documents.put("default", document, "0", chunks)
+    built(store)
+    before = store.chunks.keys_of(chunk.id for chunk in chunks)
+    store.documents.put("default", document, "0", [replace(chunks[0], heading="Other"), chunks[1]])
+    gone = before[chunks[0].id]
+    assert store.chunks.by_keys([gone])[gone][0].heading == "Title"
+    assert store.documents.get(document.id).text == document.text
+    assert len(store.chunks.matching("default", Filter())) == 3
+
+
+def test_deleting_a_document_forgets_its_older_versions(store, make):
+    old = put_all(store, make, a="One.")["a"]
+    built(store)
+    key = min(store.chunks.keys("default"))
+    store.documents.move(old.id, "b.txt")
+    new, chunks = make("b.txt", "Two.")
+    store.documents.put("default", new, "0", chunks)
+    assert store.chunks.by_keys([key])
+    store.documents.delete(new.id)
+    assert store.chunks.by_keys([key]) == {}
+    with pytest.raises(UnknownDocument):
+        store.documents.get(old.id)
+
+
+FILTERS = [
+    (Filter(), "abc"),
+    (Filter(sources=("docs/a.md",)), "a"),
+    (Filter(sources=("docs/*",)), "ab"),
+    (Filter(sources=("*.txt", "docs/a.?d")), "ac"),
+    (Filter(media_types=("text/html", "text/plain")), "bc"),
+    (Filter(tags=("x",)), "ab"),
+    (Filter(tags=("x", "y z")), "b"),
+    (Filter(since=20.0), "bc"),
+    (Filter(since=20.0, until=20.0), "b"),
+    (Filter(sources=("docs/*",), tags=("y z",), until=25.0), "b"),
+    (Filter(tags=("nobody has it",)), ""),
+    (Filter(sources=("[odd].md",)), ""),
+]
+
+
+@pytest.mark.parametrize(("chosen", "wanted"), FILTERS)
+def test_filters(store, make, chosen, wanted):
+    facts = {
+        "a": ("docs/a.md", "text/markdown", ("x",), 10.0),
+        "b": ("docs/sub/b.html", "text/html", ("x", "y z"), 20.0),
+        "c": ("c.txt", "text/plain", (), 30.0),
+    }
+    keys = {}
+    for name, (source, media_type, tags, modified_at) in facts.items():
+        document, chunks = make(source, f"One {name}. | Two.")
+        document = replace(document, media_type=media_type)
+        store.documents.put("default", document, "0", chunks, tags=tags, modified_at=modified_at)
+        keys[name] = set(store.chunks.keys_of(chunk.id for chunk in chunks).values())
+    store.documents.put("other", *[make("docs/a.md", "x", collection="other")[0], "0"],
+                        make("docs/a.md", "x", collection="other")[1], tags=["x"])  # fmt: skip
+    found = store.chunks.matching("default", chosen)
+    assert found.dtype == "int64"
+    assert found.tolist() == sorted(key for name in wanted for key in keys[name])
+    assert [row.source for row in store.documents.list("default", filter=chosen)[0]] == [facts[n][0] for n in wanted]
+
+
+def test_a_source_with_a_bracket_can_be_named(store, make):
+    document, chunks = make("[odd].md", "One.")
+    store.documents.put("default", document, "0", chunks)
+    assert len(store.chunks.matching("default", Filter(sources=("[odd].md",)))) == 1
+
+
+def test_iterate_gives_every_document_with_its_chunks(store, make):
+    made = put_all(store, make, a="One. | Two.", b="Three.", c="Four.")
+    found = list(store.documents.iterate("default", batch=2))
+    assert [document for _, document, _ in found] == list(made.values())
+    assert [[chunk.text for chunk in chunks] for _, _, chunks in found] == [["One.", "Two."], ["Three."], ["Four."]]
+    assert [row.source for row, _, _ in found] == ["a.txt", "b.txt", "c.txt"]
+
+
+def test_cached_vectors_are_listed_and_dropped(store):
+    store.embeddings.put_many("f", {f"{n:064x}": b"1234" for n in range(5)})
+    store.embeddings.put_many("g", {"a": b"12"})
+    assert len(list(store.embeddings.hashes())) == 6
+    assert list(store.embeddings.hashes("g")) == [("g", "a")]
+    assert store.embeddings.misshapen("g", 4) == ["a"]
+    assert store.embeddings.delete_many([("g", "a"), ("f", f"{1:064x}"), ("f", "nothing")]) == 2
+    assert store.embeddings.count("f") == 4
+
+
+def test_compact_gives_space_back(store, database_path):
+    store.embeddings.put_many("f", {f"{n:064x}": bytes(4000) for n in range(200)})
+    store.compact()
+    large = database_path.stat().st_size
+    store.embeddings.delete_many(list(store.embeddings.hashes()))
+    store.compact()
+    assert database_path.stat().st_size < large / 2

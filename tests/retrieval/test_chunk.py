@@ -63,6 +63,29 @@ def test_the_sample_corpus_is_cut_exactly(path: Path, overlap: int, starter: Sen
 TEXTS = st.text(alphabet=st.sampled_from("ab。，！? .\n#-`= 中文x"), max_size=300)
 
 
+CODE = "```python\ndef a():\n    return 1\n\n\nclass B:\n    x = 2\n```\n"
+TABLE = ["| a | b |\n|---|---|\n", "| one | two |\n", "| lone\n"]
+MARKUP = [
+    "# Head\n",
+    "Some prose. More of it.\n\n",
+    CODE,
+    *TABLE,
+    "~~~\n",
+    "```\n",
+    "中文句子。还有一句！\n",
+    " \n\n",
+    "\t",
+]
+BLOCKS = st.lists(st.sampled_from(MARKUP), max_size=25).map("".join)
+
+
+@settings(max_examples=200, deadline=None)
+@given(BLOCKS, st.integers(2, 30), st.sampled_from(["text/markdown", "text/plain", "text/x-python"]))
+def test_any_blocks_are_cut_exactly(text: str, size: int, media_type: str) -> None:
+    doc = document(text, media_type)
+    assert_sound(doc, chunk(doc, count_words, chunk_size=size))
+
+
 @settings(max_examples=200, deadline=None)
 @given(TEXTS, st.integers(2, 30), st.sampled_from(["text/markdown", "text/plain"]))
 def test_any_text_is_cut_exactly(text: str, size: int, media_type: str) -> None:
@@ -77,6 +100,12 @@ def test_any_text_is_cut_exactly(text: str, size: int, media_type: str) -> None:
 def test_overlapping_chunks_are_exact_too(text: str, overlap: int) -> None:
     doc = document(text, "text/plain")
     assert_sound(doc, chunk(doc, count_words, chunk_size=10, chunk_overlap=overlap))
+
+
+def test_white_space_between_pieces_is_not_repeated() -> None:
+    text = "# Head\n| a | b |\n|---|---|\n \n\n \n\n# Head\n"
+    chunks = chunk(document(text, "text/x-python"), count_words, chunk_size=17)
+    assert [piece.text for piece in chunks] == ["# Head\n| a | b |\n|---|---|", "# Head"]
 
 
 def test_headings_make_the_path() -> None:
@@ -171,3 +200,34 @@ def test_a_megabyte_without_spaces_is_cut_all_the_same(starter: SentenceTransfor
 def test_impossible_sizes_are_refused(size: int, overlap: int) -> None:
     with pytest.raises(InvalidRequest):
         chunk(document("Text."), count_words, size, overlap)
+
+
+def test_a_table_is_cut_between_rows_and_keeps_its_header() -> None:
+    rows = "".join(f"| item {i} | costs {i} euro |\n" for i in range(40))
+    text = f"# T\n\nPrices:\n\n| Name | Price |\n|---|---|\n{rows}\nThat was all."
+    chunks = chunk(document(text, title="T"), count_words, chunk_size=60)
+    assert len(chunks) > 3
+    inner = [piece for piece in chunks if piece.text.startswith("| item")]
+    assert inner
+    for piece in inner:
+        assert piece.heading == "T > Name | Price"
+        assert all(line.startswith("|") and line.endswith("|") for line in piece.text.split("\n\n")[0].splitlines())
+
+
+def test_a_code_fence_that_fits_is_not_cut() -> None:
+    code = "```python\n" + "".join(f"x{i} = {i}\n\n" for i in range(8)) + "```"
+    text = "Words before it. " * 10 + "\n\n" + code + "\n\n" + "Words after it. " * 10
+    chunks = chunk(document(text), count_words, chunk_size=50)
+    assert any(code in piece.text for piece in chunks)
+
+
+def test_source_code_is_cut_at_definitions() -> None:
+    text = "".join(f"def function_{i}(a, b):\n    total = a + b\n    return total * {i}\n\n\n" for i in range(12))
+    chunks = chunk(document(text, "text/x-python", language="python"), count_words, chunk_size=40)
+    assert len(chunks) > 4
+    assert all(piece.text.startswith("def function_") for piece in chunks)
+
+
+def test_a_heading_sign_in_source_code_is_a_comment() -> None:
+    doc = document("# comment\nx = 1\n", "text/x-python")
+    assert [piece.text for piece in chunk(doc, count_words)] == ["# comment\nx = 1"]

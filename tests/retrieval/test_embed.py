@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data.errors import InvalidModel, RagtuneError
+from retrieval.architecture import supported
 from retrieval.embed import SentenceTransformerEmbedder, starter_embedder_path
 
 
@@ -95,3 +96,31 @@ def test_bfloat16_gives_the_vectors_of_float32() -> None:
     exact = SentenceTransformerEmbedder(starter_embedder_path(), dtype="float32").embed_documents(texts)
     fast = SentenceTransformerEmbedder(starter_embedder_path(), dtype="bfloat16").embed_documents(texts)
     assert (exact * fast).sum(axis=1).min() > 0.999
+
+
+@pytest.mark.slow
+def test_the_lean_encoder_computes_what_sentence_transformers_does() -> None:
+    from sentence_transformers import SentenceTransformer
+
+    texts = ["Short.", "A longer sentence about the north. " * 4, "第三句是中文。", "word " * 400, ""]
+    peer = SentenceTransformer(str(starter_embedder_path()), device="cpu", local_files_only=True)
+    theirs = peer.encode(texts, normalize_embeddings=True)
+    ours = SentenceTransformerEmbedder(starter_embedder_path(), dtype="float32").embed_documents(texts)
+    assert np.abs(ours - theirs).max() < 1e-5
+
+
+def test_models_that_the_lean_encoder_does_not_compute_are_told_apart(copied: Path) -> None:
+    assert supported(copied) is not None
+    for name, change in (
+        ("config.json", {"model_type": "modernbert"}),
+        ("config.json", {"hidden_act": "relu"}),
+        ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}),
+    ):
+        before = (copied / name).read_text()
+        (copied / name).write_text(json.dumps(json.loads(before) | change))
+        assert supported(copied) is None, (name, change)
+        (copied / name).write_text(before)
+
+
+def test_the_dimension_needs_no_weights(copied: Path) -> None:
+    assert SentenceTransformerEmbedder(copied).dimension == 384

@@ -5,7 +5,11 @@ from pathlib import Path
 import pytest
 
 from data.errors import InvalidRequest, NoQuestions
-from retrieval.evaluate import evaluate_retrieval, ndcg_at, recall_at, reciprocal_rank
+from data.records import Question
+from retrieval.evaluate import evaluate_questions, evaluate_retrieval
+from retrieval.ingest import Ingestor
+from retrieval.measures import compare, ndcg_at, recall_at, reciprocal_rank
+from retrieval.retriever import Retriever
 from tests.retrieval.hashing import HashingEmbedder
 
 DOCUMENTS = [
@@ -43,7 +47,7 @@ def test_every_method_gets_every_figure_with_its_interval(files: tuple[Path, Pat
     assert set(result["methods"]) == {"hybrid", "dense", "lexical"}
     assert result["queries"] == 3
     for figures in result["methods"].values():
-        assert set(figures) == {"ndcg@10", "recall@5", "mrr", "ci"}
+        assert set(figures) == {"ndcg@10", "recall@1", "recall@5", "recall@10", "mrr", "ci"}
         for measure in ("ndcg@10", "recall@5", "mrr"):
             low, high = figures["ci"][measure]
             assert 0 <= low <= figures[measure] <= high <= 1
@@ -86,3 +90,38 @@ def test_a_missing_file_is_named(files: tuple[Path, Path, Path], tmp_path: Path)
     with pytest.raises(InvalidRequest) as raised:
         evaluate_retrieval(tmp_path / "none.jsonl", files[1], files[2], HashingEmbedder())
     assert "none.jsonl" in str(raised.value)
+
+
+def test_differences_are_paired(files: tuple[Path, Path, Path]) -> None:
+    result = evaluate_retrieval(*files, HashingEmbedder())
+    assert set(result["differences"]) == {"hybrid-dense", "hybrid-lexical", "dense-lexical"}
+    found = result["differences"]["hybrid-lexical"]["ndcg@10"]
+    means = [result["methods"][method]["ndcg@10"] for method in ("hybrid", "lexical")]
+    assert found["difference"] == pytest.approx(means[0] - means[1], abs=2e-4)
+    assert found["ci"][0] <= found["difference"] <= found["ci"][1]
+
+
+def test_queries_on_which_methods_differ_are_named() -> None:
+    rankings = {"a": {"q1": ["x"], "q2": ["x"], "q3": ["y"]}, "b": {"q1": ["x"], "q2": ["y", "x"], "q3": ["z", "z2"]}}
+    relevant = {"q1": {"x": 1.0}, "q2": {"x": 1.0}, "q3": {"y": 1.0}}
+    rows = compare(rankings, relevant, disagreements=5)["disagreements"]
+    assert [row["id"] for row in rows] == ["q3", "q2"]
+    assert rows[0]["first"] == {"a": "y", "b": "z"}
+    assert len(compare(rankings, relevant, disagreements=1)["disagreements"]) == 1
+    assert "disagreements" not in compare(rankings, relevant)
+
+
+def test_own_questions_are_asked_of_a_collection(ingestor: Ingestor, retriever: Retriever, folder: Path) -> None:
+    ingestor.ingest("default", [folder])
+    name = next(path.name for path in sorted(folder.iterdir()) if path.suffix == ".txt" or path.suffix == ".md")
+    word = (folder / name).read_text().split()[-1].strip(".")
+    questions = [
+        Question("named", word, (), document=name),
+        Question("answered", word, (word,)),
+        Question("unanswerable", "none", (), answerable=False),
+    ]
+    result = evaluate_questions(questions, retriever, disagreements=3)
+    assert (result["queries"], result["left_out"]) == (2, 1)
+    assert result["methods"]["lexical"]["recall@5"] == 1.0
+    with pytest.raises(NoQuestions):
+        evaluate_questions(questions[2:], retriever)

@@ -1,19 +1,27 @@
+import json
+import os
 import random
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from data.errors import InsufficientStorage, InvalidRequest, JobCancelled, StorageCorrupt
-from data.records import Progress
+from data.errors import IndexMismatch, IndexRefused, InsufficientStorage, InvalidRequest, JobCancelled, StorageCorrupt
+from data.protocols import Keys, Vectors
+from data.records import Chunk, Document, Progress
 from data.state import StateDirectory
 from data.store import Store
+from retrieval import manifest as manifests
 from retrieval.generation import KEPT_GENERATIONS, GenerationBuilder, open_generation, read_manifest
 from retrieval.index import FaissIndex
 from retrieval.ingest import Ingestor
+from retrieval.lexical import TantivyIndex
 from retrieval.retriever import Retriever
+from retrieval.segments import Policy
 from tests.retrieval.hashing import HashingEmbedder, Settings
 
 CRASH = Path(__file__).with_name("crash.py")
@@ -35,6 +43,16 @@ def generations_on_disk(state: StateDirectory) -> list[int]:
 def grow(folder: Path, ingestor: Ingestor, number: int) -> int | None:
     (folder / f"new{number}.txt").write_text(f"New document number{number} about kiwi{number}.")
     return ingestor.ingest("default", [folder]).generation
+
+
+def put(store: Store, first: int, count: int) -> None:
+    """Store ``count`` documents of one chunk each."""
+    for number in range(first, first + count):
+        text = f"Passage number{number} tells of thing{number} and subject{number % 7}."
+        chunk = Chunk(f"chunk{number}", f"id{number}", text, 0, len(text), "Things")
+        store.documents.put(
+            "default", Document(f"id{number}", f"{number}.txt", "", text, "text/plain", {}), "0" * 64, [chunk]
+        )
 
 
 def test_a_manifest_names_every_file(ingestor: Ingestor, state: StateDirectory, folder: Path) -> None:
@@ -112,8 +130,148 @@ def test_a_rollback_skips_a_damaged_generation(ingestor: Ingestor, state: StateD
     ingestor.ingest("default", [folder])
     grow(folder, ingestor, 1)
     grow(folder, ingestor, 2)
-    (state.index("default", 2) / "dense" / "vectors.faiss").write_bytes(b"damaged")
+    file = state.index("default", 2) / "dense" / "segments.json"
+    file.write_bytes(file.read_bytes() + b" ")
     assert ingestor.rollback("default") == 1
+
+
+def test_generations_share_the_files_of_large_segments(
+    builder: GenerationBuilder, state: StateDirectory, store: Store
+) -> None:
+    builder = GenerationBuilder(store, state, HashingEmbedder(), {}, Policy(flat_max=40, hnsw_max=40))
+    put(store, 0, 60)
+    builder.build("default", nobody)
+    put(store, 60, 1)
+    store.documents.delete("id3")
+    builder.build("default", nobody, compact=True)
+    put(store, 61, 1)
+    builder.build("default", nobody)
+    for number in (1, 2, 3):
+        read_manifest(state.index("default", number), full=True)
+    opened = open_generation(state.index("default", 3))
+    assert len(opened) == 61
+    assert [hit.key for hit in opened.search("thing61", None, "lexical", 1)] == list(
+        store.chunks.keys_of(["chunk61"]).values()
+    )
+
+
+def test_compacting_joins_the_segments_of_an_index_that_is_up_to_date(
+    builder: GenerationBuilder, state: StateDirectory, store: Store
+) -> None:
+    put(store, 0, 30)
+    builder.build("default", nobody)
+    store.documents.delete("id3")
+    builder.build("default", nobody)
+    assert builder.build("default", nobody) == 2
+    assert builder.build("default", nobody, compact=True) == 3
+    assert FaissIndex(state.index("default", 3) / "dense", 64).kinds() == [("flat", 29, 0)]
+
+
+@pytest.mark.parametrize("leg", ["dense", "lexical"])
+def test_a_generation_that_does_not_find_its_chunks_is_refused(
+    builder: GenerationBuilder, state: StateDirectory, store: Store, monkeypatch: pytest.MonkeyPatch, leg: str
+) -> None:
+    put(store, 0, 20)
+    builder.build("default", nobody)
+    put(store, 20, 60)
+    add_vectors, add_texts = FaissIndex.add, TantivyIndex.add
+
+    def shifted(index: FaissIndex, keys: Sequence[int] | Keys, texts: Sequence[str], vectors: Vectors) -> None:
+        add_vectors(index, keys, texts, vectors[::-1])
+
+    def emptied(index: TantivyIndex, keys: Sequence[int] | Keys, texts: Sequence[str], vectors: Vectors) -> None:
+        add_texts(index, keys, ["nothing"] * len(texts), vectors)
+
+    with monkeypatch.context() as patch:
+        if leg == "dense":
+            patch.setattr(FaissIndex, "add", shifted)
+        else:
+            patch.setattr(TantivyIndex, "add", emptied)
+        with pytest.raises(IndexRefused, match=leg):
+            builder.build("default", nobody)
+    assert store.collections.current_generation("default") == 1
+    assert generations_on_disk(state) == [1]
+    assert builder.build("default", nobody) == 3
+
+
+def test_what_was_just_built_is_not_hashed_again_unless_it_was_touched(
+    builder: GenerationBuilder, state: StateDirectory, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, 0, 5)
+    builder.build("default", nobody)
+    root = state.index("default", 1)
+    hashed: list[str] = []
+
+    def spy(path: Path) -> str:
+        hashed.append(path.name)
+        return "0" * 64
+
+    monkeypatch.setattr(manifests, "sha256_file", spy)
+    read_manifest(root)
+    assert hashed == []
+    (root / "dense" / "segments.json").touch()
+    with pytest.raises(StorageCorrupt):
+        read_manifest(root)
+    assert hashed == ["segments.json"]
+    with pytest.raises(StorageCorrupt):
+        read_manifest(root, full=True)
+
+
+def test_damage_from_before_this_process_is_noticed_whatever_the_times_say(
+    builder: GenerationBuilder, state: StateDirectory, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, 0, 5)
+    builder.build("default", nobody)
+    (file,) = (state.index("default", 1) / "dense").glob("*.faiss")
+    found, content = file.stat(), bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))
+    monkeypatch.setattr(manifests, "_known", {})
+    monkeypatch.setattr(manifests, "_STARTED_NS", found.st_mtime_ns + 1)
+    with pytest.raises(StorageCorrupt):
+        open_generation(state.index("default", 1))
+
+
+@pytest.mark.parametrize("changed", [{"format": 1}, {"analyzer": "other"}])
+def test_an_index_of_another_making_is_a_mismatch_and_is_built_anew(
+    builder: GenerationBuilder, state: StateDirectory, store: Store, changed: dict[str, object]
+) -> None:
+    put(store, 0, 5)
+    builder.build("default", nobody)
+    file = state.index("default", 1) / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    with pytest.raises(IndexMismatch):
+        open_generation(state.index("default", 1))
+    assert builder.build("default", nobody) == 2
+
+
+def test_searches_go_on_during_builds_and_every_answer_is_of_one_generation(
+    builder: GenerationBuilder, state: StateDirectory, store: Store, embedder: HashingEmbedder
+) -> None:
+    put(store, 0, 40)
+    builder.build("default", nobody)
+    retriever, stop, failed = Retriever(store, state, embedder), threading.Event(), []
+
+    def search() -> None:
+        while not stop.is_set():
+            try:
+                if not retriever.search("thing7", top_k=3):
+                    failed.append("nothing found")
+            except Exception as error:
+                failed.append(repr(error))
+
+    threads = [threading.Thread(target=search) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for number in range(4):
+        put(store, 100 + number * 10, 10)
+        builder.build("default", nobody)
+    builder.rollback("default")
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert failed == []
 
 
 def test_garbage_is_swept_by_the_next_build(

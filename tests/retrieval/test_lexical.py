@@ -6,6 +6,7 @@ import pytest
 
 from data.errors import StorageCorrupt
 from data.protocols import Vectors
+from retrieval import lexical
 from retrieval.chunk import chunk, embedded_text
 from retrieval.lexical import TantivyIndex, terms
 from retrieval.load import load
@@ -26,10 +27,11 @@ def keys(index: TantivyIndex, query: str) -> list[int]:
     return [hit.key for hit in index.search(query, NONE, 10)]
 
 
-def test_terms_are_words_and_chinese_bigrams() -> None:
+def test_terms_are_words_chinese_characters_and_bigrams() -> None:
     assert terms("GPT-4 用于机器学习。Ｆｕｌｌ 学") == [
         "gpt",
         "4",
+        *"用于机器学习",
         "用于",
         "于机",
         "机器",
@@ -100,4 +102,31 @@ def test_changes_that_were_not_saved_are_dropped_on_close(tmp_path: Path) -> Non
     index = filled(tmp_path, "kept")
     index.add([5], ["dropped"], NONE)
     index.close()
-    assert TantivyIndex(tmp_path).keys() == {0}
+    assert TantivyIndex(tmp_path).keys().tolist() == [0]
+
+
+def test_words_side_by_side_count_more(tmp_path: Path) -> None:
+    index = filled(tmp_path, "heat of a plate and its flow", "flow of heat and a plate", "the plate and heat flow of a")
+    assert keys(index, "heat flow")[0] == 2
+
+
+def test_changed_wording_of_chinese_is_found_by_its_characters(tmp_path: Path) -> None:
+    assert keys(filled(tmp_path, "经营者的责任", "天气很好"), "经济责") == [0]
+
+
+def test_a_filter_holds_inside_the_search(tmp_path: Path) -> None:
+    index = filled(tmp_path, *(f"apple number {i}" for i in range(500)))
+    allowed = np.arange(7, 500, 100, dtype=np.int64)
+    assert sorted(hit.key for hit in index.search("apple", NONE, 10, allowed)) == allowed.tolist()
+    assert index.search("apple", NONE, 10, np.zeros(0, dtype=np.int64)) == []
+
+
+def test_a_wide_filter_finds_what_a_narrow_one_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = filled(tmp_path, *(f"{'heat flow ' * (i % 7)} plate {'filler ' * (i % 11)}" for i in range(600)))
+    allowed = np.arange(0, 600, 3, dtype=np.int64)
+    narrow = index.search("heat flow plate", NONE, 20, allowed)
+    monkeypatch.setattr(lexical, "_MANY", 10)
+    assert index.search("heat flow plate", NONE, 20, allowed) == narrow
+    assert index.search("heat", NONE, 500, allowed) == [
+        hit for hit in index.search("heat", NONE, 600) if hit.key in set(allowed.tolist())
+    ]

@@ -19,7 +19,8 @@ from data.errors import (
     RagtuneError,
     UnsupportedMedia,
 )
-from retrieval.load import Limits, decode, find_files, load
+from retrieval.load import Limits, find_files, load
+from retrieval.text import decode
 
 Pages = list[list[str]]
 MakePdf = Callable[..., Path]
@@ -181,17 +182,23 @@ def test_a_file_without_text_is_empty(tmp_path: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("a.bin", bytes(range(256)) * 4), ("a.docx", b"PK\x03\x04\x00\x00rest"), ("a.csv", "表".encode("shift-jis"))],
+    [
+        ("a.bin", bytes(range(256)) * 4),
+        ("a.dat", "表の文字".encode("shift-jis")),
+        ("a.png", b"\x89PNG\r\n\x1a\n\x00\x00"),
+        ("a.rtf", b"{\\rtf1\\ansi Hello}"),
+    ],
 )
 def test_what_no_loader_reads_is_unsupported(tmp_path: Path, name: str, content: bytes) -> None:
     with pytest.raises(UnsupportedMedia) as raised:
         load(write(tmp_path, name, content), source="folder/" + name)
     assert raised.value.got == "folder/" + name
     assert "PDF" in raised.value.wanted
+    assert raised.value.hint
 
 
 def test_other_utf_8_text_is_plain_text(tmp_path: Path) -> None:
-    assert load(write(tmp_path, "a.csv", "a,b\n1,2\n")).media_type == "text/plain"
+    assert load(write(tmp_path, "a.unknown", "a,b\n1,2\n")).media_type == "text/plain"
 
 
 def test_a_file_over_the_limit_is_refused_unread(tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def test_every_route_of_the_design_exists(empty_client):
         "/v1/answers": "post", "/v1/compare": "post", "/v1/search": "post", "/v1/documents": "post get",
         "/v1/documents/{document_id}": "get delete", "/v1/documents/{document_id}/text": "get", "/v1/index": "get",
         "/v1/index/rebuild": "post", "/v1/index/generations": "get", "/v1/index/rollback": "post",
+        "/v1/index/verify": "post", "/v1/index/compact": "post", "/v1/documents/preview": "post",
         "/v1/pairs/generate": "post", "/v1/pairs": "get", "/v1/pairs/{pair_id}": "patch", "/v1/pairs/import": "post",
         "/v1/pairs/export": "get post", "/v1/adapters": "post get", "/v1/adapters/{name}/promote": "post",
         "/v1/adapters/rollback": "post", "/v1/adapters/import": "post", "/v1/adapters/{name}": "delete get",

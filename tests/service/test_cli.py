@@ -75,11 +75,74 @@ def questions(tmp_path):
 def test_ingest_tells_what_became_of_each_file(shell, folder):
     first = shell.json("ingest", folder)
     assert {row["source"] for row in first["indexed"]} == set(DOCUMENTS)
-    assert set(first) == {"indexed", "unchanged", "deleted", "failed"}
+    assert set(first) == {"indexed", "unchanged", "moved", "deleted", "failed"}
     assert len(shell.json("ingest", folder)["unchanged"]) == 2
     (folder / "garden.md").unlink()
     assert shell.json("ingest", folder, "--sync")["deleted"] == ["garden.md"]
     assert "1 unchanged" in shell("ingest", folder).stdout
+
+
+def test_ingest_moves_and_tags(shell, folder):
+    shell("ingest", folder, "--tag", "old", "--tag", "garden")
+    (folder / "garden.md").rename(folder / "park.md")
+    (moved,) = shell.json("ingest", folder, "--sync")["moved"]
+    assert (moved["from"], moved["to"]) == ("garden.md", "park.md")
+    with shell.open() as workspace:
+        row = workspace.store.documents.row(moved["id"])
+    assert (row.source, row.tags) == ("park.md", ("old", "garden"))
+    assert "0 moved" in shell("ingest", folder, "--sync").stdout
+
+
+def test_ingest_watch_follows_until_it_is_stopped(shell, folder, monkeypatch):
+    """Ctrl-C comes with the batch in which the new file is found."""
+    from retrieval import watch
+
+    (folder / "late.md").write_text("")
+
+    def interrupted(*arguments, **options):
+        for batch in follow(*arguments, **options):
+            yield batch
+            if any(row["source"] == "late.md" for row in batch.report.indexed):
+                raise KeyboardInterrupt
+            (folder / "late.md").write_text("# Late\n\nThe late ferry of Orrin.\n")
+
+    follow = watch.follow
+    monkeypatch.setattr(watch, "follow", interrupted)
+    lines = [json.loads(line) for line in shell("ingest", folder, "--watch", "--json").stdout.splitlines()]
+    assert [row["source"] for row in lines[0]["failed"]] == ["late.md"]
+    assert [row["source"] for row in lines[-1]["indexed"]] == ["late.md"]
+    assert shell.json("search", "late ferry")["passages"][0]["source"] == "late.md"
+
+
+def test_chunks_are_shown_and_nothing_is_stored(shell, folder):
+    found = shell.json("chunks", folder / "lighthouse.md", "--chunk-size", "12", "--chunk-overlap", "2")
+    assert (found["source"], found["chunk_size"], found["chunk_overlap"]) == ("lighthouse.md", 12, 2)
+    text = (folder / "lighthouse.md").read_text()
+    assert len(found["chunks"]) > 1
+    for chunk in found["chunks"]:
+        assert text[chunk["start"] : chunk["end"]] == chunk["text"]
+        assert 0 < chunk["tokens"] <= 12
+        assert chunk["heading"] == "Lighthouse"
+        assert chunk["page"] is None
+    assert "chunks of at most" in shell("chunks", folder / "lighthouse.md").stdout
+    shell("chunks", folder / "lighthouse.md", "--chunk-size", "5", "--chunk-overlap", "5", code=1)
+    with shell.open() as workspace:
+        assert workspace.store.documents.count() == 0
+
+
+def test_index_verify_and_compact(filled):
+    assert filled.json("index", "verify")["ok"]
+    assert "Sound" in filled("index", "verify").stdout
+    with filled.open() as workspace:
+        files = [path for path in workspace.state.index("default", 1).rglob("*") if path.is_file()]
+    max(files, key=lambda path: path.stat().st_size).write_bytes(b"broken")
+    broken = filled.json("index", "verify", code=1)
+    assert "generation-damaged" in {problem["kind"] for problem in broken["problems"]}
+    assert "wrong: generation-damaged" in filled("index", "verify", code=1).stdout
+    assert filled.json("index", "verify", "--repair")["ok"]
+    assert filled.json("index", "verify")["problems"] == []
+    assert set(filled.json("index", "compact")["dropped"]) == {"vectors", "replaced_documents", "uploads", "bytes"}
+    assert filled.json("search", "lighthouse")["passages"]
 
 
 def test_ingest_of_bad_files(shell, folder, tmp_path):

@@ -152,3 +152,73 @@ def test_a_document_that_changed_makes_its_adapter_stale(client, indexed):
     assert client.get("/v1/adapters/house").json()["stale"] is False
     client.delete(f"/v1/documents/{found['document_id']}")
     assert client.get("/v1/adapters/house").json()["stale"] is True
+
+
+def test_documents_are_listed_by_tag_and_source(empty_client, workspace):
+    for name, tags in (("moon.md", ["space", "old"]), ("sea.md", ["old"])):
+        response = upload(empty_client, (name, MOON), tags=tags)
+        run_job(workspace, response.json()["job_id"])
+
+    def listed(**params):
+        return [row["source"] for row in empty_client.get("/v1/documents", params=params).json()["documents"]]
+
+    assert listed() == ["moon.md", "sea.md"]
+    assert listed(tag="space") == ["moon.md"]
+    assert listed(tag=["space", "old"]) == ["moon.md"]
+    assert listed(source="s*.md") == ["sea.md"]
+    assert listed(source=["moon.md", "s*"], tag="old") == ["moon.md", "sea.md"]
+    assert listed(media_type="text/html") == []
+    (document,) = empty_client.get("/v1/documents", params={"tag": "space"}).json()["documents"]
+    assert document["tags"] == ["space", "old"]
+    assert document["modified_at"] > 0
+    assert upload(empty_client, ("a.md", MOON), tags=[" "]).status_code == 422
+
+
+def preview(client, name, content, **data):
+    return client.post("/v1/documents/preview", files={"file": (name, content)}, data=data)
+
+
+def test_a_preview_shows_the_chunks_and_stores_nothing(empty_client, workspace):
+    text = "# Moon\n\nThe moon mine of Hadley opened in 2061. It closed in 2090.\n\n## Ice\n\nIce was found there.\n"
+    response = preview(empty_client, "moon.md", text.encode(), chunk_size="9")
+    assert response.status_code == 200
+    found = response.json()
+    assert (found["source"], found["media_type"], found["chunk_size"]) == ("moon.md", "text/markdown", 9)
+    for chunk in found["chunks"]:
+        assert text[chunk["start"] : chunk["end"]] == chunk["text"]
+        assert set(chunk) == {"n", "heading", "page", "tokens", "start", "end", "text"}
+    assert found["chunks"][-1]["heading"] == "Moon > Ice"
+    assert workspace.store.documents.count() == 0
+    assert [path for path in workspace.state.blobs.rglob("*") if path.is_file()] == []
+    assert list(workspace.state.tmp.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "data", "status", "kind"),
+    [
+        ("empty.md", b"", {}, 422, "empty-document"),
+        ("..", b"x", {}, 422, "invalid-request"),
+        ("a.md", b"x", {"chunk_size": "0"}, 422, "invalid-request"),
+        ("a.md", b"x", {"chunk_size": "5", "chunk_overlap": "5"}, 422, "invalid-request"),
+        ("a.bin", bytes(range(256)), {}, 415, "unsupported-media"),
+    ],
+)
+def test_previews_that_are_refused(empty_client, workspace, name, content, data, status, kind):
+    response = preview(empty_client, name, content, **data)
+    assert (response.status_code, response.json()["type"]) == (status, kind)
+    assert list(workspace.state.tmp.iterdir()) == []
+
+
+def test_an_index_is_verified_and_compacted_as_jobs(client, indexed):
+    for path, body, key in (
+        ("/v1/index/verify", {"repair": True}, "problems"),
+        ("/v1/index/verify", {}, "checked"),
+        ("/v1/index/compact", {}, "dropped"),
+    ):
+        response = client.post(path, json=body)
+        assert response.status_code == 202
+        run_job(indexed, response.json()["job_id"])
+        job = client.get(f"/v1/jobs/{response.json()['job_id']}").json()
+        assert job["status"] == "succeeded", job
+        assert key in job["outputs"]
+    assert client.post("/v1/index/verify", json={"collection": "nowhere"}).status_code == 404

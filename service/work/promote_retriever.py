@@ -1,0 +1,45 @@
+"""The ``promote_retriever`` job: a collection is indexed anew with a tuned embedder, then searched with it.
+
+Inputs: ``name`` (``base`` is the configured embedder), ``collection``, ``force`` (no gate). The old
+generation is searched until the new one takes over, embedder and all; ``index rollback`` goes back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from data.errors import UnknownRetriever
+from data.protocols import Report
+from service.answerer import check_collection, nothing_indexed
+from service.retrievers import BASE, check_gain
+
+if TYPE_CHECKING:
+    from service.workspace import Workspace
+
+
+def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Promote; return the retriever's label, the collection and its generation.
+
+    Raises:
+        UnknownRetriever: there is none.
+        GainUnproven: it was not measured to find more than the one in use.
+        NothingIndexed: no document was ever ingested.
+    """
+    one = None if inputs["name"] == BASE else workspace.tuned.get(inputs["name"])
+    collection = inputs.get("collection") or (one.collection if one else "default")
+    check_collection(workspace.store, collection)
+    live = workspace.embedders.of(collection).fingerprint
+    wanted = one.fingerprint if one else workspace.embedder.fingerprint
+    if one is not None and live != wanted and not inputs.get("force", False):
+        check_gain(one, collection, live)
+    embedder = workspace.embedders.named(wanted)
+    if embedder is None:
+        raise UnknownRetriever("The retriever is gone.", got=inputs["name"])
+    generation = workspace.store.collections.current_generation(collection)
+    if live != wanted or generation is None:  # else a run before this one was stopped after the swap
+        generation = workspace.ingestor.rebuild(collection, report, embedder=embedder)
+    if generation is None:
+        raise nothing_indexed(collection)
+    if one is not None and all(each["generation"] != generation for each in one.promoted):
+        workspace.tuned.note_promotion(one, collection, generation)
+    return {"retriever": one.label if one else BASE, "collection": collection, "index_generation": generation}
