@@ -7,11 +7,14 @@ nothing of where embedders come from.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
-from data.errors import NotFound
+from data.errors import NotFound, StorageCorrupt
 from data.protocols import Embedder
 from data.store import Store
+
+log = logging.getLogger(__name__)
 
 Find = Callable[[str], Embedder | None]
 """Returns the embedder of a fingerprint, None if it is not at hand."""
@@ -25,16 +28,25 @@ class Embedders:
         self.configured = configured
 
     def named(self, fingerprint: str) -> Embedder | None:
-        """Return the embedder of ``fingerprint``, None if it is not at hand."""
+        """Return the embedder of ``fingerprint``, None if it is not at hand (gone, or damaged)."""
         if fingerprint == self.configured.fingerprint:
             return self.configured
-        return None if self._find is None else self._find(fingerprint)
+        try:
+            return None if self._find is None else self._find(fingerprint)
+        except StorageCorrupt:
+            # Searches say IndexMismatch; the next build goes on with the configured embedder.
+            log.exception("the embedder of an index cannot be used")
+            return None
 
     def of(self, collection: str) -> Embedder:
         """Return the embedder of the current generation; the configured one before the first, or if it is gone."""
+        return self.named(self.indexed_with(collection)) or self.configured
+
+    def indexed_with(self, collection: str) -> str:
+        """Return the fingerprint that the current generation names, at hand or not; "" before the first."""
         try:
             number = self._store.collections.current_generation(collection)
             manifest = {} if number is None else self._store.generations.get(collection, number).manifest
         except NotFound:
-            return self.configured
-        return self.named(str(manifest.get("embedder"))) or self.configured
+            return ""
+        return str(manifest.get("embedder", ""))

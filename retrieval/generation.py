@@ -216,8 +216,8 @@ class GenerationBuilder:
             InvalidRequest: there is none.
             UnknownCollection: no such collection.
         """
-        current = self._store.collections.current_generation(collection)
         with self.locked(collection) as root:
+            current = self._store.collections.current_generation(collection)
             for row in reversed(self._store.generations.list(collection)):
                 if current is None or row.number >= current or row.status != "ready":
                     continue

@@ -325,6 +325,7 @@ class Ingestor:
                         yield outcome
                     run.archives[source] = seen
                 else:
+                    run.archives[source] = set()  # what may have been an archive before has no members
                     yield self._outcome(run, content, taken)
             except UnreadableDocument as error:
                 yield _Outcome(source, error=error)

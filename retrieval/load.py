@@ -116,12 +116,23 @@ def _document(content: Content, kind: Kind, text: str, named: str, meta: dict[st
         title=title,
         text=text,
         media_type=kind.media_type,
-        meta=meta,
+        meta=_clean(meta),
         page_starts=tuple(meta.get("page_starts", ())),
         sha256=content.sha256,
         size=len(content.data),
         modified_at=content.modified_at,
     )
+
+
+def _clean(value: Any) -> Any:
+    """Return what a parser told about a file with its texts normalized: a hostile file may hold half characters."""
+    if isinstance(value, str):
+        return normalize(value)
+    if isinstance(value, dict):
+        return {_clean(key): _clean(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(each) for each in value]
+    return value
 
 
 def _markdown_title(text: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from data.errors import DocumentTooLarge, EmptyDocument, FileChanged, InvalidRequest, UnreadableDocument
 from retrieval.sniff import READABLE
+from retrieval.text import guess_legacy
 
 _READS = 3
 
@@ -53,11 +54,21 @@ def find_files(paths: Iterable[Path | str]) -> list[tuple[Path, str]]:
             found.setdefault(str(path.resolve()), (path, path.name))
     if not found:
         raise InvalidRequest("There is no file to ingest.", wanted=READABLE, hint="Put documents into the folder.")
+    found = {real: (path, _unicode(source)) for real, (path, source) in found.items()}
     times: dict[str, int] = {}
     for _, source in found.values():
         times[source] = times.get(source, 0) + 1
-    named = [(file, source if times[source] == 1 else file.as_posix()) for file, source in found.values()]
+    named = [(file, source if times[source] == 1 else _unicode(file.as_posix())) for file, source in found.values()]
     return sorted(named, key=lambda item: item[1])
+
+
+def _unicode(name: str) -> str:
+    """Return a file name as text: names written under a legacy encoding reach Python as lone surrogates."""
+    raw = os.fsencode(name)
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode(guess_legacy(raw), errors="replace")
 
 
 def _is_folder(path: Path) -> bool:

@@ -95,6 +95,7 @@ class _Unpacker:
     def __init__(self, folder: Path, budget: Budget) -> None:
         self._folder, self._budget = folder, budget
         self._bytes = self._files = 0
+        self._names: set[str] = set()
 
     def run(self, raw: bytes) -> list[dict[str, Any]]:
         with open_zip(raw, self._budget) as packed:
@@ -106,6 +107,11 @@ class _Unpacker:
             if member.is_dir() or not name or any(part.startswith((".", "__MACOSX")) for part in name.split("/")):
                 continue
             name = prefix + name
+            if name in self._names:
+                detail = "The archive has two members of this name."
+                yield {"name": name, "error": DamagedDocument.__name__, "detail": detail, "hint": "Rename one."}
+                continue
+            self._names.add(name)
             try:
                 file = self._write(packed, member)
                 yield from self._nested(file, name, depth) if _is_zip(file) else [{"name": name, "file": file.name}]

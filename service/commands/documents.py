@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
@@ -38,8 +38,12 @@ def ingest(
     *,
     paths: Annotated[list[Path], typer.Argument(help="Files and folders.", show_default=False)],
     collection: Collection = "default",
-    sync: Annotated[bool, typer.Option("--sync", help="Mirror: delete or move documents whose file is gone.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Mirror, and follow every change until Ctrl-C.")] = False,
+    sync: Annotated[
+        bool, typer.Option("--sync", help="Mirror: the collection becomes what PATHS hold; all other documents go.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Mirror (see --sync), and follow every change until Ctrl-C.")
+    ] = False,
     tag: Annotated[list[str] | None, typer.Option("--tag", help="Put on every document; repeatable.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -128,6 +132,13 @@ def _seconds(moment: datetime | None) -> float | None:
     return None if moment is None else moment.replace(tzinfo=UTC).timestamp()
 
 
+def _until(moment: datetime | None) -> float | None:
+    """Return the end of what was given: of the day, where no time of day was."""
+    if moment is not None and moment.time() == time.min:
+        moment += timedelta(days=1, microseconds=-1)
+    return _seconds(moment)
+
+
 def search(
     ctx: typer.Context,
     *,
@@ -147,7 +158,7 @@ def search(
     from service.answerer import check_collection, check_question
     from service.views import passage_view
 
-    chosen = Filter(tuple(source or ()), tuple(media_type or ()), tuple(tag or ()), _seconds(since), _seconds(until))
+    chosen = Filter(tuple(source or ()), tuple(media_type or ()), tuple(tag or ()), _seconds(since), _until(until))
     with session(ctx).workspace() as workspace:
         check_question(query, workspace.settings.max_question_chars)
         check_collection(workspace.store, collection)

@@ -28,7 +28,7 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
     one = None if inputs["name"] == BASE else workspace.tuned.get(inputs["name"])
     collection = inputs.get("collection") or (one.collection if one else "default")
     check_collection(workspace.store, collection)
-    live = workspace.embedders.of(collection).fingerprint
+    live = workspace.embedders.indexed_with(collection) or workspace.embedder.fingerprint
     wanted = one.fingerprint if one else workspace.embedder.fingerprint
     if one is not None and live != wanted and not inputs.get("force", False):
         check_gain(one, collection, live)
