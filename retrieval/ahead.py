@@ -33,7 +33,7 @@ class _Buffer(Generic[T]):
             for item in self._items:
                 if not self._put(item):
                     break
-        except BaseException as raised:  # noqa: BLE001: the other thread raises it.
+        except BaseException as raised:  # The other thread raises it.
             error = raised
         with self._changed:
             self._done, self._error = True, error

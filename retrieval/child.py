@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from data import errors
+from data.state import map_os_error
 from retrieval.frames import read_frame, write_frame
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -155,6 +156,7 @@ class Parsers:
 
         Raises:
             UnreadableDocument: the answer is an error, or there is none.
+            StateError: the child cannot be started, or the disk is full.
         """
         request = {**limits.request(), **request}
         try:
@@ -199,7 +201,10 @@ class Parsers:
                         return child
                     child.close()
                     break
-        return _Child(memory_bytes)
+        try:
+            return _Child(memory_bytes)
+        except OSError as error:
+            raise map_os_error(error, tempfile.gettempdir()) from error
 
     def _give_back(self, child: _Child, peak: int) -> None:
         dropped = [child]

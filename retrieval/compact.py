@@ -5,7 +5,6 @@ Nothing that is searched or listed changes. Knows nothing of how an index is com
 
 from __future__ import annotations
 
-import hashlib
 import time
 from array import array
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from data.records import JobStatus, Progress
 from data.state import StateDirectory
 from data.store import Store
 from retrieval.chunk import embedded_text
+from retrieval.vectors import text_hash
 
 _LEAST_AGE_S = 3600.0
 """Younger uploads stay: their job may not exist yet."""
@@ -50,13 +50,17 @@ def _drop_vectors(store: Store, names: list[str], embedder: str, report: Report)
     needed = _needed(store, names, report)
 
     def unused() -> Iterator[tuple[str, str]]:
-        for fingerprint, text_hash in store.embeddings.hashes():
-            short = np.uint64(int(text_hash[:16], 16))
+        for fingerprint, name in store.embeddings.hashes():
+            short = np.uint64(_short(name))
             at = int(np.searchsorted(needed, short))
             if fingerprint not in used or at == len(needed) or needed[at] != short:
-                yield fingerprint, text_hash
+                yield fingerprint, name
 
     return store.embeddings.delete_many(unused())
+
+
+def _short(name: str) -> int:
+    return int(name[:16], 16)
 
 
 def _needed(store: Store, names: list[str], report: Report) -> NDArray[np.uint64]:
@@ -65,8 +69,7 @@ def _needed(store: Store, names: list[str], report: Report) -> NDArray[np.uint64
     total = sum(store.chunks.count(name) for name in names)
     for name in names:
         for _, chunk, _ in store.chunks.iterate(name):
-            digest = hashlib.sha256(embedded_text(chunk).encode()).digest()
-            short.append(int.from_bytes(digest[:8], "big"))
+            short.append(_short(text_hash(embedded_text(chunk))))
             if len(short) % 1000 == 0:
                 report(Progress(len(short), total, "chunks", None, "compact"))
     return np.unique(np.frombuffer(short, dtype=np.uint64)) if len(short) else np.zeros(0, dtype=np.uint64)

@@ -21,10 +21,10 @@ from data.records import Method, Progress
 from data.store import Store
 from retrieval.chunk import embedded_text
 from retrieval.evaluate import rank_corpus, rank_texts
-from retrieval.generation import embed_cached
 from retrieval.hybrid import KnowsWords
 from retrieval.measures import compare
 from retrieval.negatives import Asked
+from retrieval.vectors import embed_cached
 from retrieval.wording import stretch_of
 
 SAMPLES = Path(__file__).parents[1] / "data" / "samples"

@@ -15,7 +15,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +34,15 @@ from retrieval.index import FaissIndex
 from retrieval.lexical import ANALYZER, TantivyIndex
 from retrieval.manifest import MANIFEST, read_manifest, write_manifest
 from retrieval.segments import Policy
+from retrieval.vectors import embed_cached
 
 __all__ = [
     "Found",
     "Generation",
     "GenerationBuilder",
-    "embed_cached",
     "open_generation",
     "read_manifest",
     "search_legs",
-    "text_hash",
 ]
 
 KEPT_GENERATIONS = 3
@@ -104,25 +103,6 @@ def open_generation(folder: Path) -> Generation:
             )
     dense = FaissIndex(folder / "dense", int(manifest["dimension"]))
     return Generation(int(manifest["number"]), manifest, dense, TantivyIndex(folder / "lexical"))
-
-
-def text_hash(text: str) -> str:
-    """Return the name of a text in the embedding cache."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def embed_cached(store: Store, embedder: Embedder, texts: Sequence[str]) -> Vectors:
-    """Return the vectors of ``texts``, shape (len(texts), dimension), embedding only unseen ones."""
-    hashes = [text_hash(text) for text in texts]
-    cached = store.embeddings.get_many(embedder.fingerprint, set(hashes))
-    missing = {key: text for key, text in zip(hashes, texts, strict=True) if key not in cached}
-    if missing:
-        fresh = embedder.embed_documents(list(missing.values()))
-        new = {key: vector.astype("<f4").tobytes() for key, vector in zip(missing, fresh, strict=True)}
-        store.embeddings.put_many(embedder.fingerprint, new)
-        cached.update(new)
-    rows = [np.frombuffer(cached[key], dtype="<f4") for key in hashes]
-    return np.stack(rows).astype(np.float32) if rows else np.zeros((0, embedder.dimension), dtype=np.float32)
 
 
 class GenerationBuilder:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from data.errors import RagtuneError, UnreadableDocument
 from data.protocols import Embedder, Report
-from data.records import Chunk, Document, Progress, content_id
+from data.records import Document, Progress, content_id
 from data.state import StateDirectory, check_name
 from data.store import DocumentRow, NewDocument, Store
 from retrieval.ahead import ahead
@@ -204,13 +204,16 @@ class Ingestor:
         """
         self._store.collections.current_generation(collection)
         rows = self._store.documents.by_source(collection).values()
-        self.rechunk(collection, [row for row in rows if row.settings_fingerprint != self.settings_fingerprint], report)
+        outdated = [row for row in rows if row.settings_fingerprint != self.settings_fingerprint]
+        self.rechunk(collection, outdated, report, embedder=embedder)
         return self._builder.build(collection, report, fresh=True, embedder=embedder)
 
-    def rechunk(self, collection: str, rows: Sequence[DocumentRow], report: Report) -> None:
-        """Chunk stored documents anew, from their text; the index follows at the next build."""
+    def rechunk(
+        self, collection: str, rows: Sequence[DocumentRow], report: Report, *, embedder: Embedder | None = None
+    ) -> None:
+        """Chunk stored documents anew, from their text, and embed them; the index follows at the next build."""
         run = _Run(collection, {}, None, Countdown(len(rows), "chunk", report))
-        self._store_all(run, (self._again(row) for row in rows))
+        self._store_all(run, (self._again(row) for row in rows), embedder)
 
     def build(self, collection: str, report: Report, *, fresh: bool = False) -> int | None:
         """Make the index equal to the store, ``fresh`` from nothing; return the current generation."""
@@ -338,9 +341,9 @@ class Ingestor:
         except UnreadableDocument as error:
             return _Outcome(content.source, error=error)
 
-    def _store_all(self, run: _Run, outcomes: Iterator[_Outcome]) -> None:
+    def _store_all(self, run: _Run, outcomes: Iterator[_Outcome], embedder: Embedder | None = None) -> None:
         """Store what is read, window by window, and say what became of each file."""
-        embedder = self._embedders.of(run.collection)
+        embedder = embedder or self._embedders.of(run.collection)
         writer = Writer(self._store, embedder, run.collection, self._window, run.progress.alive)
         with ahead(outcomes, _weight, _AHEAD_CHARACTERS) as ready:
             for outcome in ready:
@@ -389,11 +392,8 @@ class Ingestor:
     def _new(
         self, document: Document, sha256: str, size: int, modified_at: float, tags: Sequence[str] | None = None
     ) -> NewDocument:
-        chunks = self._chunks(document)
+        chunks = chunk(document, self._embedder.count_tokens, **self._chunking)
         return NewDocument(document, sha256, chunks, size, self.settings_fingerprint, tags, modified_at)
-
-    def _chunks(self, document: Document) -> list[Chunk]:
-        return chunk(document, self._embedder.count_tokens, **self._chunking)
 
 
 def _weight(outcome: _Outcome) -> int:

@@ -17,10 +17,10 @@ from data.protocols import Embedder, Report
 from data.records import Chunk, Passage, Progress, QAPair
 from data.store import Store
 from retrieval.chunk import embedded_text
-from retrieval.generation import embed_cached
 from retrieval.retriever import Retriever
 from retrieval.rowfiles import split_pairs
 from retrieval.tune import Contrast
+from retrieval.vectors import embed_cached
 from retrieval.wording import stretch_of
 
 _DEPTH = 20

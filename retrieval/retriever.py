@@ -23,9 +23,10 @@ from data.store.chunks import Found as StoredChunk
 from retrieval.chunk import embedded_text
 from retrieval.duplicates import collapse
 from retrieval.embedders import Embedders, Find
-from retrieval.generation import Generation, open_generation, text_hash
+from retrieval.generation import Generation, open_generation
 from retrieval.hybrid import Found, VectorsOf, mix, understands
 from retrieval.rerank import CANDIDATES, Reranker, rerank
+from retrieval.vectors import text_hash
 
 _MIN_DEPTH = 50
 _DEPTH_FACTOR = 5

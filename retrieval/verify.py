@@ -194,8 +194,10 @@ class Verifier:
 
     def _check_strangers(self, found: _Findings) -> None:
         """Look for folders of collections that the store does not know."""
+        folders = sorted((self._state.root / "index").iterdir())
+        # Asked after the folders were listed: a collection that is being made has its name first.
         known = set(self._store.collections.names())
-        for folder in sorted((self._state.root / "index").iterdir()):
+        for folder in folders:
             if folder.is_dir() and folder.name not in known:
                 found.add("orphaned-folder", f"index/{folder.name}", "The store knows no such collection.")
 
@@ -210,9 +212,9 @@ class Verifier:
     def _repair(self, collection: str, found: _Findings, report: Report) -> None:
         wrong = {problem.what for problem in found.of("chunk-text")}
         rows = self._store.documents.by_source(collection)
-        self._repairs.rechunk(collection, [rows[source] for source in sorted(wrong)], report)
-        for problem in found.of("chunk-count"):
-            self._store.documents.recount(rows[problem.what].id)
+        self._repairs.rechunk(collection, [rows[source] for source in sorted(wrong) if source in rows], report)
+        for row in (rows[problem.what] for problem in found.of("chunk-count") if problem.what in rows):
+            self._store.documents.recount(row.id)
         vectors = [(self._repairs.embedder_of(collection), problem.what) for problem in found.of("cached-vector")]
         self._store.embeddings.delete_many(vectors)
         for problem in found.of("orphaned-folder", "orphaned-file"):
@@ -220,7 +222,7 @@ class Verifier:
         current = self._store.collections.current_generation(collection)
         broken = found.of("generation-missing", "generation-damaged")
         numbers = {int(Path(problem.what).name) for problem in broken}
-        damaged = current in numbers or bool(found.of("legs-differ", "index-missing", "index-mismatch"))
+        damaged = current in numbers or bool(found.of("legs-differ", "index-mismatch"))
         self._repairs.build(collection, report, fresh=damaged)
         current = self._store.collections.current_generation(collection)
         present = {row.number for row in self._store.generations.list(collection)}

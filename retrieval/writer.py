@@ -6,16 +6,14 @@ are committed together: what a flush returned survives a power cut. Knows nothin
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from data.protocols import Embedder
 from data.store import DocumentRow, NewDocument, Store
 from retrieval.chunk import embedded_text
-
-_EMBED_BATCH = 256
+from retrieval.vectors import cache_vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +68,3 @@ class Writer:
         rows = self._store.documents.put_many(self._collection, documents)
         self._empty()
         return rows
-
-
-def cache_vectors(store: Store, embedder: Embedder, texts: Sequence[str], alive: Callable[[], None]) -> None:
-    """Embed the texts that the cache does not have, batch by batch in order of length."""
-    by_hash = {text_hash(text): text for text in texts}
-    cached = store.embeddings.get_many(embedder.fingerprint, by_hash)
-    missing = sorted(((key, text) for key, text in by_hash.items() if key not in cached), key=lambda pair: len(pair[1]))
-    fresh: dict[str, bytes] = {}
-    for start in range(0, len(missing), _EMBED_BATCH):
-        batch = missing[start : start + _EMBED_BATCH]
-        vectors = embedder.embed_documents([text for _, text in batch])
-        fresh.update((key, vector.astype("<f4").tobytes()) for (key, _), vector in zip(batch, vectors, strict=True))
-        alive()
-    if fresh:
-        store.embeddings.put_many(embedder.fingerprint, fresh)
-
-
-def text_hash(text: str) -> str:
-    """Return the key under which the vector of a text is cached."""
-    return hashlib.sha256(text.encode()).hexdigest()

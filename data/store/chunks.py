@@ -73,7 +73,7 @@ class Chunks:
                 rows = connection.execute(_WITH_SOURCE.where(chunks.c.key.in_(batch)))
                 found.update((row.key, _found(row)) for row in rows)
                 if missing := [key for key in batch if key not in found]:
-                    found.update((row.key, _found(row)) for row in chunk_rows(connection, "key", missing))
+                    found.update((row.key, _found(row)) for row in chunk_rows(connection, missing))
         return found
 
     def matching(self, collection: str, filter: Filter) -> Keys:

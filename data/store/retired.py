@@ -9,7 +9,6 @@ old versions at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -104,13 +103,10 @@ def text_of(connection: sa.Connection, document_id: str) -> Row | None:
     return connection.execute(query.where(where).order_by(table.key.desc()).limit(1)).one_or_none()
 
 
-def chunk_rows(connection: sa.Connection, column: str, values: Sequence[Any]) -> Sequence[Row]:
+def chunk_rows(connection: sa.Connection, keys: Sequence[int]) -> Sequence[Row]:
     """Return rows of (key, id, document_id, text, start, end, heading, page, source, title), oldest first.
 
-    Args:
-        connection: any.
-        column: key or id, which ``values`` are of.
-        values: at most ``IN_LIMIT``.
+    ``keys`` are at most ``IN_LIMIT``.
     """
     table = retired_chunks.c
     query = (
@@ -120,7 +116,7 @@ def chunk_rows(connection: sa.Connection, column: str, values: Sequence[Any]) ->
             retired_documents.c.title,
         )
         .join_from(retired_chunks, retired_documents, table.retired_key == retired_documents.c.key)
-        .where(table[column].in_(values))
+        .where(table.key.in_(keys))
         .order_by(table.key)
     )
     return connection.execute(query).all()

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from data.errors import UnreadableDocument
+from data.errors import RagtuneError
 from retrieval.frames import read_frame, write_frame
 from retrieval.parsers.parsed import Budget, Parsed, check_size
 from retrieval.parsers.registry import parse
@@ -55,7 +55,7 @@ def _answer(request: dict[str, Any], raw: bytes) -> tuple[dict[str, Any], bytes]
 
             return {"members": unpack(raw, Path(request["folder"]), budget)}, b""
         return _document(parse(raw, request["media_type"], budget), budget)
-    except UnreadableDocument as error:
+    except RagtuneError as error:
         found = {"error": type(error).__name__, "detail": error.detail, "wanted": error.wanted, "hint": error.hint}
         return found, b""
     except (MemoryError, RecursionError) as error:

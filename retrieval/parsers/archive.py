@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data.errors import DamagedDocument, DecompressionBomb, EncryptedDocument, UnreadableDocument
+from data.state import map_os_error
 from retrieval.parsers.parsed import Budget
 from retrieval.text import guess_legacy
 
@@ -140,16 +141,30 @@ class _Unpacker:
             raise _bomb(f"over {self._budget.max_members} members", f"at most {self._budget.max_members}")
         path = self._folder / str(self._files)
         try:
-            with packed.open(member) as source, path.open("wb") as target:
+            target = path.open("wb", buffering=0)
+        except OSError as error:
+            raise map_os_error(error, path) from error
+        with target:
+            for block in self._blocks(packed, member):
+                rest = memoryview(block)
+                try:
+                    while rest:
+                        rest = rest[target.write(rest) :]
+                except OSError as error:
+                    raise map_os_error(error, path) from error
+        return path
+
+    def _blocks(self, packed: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
+        try:
+            with packed.open(member) as source:
                 while block := source.read(_BLOCK):
                     self._bytes += len(block)
                     if self._bytes > self._budget.max_unpacked:
                         raise _bomb(f"over {self._budget.max_unpacked} bytes", f"at most {self._budget.max_unpacked}")
-                    target.write(block)
+                    yield block
         except _BROKEN as error:
             detail = f"The archive's member cannot be unpacked: {error}."
             raise DamagedDocument(detail, hint="Pack the archive again.") from error
-        return path
 
 
 def _is_zip(path: Path) -> bool:

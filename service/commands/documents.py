@@ -258,14 +258,18 @@ def index_status(ctx: typer.Context, collection: Collection = "default", as_json
         print_fields(status)
 
 
-@index.command("rebuild")
-def index_rebuild(ctx: typer.Context, collection: Collection = "default", as_json: Json = False) -> None:
-    """Build a new generation from the stored documents; the old one serves until it is ready."""
+def _index_job(ctx: typer.Context, kind: str, collection: str, **inputs: Any) -> dict[str, Any]:
     from service.answerer import check_collection
 
     with session(ctx).workspace(mutates=True) as workspace:
         check_collection(workspace.store, collection)
-        outputs = run_here(workspace, "rebuild", {"collection": collection})
+        return run_here(workspace, kind, {"collection": collection, **inputs})
+
+
+@index.command("rebuild")
+def index_rebuild(ctx: typer.Context, collection: Collection = "default", as_json: Json = False) -> None:
+    """Build a new generation from the stored documents; the old one serves until it is ready."""
+    outputs = _index_job(ctx, "rebuild", collection)
     if as_json:
         print_json(outputs)
     else:
@@ -280,11 +284,7 @@ def index_verify(
     as_json: Json = False,
 ) -> None:
     """Check every invariant of store, index and uploads; exit 1 if something is wrong and not repaired."""
-    from service.answerer import check_collection
-
-    with session(ctx).workspace(mutates=True) as workspace:
-        check_collection(workspace.store, collection)
-        found = run_here(workspace, "verify", {"collection": collection, "repair": repair})
+    found = _index_job(ctx, "verify", collection, repair=repair)
     if as_json:
         print_json(found)
     else:
@@ -300,11 +300,7 @@ def index_verify(
 @index.command("compact")
 def index_compact(ctx: typer.Context, collection: Collection = "default", as_json: Json = False) -> None:
     """Give back the space of cached vectors, replaced documents and uploads that nothing needs any more."""
-    from service.answerer import check_collection
-
-    with session(ctx).workspace(mutates=True) as workspace:
-        check_collection(workspace.store, collection)
-        outputs = run_here(workspace, "compact", {"collection": collection})
+    outputs = _index_job(ctx, "compact", collection)
     if as_json:
         print_json(outputs)
     else:

@@ -9,12 +9,17 @@ import warnings
 import zipfile
 from pathlib import Path
 
-from data.errors import StorageCorrupt
+import pytest
+
+from data.errors import StateError, StorageCorrupt
 from data.protocols import Embedder
+from data.state import StateDirectory
 from data.store import Store
 from retrieval.embedders import Embedders
 from retrieval.ingest import Ingestor
-from tests.retrieval.hashing import HashingEmbedder
+from retrieval.parsers.archive import unpack
+from retrieval.parsers.parsed import Budget
+from tests.retrieval.hashing import HashingEmbedder, Settings
 
 
 def packed(*members: tuple[str, str]) -> bytes:
@@ -81,3 +86,21 @@ def test_a_damaged_embedder_does_not_lock_its_collection(
     embedders = Embedders(store, other, find)
     assert embedders.indexed_with("default") == embedder.fingerprint != other.fingerprint
     assert embedders.of("default") is other
+
+
+def test_a_disk_that_cannot_be_written_is_no_damage_of_the_archive(tmp_path: Path) -> None:
+    budget = Budget(max_unpacked=1000, max_members=10, max_ratio=100, max_depth=2, max_text=1000, ends_at=0, ocr=False)
+    with pytest.raises(StateError):
+        unpack(packed(("a.txt", "amber")), tmp_path / "gone", budget)
+
+
+def test_a_rebuild_with_another_embedder_embeds_with_that_one_only(
+    tmp_path: Path, store: Store, state: StateDirectory, embedder: HashingEmbedder
+) -> None:
+    (tmp_path / "z.md").write_text("# Z\n\nMany words stand here. More of them stand there.")
+    Ingestor(store, state, embedder, Settings()).ingest("default", [tmp_path / "z.md"])
+    before = len(embedder.embedded)
+    finer, other = Ingestor(store, state, embedder, Settings(chunk_size=5)), HashingEmbedder("another")
+    assert finer.rebuild("default", embedder=other) == 2
+    assert len(embedder.embedded) == before
+    assert len(other.embedded) == len(set(other.embedded)) > 1
