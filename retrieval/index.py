@@ -196,16 +196,25 @@ class FaissIndex:
         parts = [part for part in self._parts if part not in joined]
         if len(keys):
             kind, name = self._policy.kind(len(keys)), str(self._next)
-            bases = [part.segment for part in joined if kind == "ivf" and part.segment.kind == "ivf" and not fresh]
-            bases = [base for base in bases if len(keys) <= self._policy.retrain_growth * base.trained_rows]
-            base = max(bases, key=len, default=None)
-            blocks = Blocks([*sources, self._pending], keys)
+            sources.append(self._pending)
+            base = None if fresh or kind != "ivf" else self._base(joined, sources, len(keys))
+            blocks = Blocks(sources, keys)
             write_segment(self._folder, name, kind, blocks, self._policy, base=base)
             self._next += 1
             parts.append(_Part(Segment(self._folder, name, kind, self._policy)))
         self._parts = tuple(parts)
         self._pending.clear()
         self._note()
+
+    def _base(self, joined: list[_Part], sources: list[Source], rows: int) -> Segment | None:
+        """Return the segment whose training still serves ``rows`` rows that come from the ``sources``."""
+        bases = [part.segment for part in joined if part.segment.kind == "ivf"]
+        bases = [base for base in bases if rows <= self._policy.retrain_growth * base.trained_rows]
+        base = max(bases, key=len, default=None)
+        others = [source for source in sources if not (isinstance(source, _Survivors) and source.part.segment is base)]
+        if base is None or all(base.holds(vectors) for source in others for _, vectors in source.blocks()):
+            return base
+        return None
 
     def _note(self) -> None:
         """Write the list of segments, the removed rows first, and drop the files that it no longer names."""

@@ -32,6 +32,7 @@ _ITERATIONS = 5
 _DEPTH = 4.0
 """By how much more an IVF search visits when it found too little, or when many hits are asked for."""
 _REPAIR = "Rebuild it: ragtune index rebuild."
+_CUT = 0.02
 _SQ8 = faiss.ScalarQuantizer.QT_8bit
 
 
@@ -187,6 +188,16 @@ class Segment:
                 lists.release_ids(number, ids)
                 lists.release_codes(number, codes)
                 yield rows, self._index.sq.decode(encoded)
+
+    def holds(self, vectors: Vectors) -> bool:
+        """Say whether the 8-bit ranges of an IVF segment hold these ``vectors``, nearly.
+
+        A component beyond the range it was trained on is cut off. What is cut off a vector is shorter
+        than ``_CUT``, so no inner product with a unit vector is off by more.
+        """
+        low, width = faiss.vector_to_array(self._index.sq.trained).reshape(2, -1)
+        cut = vectors - np.clip(vectors, low, low + width)
+        return bool((np.linalg.norm(cut, axis=1) <= _CUT).all())
 
     def trained(self) -> Any:
         """Return an empty copy of an IVF index: its lists and the ranges of its components."""

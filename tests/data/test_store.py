@@ -214,6 +214,7 @@ with Store.open(sys.argv[1]) as store:
 """
 
 
+@pytest.mark.slow
 def test_processes_that_open_a_new_store_at_once_share_its_jobs(tmp_path):
     # Nobody has made the database yet: both children race to migrate it.
     path = tmp_path / "elsewhere" / "ragtune.db"

@@ -190,6 +190,7 @@ def test_blank_text_gives_no_chunk() -> None:
     assert chunk(document(" \n\n "), count_words) == []
 
 
+@pytest.mark.slow
 def test_a_megabyte_without_spaces_is_cut_all_the_same(starter: SentenceTransformerEmbedder) -> None:
     doc = document("a" * 1_000_000, "text/plain")
     chunks = chunk(doc, starter.count_tokens, chunk_size=200)

@@ -246,6 +246,7 @@ def test_an_index_of_another_making_is_a_mismatch_and_is_built_anew(
     assert builder.build("default", nobody) == 2
 
 
+@pytest.mark.slow
 def test_searches_go_on_during_builds_and_every_answer_is_of_one_generation(
     builder: GenerationBuilder, state: StateDirectory, store: Store, embedder: HashingEmbedder
 ) -> None:
@@ -361,6 +362,7 @@ def test_another_embedder_starts_anew(store: Store, state: StateDirectory, folde
 @pytest.mark.parametrize(
     "reports", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 3, 4]
 )
+@pytest.mark.slow
 def test_a_kill_at_any_report_loses_nothing(
     state: StateDirectory, folder: Path, ingestor: Ingestor, reports: int
 ) -> None:

@@ -242,6 +242,20 @@ def test_a_full_disk_is_named(tmp_path: Path, policy: Policy, kind: str, monkeyp
     assert len(FaissIndex(tmp_path / kind, DIMENSION, policy)) == 40
 
 
+def test_vectors_beyond_the_trained_ranges_are_not_cut_off(tmp_path: Path) -> None:
+    """What is added later may lie elsewhere than everything that the lists were trained on."""
+    narrow = np.zeros((60, DIMENSION), dtype=np.float32)
+    narrow[:, 0], narrow[:, 1] = 1.0, np.linspace(0, 0.01, 60)
+    index = FaissIndex(tmp_path, DIMENSION, LISTS)
+    index.add(range(60), [""] * 60, narrow)
+    index.save()
+    other = unit(1)
+    index.add([99], [""], other)
+    best = index.search("", other, 1)[0]
+    assert best.key == 99
+    assert best.score == pytest.approx(1.0, abs=0.05)
+
+
 POOL = unit(80, seed=9)
 KEY = st.integers(0, 79)
 STEPS: st.SearchStrategy[tuple[str, list[int]]] = st.one_of(

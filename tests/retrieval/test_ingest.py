@@ -263,6 +263,7 @@ def test_the_date_is_that_of_the_file(ingestor: Ingestor, folder: Path, store: S
     assert len(store.chunks.matching("default", Filter(until=1_000_000_000))) == 1
 
 
+@pytest.mark.slow
 def test_a_replaced_document_is_found_all_the_time(
     ingestor: Ingestor, folder: Path, retriever: Retriever, store: Store
 ) -> None:

@@ -11,6 +11,8 @@ from retrieval.ingest import Ingestor
 from retrieval.retriever import Retriever
 from retrieval.watch import Batch, follow
 
+pytestmark = pytest.mark.slow
+
 WAIT_S = 30.0
 
 

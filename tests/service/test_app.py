@@ -128,6 +128,7 @@ def test_every_route_of_the_design_exists(empty_client):
     assert missing == []
 
 
+@pytest.mark.slow
 def test_importing_the_app_loads_no_heavy_library():
     import subprocess
     import sys

@@ -93,6 +93,7 @@ def test_ingest_moves_and_tags(shell, folder):
     assert "0 moved" in shell("ingest", folder, "--sync").stdout
 
 
+@pytest.mark.slow
 def test_ingest_watch_follows_until_it_is_stopped(shell, folder, monkeypatch):
     """Ctrl-C comes with the batch in which the new file is found."""
     from retrieval import watch

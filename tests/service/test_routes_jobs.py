@@ -115,6 +115,7 @@ def test_ctrl_c_interrupts_and_the_job_goes_on_later(indexed, paths):
     assert run_job(indexed, job.id).status == "succeeded"
 
 
+@pytest.mark.slow
 def test_a_cancelled_job_that_does_not_react_is_given_up(indexed, monkeypatch):
     """The pulse notices by itself: the work never reports."""
     import service.work.rebuild as rebuild
@@ -147,6 +148,7 @@ def test_reports_raise_once_cancelled(indexed):
         pulse.report(Progress(1, 2, "x", stage="s"))
 
 
+@pytest.mark.slow
 def test_the_server_runs_jobs_in_children(workspace):
     """A real child process: it ends, its job has failed (no such folder), and the server goes on."""
     with workspace.lock("http://127.0.0.1"), open_client(workspace, run_jobs=True) as client:
@@ -174,6 +176,7 @@ def test_a_running_child_is_cancelled_within_two_seconds(workspace, paths, froze
         child.wait(5)
 
 
+@pytest.mark.slow
 def test_a_child_that_dies_fails_its_job_alone(workspace):
     """Without the lock the child refuses to start work: its process ends before its job does."""
     with open_client(workspace, run_jobs=True) as client:
@@ -183,6 +186,7 @@ def test_a_child_that_dies_fails_its_job_alone(workspace):
         assert client.get("/healthz").status_code == 200
 
 
+@pytest.mark.slow
 def test_jobs_of_a_former_server_are_taken_up(workspace, paths):
     """Its lease ran out: interrupted, queued again, and done (a real child, without the starter)."""
     job = submit(workspace.store, "ingest", {"paths": ["/does/not/exist"]})
