@@ -80,7 +80,7 @@ class Filter:
 class Passage:
     """A retrieved chunk. ``rank`` counts from 1; ``origin`` names the search that found it.
 
-    ``duplicates`` counts the near-copies that were found too and left out.
+    ``duplicates`` counts the near-copies that were found near it and left out.
     """
 
     chunk: Chunk

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from data.records import Passage
 
+_WORD_ASCII = re.compile(r"[a-z0-9]+")
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\W_]+")
-_SHINGLE = 3
 _ALIKE = 0.9
 """Jaccard similarity of word triples from which on two passages are one: a few words of a page may differ."""
 
@@ -22,8 +22,11 @@ Shingles = frozenset[tuple[str, ...]]
 
 def shingles(text: str) -> Shingles:
     """Return the runs of three words (or Chinese characters) of a text, without case and punctuation."""
-    words = _WORD.findall(unicodedata.normalize("NFKC", text).lower())
-    return frozenset(tuple(words[i : i + _SHINGLE]) for i in range(max(len(words) - _SHINGLE + 1, 1)))
+    if text.isascii():  # The same words, three times as fast: this runs on every candidate of every search.
+        words = _WORD_ASCII.findall(text.lower())
+    else:
+        words = _WORD.findall(unicodedata.normalize("NFKC", text).lower())
+    return frozenset(zip(words, words[1:], words[2:], strict=False)) or frozenset([tuple(words)])
 
 
 def collapse(passages: Iterable[Passage], limit: int) -> list[Passage]:

@@ -31,6 +31,9 @@ from retrieval.vectors import text_hash
 _MIN_DEPTH = 50
 _DEPTH_FACTOR = 5
 _DEEPER = 4
+_MIN_HEAD = 15
+_HEAD_FACTOR = 4
+"""Of what was found, so many times the passages wanted are read from the store and compared; all only if need be."""
 _OPEN_ATTEMPTS = 3
 _CONTEXT_SHARE = 0.4
 """Measured on follow-ups whose names were replaced by pronouns, and on changes of subject (bench/RESULTS.md)."""
@@ -193,8 +196,12 @@ class Retriever:
             found = _ranking(opened, asked, 0, depth, rows.vectors)
             if len(asked.queries) > 1:
                 found = mix(found, _ranking(opened, asked, 1, depth, rows.vectors), _CONTEXT_SHARE)
-            passages = collapse(_passages(found, rows.get(hit.key for hit in found), asked.excluded), wanted)
-            if len(passages) == wanted or depth >= reach:
+            for examined in (found[: _HEAD_FACTOR * max(wanted, _MIN_HEAD)], found):
+                held = rows.get(hit.key for hit in examined)
+                passages = collapse(_passages(examined, held, asked.excluded), wanted)
+                if len(passages) == wanted:
+                    return passages
+            if depth >= reach:
                 return passages
             depth *= _DEEPER
 
