@@ -41,6 +41,9 @@ _MANY = 20_000
 """Allowed keys up to which they become a clause of the query: beyond, a deeper search is faster."""
 _MARGIN = 2.0
 _DEEPER = 4
+_FEW = 2000
+"""Allowed keys up to which each is looked up in every clause: at a million entries, a third of the time of a union."""
+_MAX_NESTED = 64
 _LARGE = 100_000
 """Entries from which on a search looks for candidates by the rarer terms first."""
 _COMMON = 0.3
@@ -123,8 +126,8 @@ class TantivyIndex:
             return self._among_many(stemmed, pairs, k, allowed)
         if allowed is None:
             allowed = self._candidates(stemmed, k, pairs)
-        query_all = self._any_of(stemmed, pairs)
-        return self._find(query_all if allowed is None else self._narrowed(query_all, allowed), k)
+        clauses = self._clauses(stemmed, pairs)
+        return self._find(_union(clauses) if allowed is None else self._narrowed(clauses, allowed), k)
 
     def _among_many(self, stemmed: list[str], pairs: Sequence[tuple[str, str]], k: int, allowed: Keys) -> list[Hit]:
         """Search without the filter, deeper the less it lets through, and leave out what it does not.
@@ -134,16 +137,16 @@ class TantivyIndex:
         """
         total = len(self)
         depth = int(_MARGIN * k * total / min(len(allowed), total))
-        query = self._any_of(stemmed, pairs)
+        clauses = self._clauses(stemmed, pairs)
         while depth < total:
             near = self._candidates(stemmed, depth, pairs)
-            hits = self._find(query if near is None else self._narrowed(query, near), depth)
+            hits = self._find(_union(clauses) if near is None else self._narrowed(clauses, near), depth)
             inside = np.isin([hit.key for hit in hits], allowed)
             passing = [hit for hit, passes in zip(hits, inside, strict=True) if passes]
             if len(passing) >= k:
                 return passing[:k]
             depth *= _DEEPER
-        return self._find(self._narrowed(query, allowed), k)
+        return self._find(self._narrowed(clauses, allowed), k)
 
     def _candidates(self, stemmed: list[str], k: int, pairs: Sequence[tuple[str, str]]) -> Keys | None:
         """Return the keys worth scoring, None for all: of many entries, those that score best by the rarer terms."""
@@ -154,7 +157,9 @@ class TantivyIndex:
         rare = [term for term in stemmed if searcher.doc_freq("body", term) <= _COMMON * searcher.num_docs]
         if not rare or (len(rare) == len(stemmed) and not pairs):
             return None
-        return np.array(sorted(hit.key for hit in self._find(self._any_of(rare), _CANDIDATES * k)), dtype=np.int64)
+        return np.array(
+            sorted(hit.key for hit in self._find(_union(self._clauses(rare)), _CANDIDATES * k)), dtype=np.int64
+        )
 
     def _pairs(self, words: Sequence[str]) -> list[tuple[str, str]]:
         """Return the neighbouring words of a query that are worth finding side by side; bigrams are terms already."""
@@ -165,18 +170,27 @@ class TantivyIndex:
         counts = {word: searcher.doc_freq("body", word) for pair in pairs for word in pair}
         return [(one, two) for one, two in pairs if 0 < counts[one] <= most and 0 < counts[two] <= most]
 
-    def _any_of(self, stemmed: Sequence[str], pairs: Sequence[tuple[str, str]] = ()) -> Any:
+    def _clauses(self, stemmed: Sequence[str], pairs: Sequence[tuple[str, str]] = ()) -> list[Any]:
         schema = self._index.schema
-        clauses = [tantivy.Query.term_query(schema, "body", term, "freq") for term in stemmed]
+        found = [tantivy.Query.term_query(schema, "body", term, "freq") for term in stemmed]
         for pair in pairs:
             phrase = tantivy.Query.phrase_query(schema, "body", list(pair))
-            clauses.append(tantivy.Query.boost_query(phrase, _PAIR_BOOST))
-        return tantivy.Query.boolean_query([(tantivy.Occur.Should, clause) for clause in clauses])
+            found.append(tantivy.Query.boost_query(phrase, _PAIR_BOOST))
+        return found
 
-    def _narrowed(self, query: Any, allowed: Keys) -> Any:
+    def _narrowed(self, clauses: Sequence[Any], allowed: Keys) -> Any:
+        """Return a query for the allowed keys; those that match no clause may be found too, with a score of 0.
+
+        Each clause is optional beside all before it, so it is looked up for the allowed keys alone. In a
+        union it would be evaluated for thousands of entries around each of them.
+        """
         among = tantivy.Query.term_set_query(self._index.schema, "key", allowed.tolist())
-        unscored = tantivy.Query.const_score_query(among, 0.0)
-        return tantivy.Query.boolean_query([(tantivy.Occur.Must, query), (tantivy.Occur.Must, unscored)])
+        query = tantivy.Query.const_score_query(among, 0.0)
+        if len(allowed) > _FEW or len(clauses) > _MAX_NESTED:
+            return tantivy.Query.boolean_query([(tantivy.Occur.Must, _union(clauses)), (tantivy.Occur.Must, query)])
+        for clause in clauses:
+            query = tantivy.Query.boolean_query([(tantivy.Occur.Must, query), (tantivy.Occur.Should, clause)])
+        return query
 
     def keys(self) -> Keys:
         """Return every key held, ascending."""
@@ -224,8 +238,12 @@ class TantivyIndex:
         searcher = self._index.searcher()
         found = searcher.search(query, limit=k, count=False).hits
         keys = searcher.fast_field_values("key", [address for _, address in found]) if found else []
-        hits = [Hit(int(key), float(score)) for (score, _), key in zip(found, keys, strict=True)]
+        hits = [Hit(int(key), float(score)) for (score, _), key in zip(found, keys, strict=True) if score > 0]
         return sorted(hits, key=lambda hit: (-hit.score, hit.key))
+
+
+def _union(clauses: Sequence[Any]) -> Any:
+    return tantivy.Query.boolean_query([(tantivy.Occur.Should, clause) for clause in clauses])
 
 
 @contextlib.contextmanager
