@@ -143,16 +143,17 @@ class SentenceTransformerEmbedder:
 
     def unknown_share(self, text: str) -> float:
         """Return the share of the tokens of ``text`` that are unknown to the model, 0 to 1."""
-        tokens = self._tokenizer.encode(text, add_special_tokens=False).tokens
-        return tokens.count(self._unknown_token) / len(tokens) if tokens else 0.0
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids.count(self._unknown_id) / len(ids) if ids else 0.0
 
     @cached_property
-    def _unknown_token(self) -> str | None:
+    def _unknown_id(self) -> int | None:
+        # By id: a Unigram tokenizer shows an unknown piece as it was written.
         model = json.loads((self.folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
         if isinstance(model.get("unk_id"), int):
-            return str(model["vocab"][model["unk_id"]][0])
+            return int(model["unk_id"])
         unknown = model.get("unk_token")
-        return None if unknown is None else str(unknown)
+        return None if unknown is None else self._tokenizer.token_to_id(str(unknown))
 
     @cached_property
     def _architecture(self) -> Architecture | None:
