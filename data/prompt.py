@@ -1,12 +1,14 @@
 """The one prompt template: what a model is trained on is what it is served.
 
 ``answer_messages`` turns (question, passages, history) into chat messages; ``render`` turns chat
-messages into segments through the model's own chat template. Passage labels ("[1]") are parts of
-their own, so a passage's tokens do not depend on its rank. Knows no tokenizer and no model.
+messages into segments through the model's own chat template. A passage's label ("[37]") follows
+from its text and not from its rank, so that its tokens are the same wherever it is found and its KV
+state can be kept; ``renumber`` turns the labels of an answer into ranks. Knows no tokenizer and no model.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -20,6 +22,10 @@ from data.records import Message, Passage, Segment
 
 _CJK = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
 _MARK = re.compile(r"\s*\[(\d{1,2})\]")
+_LABEL = re.compile(r"(\s*)\[(\d{2})\]")
+_OPENING = re.compile(r"\[\d{1,2}\]\n")
+_UNDECIDED = re.compile(r"\s*(\[\d{0,2})?$")
+_FIRST_LABEL, _LABELS = 10, 90
 _ABSTAIN = re.compile(
     r"^\W*(i\s+do\s*n[o']?t\s+know|i\s+don’t\s+know|不知道|我不知道|unknown\b|无法回答|资料中没有)", re.IGNORECASE
 )
@@ -27,10 +33,10 @@ _ABSTAIN = re.compile(
 ANSWER_WITH_PASSAGES = {
     "en": (
         "Answer the question using only the passages. Reply with the shortest exact answer and the "
-        "number of its passage, like: answer [1]. If the passages do not contain the answer, reply: "
+        "number of its passage, like: answer [27]. If the passages do not contain the answer, reply: "
         "I don't know."
     ),
-    "zh": "只根据资料回答问题。给出最短的准确答案和资料编号，例如：答案 [1]。如果资料里没有答案，回答：不知道。",
+    "zh": "只根据资料回答问题。给出最短的准确答案和资料编号，例如：答案 [27]。如果资料里没有答案，回答：不知道。",
 }
 ANSWER_ALONE = {
     "en": "Answer the question. Reply with the shortest exact answer. If you do not know it, reply: I don't know.",
@@ -60,6 +66,21 @@ def passage_part(passage: Passage) -> str:
     return f"{heading}\n{passage.chunk.text.strip()}\n\n" if heading else f"{passage.chunk.text.strip()}\n\n"
 
 
+def passage_labels(passages: Sequence[Passage]) -> tuple[int, ...]:
+    """Return the label of each passage, two digits that follow from its text.
+
+    Where two passages of one prompt would share a label, the later one takes the next that is free.
+    """
+    labels: list[int] = []
+    for passage in passages:
+        digest = hashlib.sha256(passage_part(passage).encode(errors="surrogatepass")).digest()
+        number = int.from_bytes(digest[:8]) % _LABELS
+        while _FIRST_LABEL + number in labels and len(labels) < _LABELS:
+            number = (number + 1) % _LABELS
+        labels.append(_FIRST_LABEL + number)
+    return tuple(labels)
+
+
 def answer_messages(
     question: str, passages: Sequence[Passage], history: Sequence[Message] = (), system: str | None = None
 ) -> tuple[Message, ...]:
@@ -67,15 +88,14 @@ def answer_messages(
 
     Args:
         question: as the user asked it.
-        passages: best first; passage i is labelled ``[i]``, counting from 1.
+        passages: best first; each begins with its label of ``passage_labels``.
         history: earlier turns, oldest first.
         system: replaces the default instruction (a house style, say).
     """
     lang = language(question)
     default = (ANSWER_WITH_PASSAGES if passages else ANSWER_ALONE)[lang]
-    parts: list[str] = []
-    for number, passage in enumerate(passages, 1):
-        parts += [f"[{number}]\n", passage_part(passage)]
+    labelled = zip(passage_labels(passages), passages, strict=True)
+    parts = [f"[{label}]\n{passage_part(passage)}" for label, passage in labelled]
     parts.append(_QUESTION[lang] + question.strip())
     return (Message("system", (system or default,)), *history, Message("user", tuple(parts)))
 
@@ -84,7 +104,7 @@ def asked_question(content: str) -> str:
     """Return the question in the content of a user message of ``answer_messages``; other content as it is."""
     for label in _QUESTION.values():
         before, _, question = content.rpartition(label)
-        if content.startswith(label) or (before.startswith("[1]\n") and before.endswith("\n\n")):
+        if content.startswith(label) or (_OPENING.match(before) and before.endswith("\n\n")):
             return question.strip()
     return content.strip()
 
@@ -95,9 +115,40 @@ def pair_messages(passage: Passage, *, answerable: bool = True) -> tuple[Message
     return (Message("system", (system,)), Message("user", (passage_part(passage).rstrip(),)))
 
 
-def cite(answer: str, number: int) -> str:
-    """Return ``answer`` with the citation mark of passage ``number``, as training rows have it."""
-    return f"{answer.strip()} [{number}]"
+def cite(answer: str, label: int) -> str:
+    """Return ``answer`` with the citation mark of the passage of that label, as training rows have it."""
+    return f"{answer.strip()} [{label}]"
+
+
+def renumber(text: str, labels: Sequence[int]) -> str:
+    """Return ``text`` with the ranks of passages, from 1, in place of their labels.
+
+    A label of no passage goes, mark and all: it would be read as a rank. Without labels nothing changes.
+    """
+    if not labels:
+        return text
+    ranks = {f"{label:02}": rank for rank, label in enumerate(labels, 1)}
+    return _LABEL.sub(lambda found: f"{found[1]}[{ranks[found[2]]}]" if found[2] in ranks else "", text)
+
+
+class Renumbering:
+    """``renumber`` for a text that comes in pieces: holds back what may yet become a label."""
+
+    def __init__(self, labels: Sequence[int]) -> None:
+        self._labels = labels
+        self._held = ""
+
+    def feed(self, piece: str) -> str:
+        """Take a piece and return the text that cannot change any more."""
+        text = self._held + piece
+        undecided = len(_UNDECIDED.search(text)[0])  # type: ignore[index]  # it matches every text, if only its end
+        settled, self._held = text[: len(text) - undecided], text[len(text) - undecided :]
+        return renumber(settled, self._labels)
+
+    def finish(self) -> str:
+        """Return what was held back."""
+        held, self._held = self._held, ""
+        return renumber(held, self._labels)
 
 
 def cited_numbers(text: str) -> tuple[int, ...]:
@@ -154,6 +205,7 @@ def render(
     """
     parts: list[str] = []
     shown: list[dict[str, str]] = []
+    passages = range(sum(len(m.parts) for m in messages[:-1]), sum(len(m.parts) for m in messages) - 1)
     for message in messages:
         marks = [f"\x02{len(parts) + i}\x03" for i in range(len(message.parts))]
         parts.extend(message.parts)
@@ -178,6 +230,7 @@ def render(
             hint="Use an instruction-tuned model whose template keeps system and user messages.",
         )
     segments = [
-        Segment(piece, True) if i % 2 == 0 else Segment(parts[int(piece)], False) for i, piece in enumerate(pieces)
+        Segment(parts[int(piece)], False, int(piece) in passages) if i % 2 else Segment(piece, True)
+        for i, piece in enumerate(pieces)
     ]
     return tuple(segment for segment in segments if segment.text)

@@ -5,7 +5,7 @@ A class that satisfies a protocol is passed in by ``service``; there is no regis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -84,27 +84,76 @@ class Index(Protocol):
 class GenerationRequest:
     """What to generate.
 
-    ``adapter`` is the key under which the engine knows an adapter file, or None for the base model.
-    ``grammar`` is GBNF. ``temperature`` 0 is greedy. ``stop`` strings end the text and are cut off.
+    Attributes:
+        messages: the prompt.
+        adapter: key under which the generator knows an adapter, None for the base model.
+        adapter_scale: factor on the adapter's effect.
+        added_adapters: keys and scales of further adapters, summed onto ``adapter``.
+        max_tokens: most tokens to write.
+        temperature: 0 is greedy.
+        top_p: the likeliest tokens of this joint probability stay; 1 keeps all.
+        top_k: so many of the likeliest tokens stay; 0 keeps all.
+        min_p: tokens at least this share as likely as the likeliest stay; 0 keeps all.
+        repeat_penalty: divides the logits of tokens written before; 1 does nothing.
+        presence_penalty: subtracted from the logit of a token written before.
+        frequency_penalty: subtracted once for each time it was written.
+        logit_bias: added to the logits of tokens, by id.
+        seed: of the choices; None draws one.
+        stop: strings that end the text and are cut off.
+        grammar: GBNF that the text has to fit.
+        json_schema: JSON schema that the text has to fit; at most one of the two.
+        top_logprobs: how many of the likeliest tokens to report at each place.
+        timeout_s: when to give up, counted from the request's arrival.
     """
 
     messages: tuple[Message, ...]
     adapter: str | None = None
+    adapter_scale: float = 1.0
+    added_adapters: tuple[tuple[str, float], ...] = ()
     max_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
     stop: tuple[str, ...] = ()
     grammar: str | None = None
+    json_schema: str | None = None
+    top_logprobs: int = 0
     timeout_s: float = 300.0
+
+    @property
+    def adapters(self) -> tuple[tuple[str, float], ...]:
+        """Return all adapters with their scales, in one order for every way to ask for them."""
+        own = () if self.adapter is None else ((self.adapter, self.adapter_scale),)
+        return tuple(sorted((*own, *self.added_adapters)))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChoice:
+    """A token that could have been written, as text, and its natural log-probability."""
+
+    text: str
+    logprob: float
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
-    """What was generated. ``finish_reason`` is stop, length or cancelled; timings in milliseconds.
+    """What was generated.
 
-    ``logprobs`` holds the natural log-probability of each generated token (under temperature 1).
+    Attributes:
+        text: without stop strings.
+        finish_reason: stop, length or cancelled.
+        usage: tokens.
+        prefill_ms: from the moment the prompt began to be read until the first token could be chosen.
+        generate_ms: from then to the end.
+        logprobs: natural log-probability of each generated token (under temperature 1).
+        queued_ms: how long the request waited before its prompt began to be read.
+        top_logprobs: for each token the likeliest ones, best first; empty unless asked for.
     """
 
     text: str
@@ -113,6 +162,8 @@ class GenerationResult:
     prefill_ms: float
     generate_ms: float
     logprobs: tuple[float, ...] = ()
+    queued_ms: float = 0.0
+    top_logprobs: tuple[tuple[TokenChoice, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

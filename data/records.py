@@ -111,10 +111,15 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A rendered piece of a prompt. Only ``markup`` may become special tokens; text never does."""
+    """A rendered piece of a prompt. Only ``markup`` may become special tokens; text never does.
+
+    A ``passage`` is a part of the last message with more of the message after it: under blockwise
+    attention it sees only itself.
+    """
 
     text: str
     markup: bool
+    passage: bool = False
 
 
 @dataclass(frozen=True, slots=True)

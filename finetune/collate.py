@@ -47,7 +47,7 @@ def allowed(layout: Layout, attention: Attention) -> torch.Tensor:
     """Return who may see whom: (length, length) bool, True where the row's token sees the column's.
 
     Everything is causal; a branch sees the context and itself. Under ``blockwise`` a passage's tokens
-    see only their passage, while instruction, labels and branches see everything before them.
+    see only their passage, while instruction and branches see everything before them.
     """
     length = len(layout.ids)
     causal = torch.ones(length, length, dtype=torch.bool).tril()

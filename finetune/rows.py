@@ -9,17 +9,14 @@ training sees the tokens that serving sees. Knows nothing of retrieval, torch or
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from data.errors import InvalidModel, InvalidRequest
-from data.prompt import ABSTENTION, answer_messages, cite, language, render
+from data.prompt import ABSTENTION, answer_messages, cite, language, passage_labels, render
 from data.records import Message, Passage, Segment
-
-_LABEL = re.compile(r"\[\d+\]\n")
 
 
 class Tokenizer(Protocol):
@@ -68,8 +65,8 @@ class Branch:
 class Row:
     """One training row.
 
-    ``passages[i]`` is the number of the passage that context token i belongs to, 0 for instruction
-    and labels: blockwise attention separates passages by it.
+    ``passages[i]`` is the number of the passage that context token i belongs to, 0 for everything
+    else: blockwise attention separates passages by it.
     """
 
     context_ids: tuple[int, ...]
@@ -130,7 +127,7 @@ def answer_example(
     if gold_number is not None and not answer.strip():
         raise InvalidRequest("An answerable question needs an answer", got=question, wanted="a non-empty answer")
     if gold_number is not None:
-        completion = cite(answer, gold_number)
+        completion = cite(answer, passage_labels(passages)[gold_number - 1])
     elif not passages and answer.strip():
         completion = answer.strip()
     else:
@@ -259,14 +256,12 @@ class _Encoder:
     def _context(self, segments: Sequence[Segment]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         ids: list[int] = []
         passages: list[int] = []
-        number, labelled = 0, False
+        number = 0
         for segment in segments:
             piece = self._encode(segment)
-            if labelled and not segment.markup:
-                number += 1
-            passages += [number if labelled and not segment.markup else 0] * len(piece)
+            number += segment.passage
+            passages += [number if segment.passage else 0] * len(piece)
             ids += piece
-            labelled = not segment.markup and _LABEL.fullmatch(segment.text) is not None
         return tuple(ids), tuple(passages)
 
     def _encode_all(self, segments: Iterable[Segment]) -> tuple[int, ...]:

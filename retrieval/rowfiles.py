@@ -13,7 +13,16 @@ from typing import Any
 
 from data.errors import InvalidRequest, NoAcceptedPairs
 from data.formats import FORMATS, Format, read_questions, read_rows, write_rows
-from data.prompt import ABSTENTION, abstains, answer_messages, asked_question, cite, language, strip_citations
+from data.prompt import (
+    ABSTENTION,
+    abstains,
+    answer_messages,
+    asked_question,
+    cite,
+    language,
+    passage_labels,
+    strip_citations,
+)
 from data.protocols import Report
 from data.records import PairKind, Progress, QAPair, content_id
 from data.splits import Split, assert_disjoint, split_by_document, without_leaks
@@ -40,7 +49,8 @@ def row_of(example: TrainingExample) -> dict[str, Any]:
     if example.answer is None:
         target = ABSTENTION[language(example.question)]
     else:
-        target = cite(example.answer, example.gold_number) if example.gold_number else example.answer
+        gold = example.gold_number
+        target = cite(example.answer, passage_labels(example.passages)[gold - 1]) if gold else example.answer
     messages = [{"role": m.role, "content": m.content} for m in answer_messages(example.question, example.passages)]
     return {"messages": [*messages, {"role": "assistant", "content": target}], "chunk_id": example.chunk_id}
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from data.errors import Conflict, ContextOverflow, InvalidRequest, NothingIndexed, QuestionInvalid, UnknownCollection
-from data.prompt import abstains, answer_messages, asked_question
+from data.prompt import Renumbering, abstains, answer_messages, asked_question, passage_labels, renumber
 from data.protocols import GenerationRequest, GenerationResult, Generator
 from data.records import Adapter, Answer, Filter, Message, Method, Model, Passage
 from service.arms import Arm, did_you_mean, find_adapter, resolve_mode
@@ -177,10 +177,12 @@ class Answerer:
 
     def _stream_turn(self, turn: _Turn) -> Iterator[AnswerEvent]:
         deltas = self._parts.generator.stream(turn.request(self._parts.settings.engine_timeout_s))
+        shown = Renumbering(passage_labels(turn.passages))
         try:
             for delta in deltas:
-                if delta.text:
-                    yield Token(delta.text)
+                text = shown.feed(delta.text) + (shown.finish() if delta.result is not None else "")
+                if text:
+                    yield Token(text)
                 if delta.result is not None:
                     yield self._finish(turn, delta.result)
         finally:
@@ -225,7 +227,7 @@ class Answerer:
             )
 
     def _finish(self, turn: _Turn, result: GenerationResult) -> Answer:
-        text = result.text.strip()
+        text = renumber(result.text, passage_labels(turn.passages)).strip()
         abstained = abstains(text)
         answer = Answer(
             id=uuid.uuid4().hex,

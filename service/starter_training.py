@@ -11,10 +11,10 @@ import json
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -29,7 +29,7 @@ from service.starter import PAIR_WRITER, READER, starter_folder
 from service.workspace import ADAPTER_GGUF, Workspace
 
 if TYPE_CHECKING:
-    from finetune.recipe import Recipe
+    from finetune.recipe import Attention, Recipe
     from finetune.rows import Example
 
 COLLECTION = "squad"
@@ -150,9 +150,9 @@ def reader_examples(workspace: Workspace, pairs: Sequence[tuple[QAPair, Chunk]],
 
 
 def train_adapter(
-    workspace: Workspace, name: str, examples: Sequence[Example], recipe: Recipe, report: Report
+    workspace: Workspace, target: Path, examples: Sequence[Example], recipe: Recipe, report: Report
 ) -> dict[str, Any]:
-    """Train one adapter and put it, with its manifest, into ``data/starter/<name>``."""
+    """Train one adapter and put it, with its manifest, into the folder ``target``, which is named as it is."""
     from finetune.export import lora_to_gguf
     from finetune.rows import build_rows
     from finetune.train import train
@@ -163,16 +163,15 @@ def train_adapter(
     rows = build_rows(
         examples, tokenizer, tokenizer.template, max_length=recipe.max_length, max_branches=recipe.max_branches
     )
-    out = workspace.state.root / "trained" / name
+    out = workspace.state.root / "trained" / target.name
     result = train(recipe, rows, model, out, report)
     lora_to_gguf(out, model.gguf, out / ADAPTER_GGUF)
     parity = measure_parity(workspace, out, examples, report)
-    target = starter_folder() / name
     target.mkdir(parents=True, exist_ok=True)
     for file in ("adapter_model.safetensors", "adapter_config.json"):
         shutil.copyfile(out / file, target / file)
     manifest = {
-        "name": name,
+        "name": target.name,
         "base_model": "SmolLM2-135M-Instruct",
         "base_sha256": model.sha256,
         "recipe": recipe.to_mapping(),
@@ -190,6 +189,8 @@ def main(
     name: Annotated[str, typer.Argument(help="reader, pair-writer or all")] = "all",
     state_dir: Annotated[Path, typer.Option(help="Where to keep the index and checkpoints.")] = Path("var/starter"),
     limit: Annotated[int, typer.Option(help="Use so many paragraphs (0 = all 1505).")] = 600,
+    attention: Annotated[str, typer.Option(help="The reader's: blockwise, or full to compare with.")] = "blockwise",
+    out: Annotated[Path | None, typer.Option(help="Where the adapters go; the package by default.")] = None,
 ) -> None:
     """Train the starter adapters from data/starter/squad.jsonl; checkpoints resume."""
     from finetune.recipe import Recipe
@@ -204,8 +205,9 @@ def main(
         for wanted in (PAIR_WRITER, READER) if name == "all" else (name,):
             writes = wanted == PAIR_WRITER
             examples = list(writer_examples(pairs, 0) if writes else reader_examples(workspace, pairs, 0))
+            chosen = recipe if writes else replace(recipe, attention=cast("Attention", attention))
             with ProgressView(wanted) as report:
-                manifest = train_adapter(workspace, wanted, examples, recipe, report)
+                manifest = train_adapter(workspace, (out or starter_folder()) / wanted, examples, chosen, report)
             typer.echo(f"{wanted}: {json.dumps(manifest['metrics'])}")
 
 

@@ -4,6 +4,6 @@
 ``models.ModelRegistry`` turns a name, a path or a hub id into a model file.
 """
 
-from service.engine.engine import Engine
+from service.engine.engine import Engine, EngineOptions
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "EngineOptions"]

@@ -1,270 +1,190 @@
-"""Run requests on a loaded model: prompt, prefix reuse, sampling, scoring, adapters.
+"""A loaded model and everything that serves it: context, streams, adapters, kept blocks, scheduler.
 
-Lives in the child process. One request is decoded at a time; a ``check`` that the caller passes in is
-called before every decode step and raises to stop. Knows nothing of sockets, queues or processes.
+Lives in the child process. Knows nothing of sockets, orders or processes.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import AdapterInert, ContextOverflow, InvalidRequest, UnknownAdapter
-from data.prompt import render
-from data.protocols import GenerationRequest, GenerationResult, TokenScores
-from data.records import Message, Segment, Usage
-from service.engine import llama
-from service.engine.sampling import Sampler, logprob
-from service.engine.slots import Slot, SlotTable
-from service.engine.text import TextStream
-
-PREFILL_CHUNK = 128
-"""Tokens decoded between two looks at the cancel flag; also the granularity of prefix reuse.
-
-A 625-token prompt cost the same processor time at 128, 256 and 512 (SmolLM2-135M Q8_0, 2 threads), and
-half more at 64.
-"""
-
-CHATML = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+from data.errors import InvalidRequest
+from data.protocols import GenerationRequest
+from data.records import Message
+from service.engine.kvstore import KVStore, block_key
+from service.engine.llama import (
+    ContextOptions,
+    LlamaAdapter,
+    LlamaContext,
+    LlamaGrammar,
+    LlamaModel,
+    Run,
+    schema_to_gbnf,
 )
-"""The template for models without one (github.com/openai/openai-python, chatml.md, is where it began)."""
+from service.engine.loras import AdapterTable, Attention
+from service.engine.prompting import Prompter
+from service.engine.reading import Reader
+from service.engine.scheduler import Scheduler
+from service.engine.streams import StreamTable
+from service.engine.tasks import Reply, Scoring, Writing
 
 _CANARY = (Message("system", ("Answer the question.",)), Message("user", ("Who wrote it, and when?",)))
-# Q8_0 weights leave a rounding noise of about 1e-3 in logits of magnitude 10; a trained LoRA moves them by 0.1 to 10.
-_CANARY_THRESHOLD = 1e-3
-
-Check = Callable[[], None]
-Emit = Callable[[str], None]
+_CANARY_CTX = 512
 
 
-class Cancelled(Exception):
-    """Raised by a check: nobody wants the rest of this generation."""
+@dataclass(frozen=True, slots=True)
+class DecoderOptions:
+    """How a model is served.
 
+    Attributes:
+        gguf: its file.
+        sha256: of the file: kept blocks are of this model only.
+        context: how its context is made.
+        repack: lay the weights out for this CPU.
+        adapters: how many stay loaded.
+        kv_memory: bytes of blocks in memory.
+        kv_folder: where passages' blocks go as files; None keeps none.
+        kv_disk: bytes of such files.
+    """
 
-@dataclass(slots=True)
-class _Prefilled:
-    slot: Slot
-    logits: NDArray[np.float32]
-    cached: int
-
-
-@dataclass(slots=True)
-class _Output:
-    text: TextStream
-    emit: Emit
-    logprobs: list[float] = field(default_factory=list)
+    gguf: Path
+    sha256: str
+    context: ContextOptions
+    repack: bool
+    adapters: int
+    kv_memory: int
+    kv_folder: Path | None
+    kv_disk: int
 
 
 class Decoder:
-    """One model, its context, its slots and its adapters."""
+    """One model, ready to serve."""
 
-    def __init__(self, path: Path, *, n_ctx: int, n_threads: int, sequences: int, repack: bool = True) -> None:
+    def __init__(self, options: DecoderOptions) -> None:
         """Load the model and allocate the context; raises what ``LlamaModel`` and ``LlamaContext`` raise."""
-        self.model = llama.LlamaModel(path, repack=repack)
-        self._context = llama.LlamaContext(
-            self.model,
-            n_ctx=min(n_ctx, self.model.n_ctx_train or n_ctx),
-            n_threads=n_threads,
-            sequences=sequences,
-            n_ubatch=PREFILL_CHUNK,
+        self.model = LlamaModel(options.gguf, repack=options.repack)
+        context = options.context
+        n_ctx = min(context.n_ctx, self.model.n_ctx_train or context.n_ctx)
+        self._context_options = ContextOptions(
+            n_ctx, context.n_threads, context.sequences, context.n_batch, context.kv_type, context.flash_attention
         )
-        self.n_ctx = self._context.n_ctx
-        self.template = self.model.template or CHATML
-        self.end_of_turn = self._end_of_turn()
-        self._slots = SlotTable(sequences, PREFILL_CHUNK)
-        self._adapters: dict[str, llama.LlamaAdapter] = {}
-        self._active: str | None = None
+        self.context = LlamaContext(self.model, self._context_options)
+        self.prompter = Prompter(self.model)
         self._warm_up()
+        store = KVStore(options.kv_memory, options.kv_folder, options.kv_disk)
+        how = f"{context.kv_type} {context.flash_attention} {context.n_batch} {context.n_threads}"
+        reader = Reader(self.model, self.context, store, block_key(options.sha256, how))
+        adapters = AdapterTable(self.model, options.adapters, self._canary)
+        self.scheduler = Scheduler(self.context, adapters, reader, store, StreamTable(context.sequences))
 
-    def prompt_tokens(self, messages: tuple[Message, ...]) -> list[int]:
-        """Render messages through the model's template and tokenize every segment on its own."""
-        model = self.model
-        tokens: list[int] = []
-        for segment in self._render(messages):
-            tokens += model.tokenize(segment.text, parse_special=segment.markup)
-        if model.add_bos and tokens[:1] != [model.bos]:
-            tokens.insert(0, model.bos)
-        return tokens
+    @property
+    def n_ctx(self) -> int:
+        """Tokens in a sequence."""
+        return self.context.n_ctx
 
-    def generate(self, request: GenerationRequest, check: Check, emit: Emit) -> GenerationResult:
-        """Generate; ``emit`` receives text as soon as it cannot change.
+    def info(self) -> dict[str, Any]:
+        """Return what the model and its context are, as JSON values."""
+        model, reader = self.model, self.scheduler.reader
+        token_bytes = reader.token_bytes()
+        return {
+            "n_ctx": self.n_ctx,
+            "n_ctx_train": model.n_ctx_train,
+            "n_vocab": model.n_vocab,
+            "n_params": model.n_params,
+            "architecture": model.architecture,
+            "template": self.prompter.template,
+            "bos": model.bos,
+            "eos": model.eos,
+            "end_of_turn": self.prompter.end_of_turn,
+            "add_bos": model.add_bos,
+            "n_threads": self._context_options.n_threads,
+            "sequences": self._context_options.sequences,
+            "weights_bytes": model.size,
+            "kv_bytes": token_bytes * self.n_ctx * self._context_options.sequences,
+            "blockwise": reader.rope is not None,
+            "blockwise_refusal": reader.refusal,
+        }
+
+    def generate(self, number: int, request: GenerationRequest, reply: Reply, arrived: float) -> None:
+        """Queue a generation.
 
         Raises:
             ContextOverflow: prompt and ``max_tokens`` do not fit.
-            InvalidRequest: an empty prompt or an invalid grammar.
-            UnknownAdapter: the adapter is not loaded.
-            Whatever ``check`` raises, ``Cancelled`` excepted.
+            InvalidRequest: an empty prompt, an invalid grammar or schema, adapters that do not go together.
+            UnknownAdapter: an adapter was not added.
         """
-        prompt = self.prompt_tokens(request.messages)
-        self._fits(prompt, request.max_tokens)
-        with llama.grammar(self.model, request.grammar) as grammar:
-            started = time.monotonic()
-            try:
-                ready = self._prefill(prompt, request.adapter, check)
-            except Cancelled:
-                return GenerationResult("", "cancelled", Usage(len(prompt)), _ms(started), 0.0)
-            prefill_ms, started = _ms(started), time.monotonic()
-            output = _Output(TextStream(request.stop), emit)
-            try:
-                reason = self._continue(request, ready, output, grammar, check)
-            except Cancelled:
-                reason = "cancelled"
-            emit(output.text.finish())
-        usage = Usage(len(prompt), ready.cached, len(output.logprobs))
-        logprobs = tuple(output.logprobs)
-        return GenerationResult(output.text.text, reason, usage, prefill_ms, _ms(started), logprobs)
+        prompt = self.prompter.prompt(request.messages)
+        grammar = self._grammar(request)
+        task = Writing(
+            number, prompt, request.adapters, reply, arrived, request.timeout_s,
+            request=request, model=self.model, grammar=grammar,
+        )  # fmt: skip
+        try:
+            self.scheduler.submit(task)
+        except Exception:
+            task.close()
+            raise
 
-    def score(self, messages: tuple[Message, ...], completion: str, adapter: str | None, check: Check) -> TokenScores:
-        """Return the teacher-forced logits of ``completion`` and the end-of-turn token after it.
+    def score(
+        self,
+        number: int,
+        messages: tuple[Message, ...],
+        completion: str,
+        adapter: str | None,
+        reply: Reply,
+        *,
+        arrived: float,
+        timeout_s: float,
+    ) -> None:
+        """Queue the scoring of ``completion`` and the end-of-turn token after it; raises as ``generate``."""
+        target = (*self.model.tokenize(completion, parse_special=False), self.prompter.end_of_turn)
+        adapters = () if adapter is None else ((adapter, 1.0),)
+        prompt = self.prompter.prompt(messages)
+        task = Scoring(
+            number, prompt, adapters, reply, arrived, timeout_s, target=target, n_batch=self.context.n_batch
+        )
+        self.scheduler.submit(task)
 
-        Raises:
-            ContextOverflow: prompt and completion do not fit.
-            UnknownAdapter: the adapter is not loaded.
-        """
-        prompt = self.prompt_tokens(messages)
-        target = [*self.model.tokenize(completion, parse_special=False), self.end_of_turn]
-        self._fits(prompt, len(target))
-        ready = self._prefill(prompt, adapter, check)
-        rows = [ready.logits[None]]
-        fed = target[:-1]
-        for start in range(0, len(fed), PREFILL_CHUNK):
-            check()
-            part = fed[start : start + PREFILL_CHUNK]
-            rows.append(self._context.decode(part, len(prompt) + start, ready.slot.sequence, logits_from=0))
-        return TokenScores(tuple(prompt), tuple(target), np.concatenate(rows))
-
-    def add_adapter(self, key: str, path: Path) -> float:
-        """Load a LoRA and prove that it does something; return the largest change of a logit.
+    def add_adapter(self, key: str, path: Path, attention: Attention) -> float:
+        """Load a LoRA under ``key``, in place of the one of that key; return the largest change of a logit.
 
         Raises:
             InvalidModel: the file is no LoRA of this model.
             AdapterInert: the logits after a short prompt stay the same.
         """
-        prompt = self.prompt_tokens(_CANARY)
-        bare = self._prefill(prompt, None, _never).logits
         self.remove_adapter(key)
-        self._adapters[key] = llama.LlamaAdapter(self.model, path)
-        change = float(np.abs(self._prefill(prompt, key, _never).logits - bare).max())
-        if not change > _CANARY_THRESHOLD:
-            self.remove_adapter(key)
-            raise AdapterInert(
-                f"The adapter {key} does not change what the model predicts",
-                got=f"largest change of a logit {change:.2g}",
-                wanted=f"more than {_CANARY_THRESHOLD}",
-                hint="Train it longer, or export it again.",
-            )
-        return change
+        return self.scheduler.adapters.add(key, path, attention)
 
     def remove_adapter(self, key: str) -> None:
         """Unload a LoRA and forget the states it made; an unknown key is ignored."""
-        adapter = self._adapters.pop(key, None)
-        if adapter is None:
-            return
-        if self._active == key:
-            self._context.set_adapter(None)
-            self._active = None
-        self._slots.forget(key)
-        adapter.free()
+        self.scheduler.flush_adapter(key)
+        self.scheduler.adapters.remove(key)
 
-    def _render(self, messages: tuple[Message, ...], *, add_generation_prompt: bool = True) -> tuple[Segment, ...]:
-        model = self.model
-        return render(
-            messages,
-            self.template,
-            bos_token=model.piece(model.bos, special=True).decode(errors="replace") if model.bos >= 0 else "",
-            eos_token=model.piece(model.eos, special=True).decode(errors="replace") if model.eos >= 0 else "",
-            add_generation_prompt=add_generation_prompt,
+    def _grammar(self, request: GenerationRequest) -> LlamaGrammar | None:
+        if request.grammar is not None and request.json_schema is not None:
+            raise InvalidRequest("A request has a grammar or a JSON schema", got="both", wanted="one of them")
+        if request.json_schema is not None:
+            return LlamaGrammar(self.model, schema_to_gbnf(request.json_schema))
+        return None if request.grammar is None else LlamaGrammar(self.model, request.grammar)
+
+    def _canary(self, adapters: Sequence[tuple[LlamaAdapter, float]]) -> NDArray[np.float32]:
+        """Return the logits after a short prompt, in a context of its own."""
+        tokens = self.prompter.prompt(_CANARY).tokens[-_CANARY_CTX:]
+        context = LlamaContext(
+            self.model, ContextOptions(_CANARY_CTX, self._context_options.n_threads, 1, n_batch=len(tokens))
         )
-
-    def _end_of_turn(self) -> int:
-        """Return the token that the template puts after what the assistant said, else the end of text.
-
-        llama.cpp's own guess (llama_vocab_eot) is the first known name it meets: for SmolLM2 the wrong one.
-        """
-        turn = (Message("user", ("?",)), Message("assistant", ("!",)))
-        last = self._render(turn, add_generation_prompt=False)[-1]
-        tokens = self.model.tokenize(last.text.strip(), parse_special=True) if last.markup else []
-        return tokens[0] if tokens and self.model.is_eog(tokens[0]) else self.model.eos
-
-    def _fits(self, prompt: list[int], new: int) -> None:
-        if not prompt or new < 1:
-            raise InvalidRequest("Nothing to generate", got=f"{len(prompt)} prompt tokens, {new} to generate")
-        if len(prompt) + new > self.n_ctx:
-            raise ContextOverflow(
-                "The prompt and what it may generate do not fit into the context",
-                got=f"{len(prompt)} + {new} tokens",
-                wanted=f"at most {self.n_ctx}",
-                hint="Ask for fewer passages or tokens, or raise n_ctx.",
-            )
+        try:
+            context.set_adapters(adapters)
+            return context.decode([Run(0, 0, tokens, len(tokens) - 1)])[-1].copy()
+        finally:
+            context.free()
 
     def _warm_up(self) -> None:
-        """Decode one chunk of nothing: weights this CPU cannot run crash here and not under a request."""
-        self._context.decode([self.model.eos if self.model.eos >= 0 else 0] * PREFILL_CHUNK, 0, 0)
-        self._context.keep(0, 0)
-
-    def _prefill(self, prompt: list[int], adapter: str | None, check: Check) -> _Prefilled:
-        self._activate(adapter)
-        slot, cached = self._slots.take(adapter, prompt)
-        logits = slot.logits if cached == len(prompt) else None
-        slot.forget()  # until the new state is whole
-        self._context.keep(slot.sequence, cached)
-        for start in range(cached, len(prompt), PREFILL_CHUNK):
-            check()
-            part = prompt[start : start + PREFILL_CHUNK]
-            last = start + len(part) == len(prompt)
-            rows = self._context.decode(part, start, slot.sequence, logits_from=len(part) - 1 if last else None)
-            logits = rows[-1] if last else None
-        if logits is None:
-            raise InvalidRequest("Nothing to generate from: the prompt is empty")
-        slot.adapter, slot.prompt, slot.logits = adapter, prompt, logits
-        return _Prefilled(slot, logits, cached)
-
-    def _activate(self, adapter: str | None) -> None:
-        if adapter is not None and adapter not in self._adapters:
-            raise UnknownAdapter("The engine has no such adapter", got=adapter)
-        if adapter != self._active:
-            self._context.set_adapter(None if adapter is None else self._adapters[adapter])
-            self._active = adapter
-
-    def _continue(
-        self,
-        request: GenerationRequest,
-        ready: _Prefilled,
-        output: _Output,
-        grammar: llama.LlamaGrammar | None,
-        check: Check,
-    ) -> str:
-        """Sample until the end; return the finish reason."""
-        sampler = Sampler(temperature=request.temperature, top_p=request.top_p, top_k=request.top_k, seed=request.seed)
-        logits, position = ready.logits, len(ready.slot.prompt)
-        while True:
-            check()
-            token = sampler.choose(logits, grammar)
-            if token is None or self.model.is_eog(token):
-                return "stop"
-            if grammar is not None:
-                grammar.accept(token)
-            output.logprobs.append(logprob(logits, token))
-            output.emit(output.text.feed(self.model.piece(token)))
-            if output.text.stopped:
-                return "stop"
-            if len(output.logprobs) == request.max_tokens:
-                return "length"
-            logits = self._context.decode([token], position, ready.slot.sequence, logits_from=0)[0]
-            position += 1
-
-
-def _never() -> None:
-    """Let everything run to its end."""
-
-
-def _ms(started: float) -> float:
-    return (time.monotonic() - started) * 1000
+        """Decode one batch of nothing: weights this CPU cannot run crash here and not under a request."""
+        self.context.decode([Run(0, 0, [max(self.model.eos, 0)] * min(self.context.n_batch, self.n_ctx))])
+        self.context.keep(0, 0)

@@ -1,8 +1,8 @@
 """The local engine: satisfies ``Generator`` with llama.cpp in a supervised child process.
 
-Any number of threads may call it; the child decodes one request at a time and the others wait in a
-bounded queue. When the child dies, the requests in flight fail with EngineUnavailable and the next
-one starts a new child with the same adapters. Knows nothing of llama.cpp itself.
+Any number of threads may call it: the child decodes up to ``sequences`` requests together, each with its own
+adapters, and the others wait in a bounded queue. When the child dies or hangs, the requests in flight fail with
+EngineUnavailable and the next one starts a new child with the same adapters. Knows nothing of llama.cpp itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +24,7 @@ from data.errors import (
     BaseModelMismatch,
     EngineUnavailable,
     InvalidModel,
+    InvalidRequest,
     RagtuneError,
     UnknownAdapter,
 )
@@ -34,40 +35,70 @@ from service.engine.session import GRACE_S, Session, Stream
 
 START_TIMEOUT_S = 300.0
 ADAPTER_TIMEOUT_S = 120.0
+STATISTICS_TIMEOUT_S = 10.0
 _CRASHES, _CRASH_WINDOW_S = 3, 60.0
 """So many crashes in such a time, and the engine stays down until the window has passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How a model is served.
+
+    Attributes:
+        n_ctx: longest prompt plus generation, in tokens; each sequence has that much memory.
+        n_threads: threads of llama.cpp; all CPUs by default.
+        sequences: requests that are decoded together.
+        queue_size: requests that may wait beside those.
+        n_batch: most tokens decoded at a time, so how long a new prompt can delay a text that is being written.
+        kv_type: of keys and values: f16, f32, bf16 or q8_0; passages are kept for f16 alone.
+        flash_attention: on a CPU it reads a prompt faster but writes slower.
+        adapters: how many stay loaded.
+        kv_memory_mb: memory for keys and values of prompts and passages that were read before.
+        kv_folder: where those of passages are kept as files; None keeps none.
+        kv_disk_mb: how large that folder may become.
+    """
+
+    n_ctx: int = 4096
+    n_threads: int | None = None
+    sequences: int = 8
+    queue_size: int = 16
+    n_batch: int = 128
+    kv_type: str = "f16"
+    flash_attention: bool = False
+    adapters: int = 8
+    kv_memory_mb: int = 512
+    kv_folder: Path | None = None
+    kv_disk_mb: int = 2048
+
+    def order(self) -> dict[str, Any]:
+        """Return them as the child's order to start has them."""
+        names = ("n_ctx", "sequences", "n_batch", "kv_type", "flash_attention")
+        context = {name: getattr(self, name) for name in names} | {"n_threads": self.n_threads or os.cpu_count() or 1}
+        return {
+            "context": context,
+            "adapters": self.adapters,
+            "kv_memory": self.kv_memory_mb * 2**20,
+            "kv_folder": None if self.kv_folder is None else str(self.kv_folder.resolve()),
+            "kv_disk": self.kv_disk_mb * 2**20,
+        }
 
 
 @dataclass(slots=True)
 class _Adapter:
     path: Path
+    attention: str
     broken: RagtuneError | None = None
 
 
 class Engine:
-    """Serves one model; a ``Generator`` and a context manager that starts and closes it.
+    """Serves one model; a ``Generator`` and a context manager that starts and closes it."""
 
-    Args:
-        model: what to serve.
-        n_ctx: longest prompt plus generation, in tokens; each sequence has that much memory.
-        n_threads: threads of llama.cpp; all CPUs by default.
-        queue_size: generations that may wait while one runs.
-        sequences: prompts whose state is kept for reuse.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        *,
-        n_ctx: int = 4096,
-        n_threads: int | None = None,
-        queue_size: int = 16,
-        sequences: int = 4,
-    ) -> None:
+    def __init__(self, model: Model, options: EngineOptions | None = None, **changes: Any) -> None:
+        """Prepare to serve ``model``; ``changes`` are fields of ``options``."""
         self._model = model
-        self._options = {"n_ctx": n_ctx, "n_threads": n_threads or os.cpu_count() or 1, "sequences": sequences}
+        self._options = replace(options or EngineOptions(), **changes)
         self._repack = True
-        self._limit = queue_size + 1
+        self._limit = self._options.queue_size + self._options.sequences
         self._adapters: dict[str, _Adapter] = {}
         self._numbers = itertools.count(1)
         self._starting = threading.RLock()
@@ -116,7 +147,7 @@ class Engine:
             session.child.close()
 
     def info(self) -> dict[str, Any]:
-        """Return n_ctx, n_vocab, n_params, architecture, template, bos, eos, add_bos, n_threads."""
+        """Return what the model and its context are (see ``Decoder.info``)."""
         return dict(self._ensure().info)
 
     def generate(self, request: GenerationRequest) -> GenerationResult:
@@ -156,13 +187,23 @@ class Engine:
         logits = np.frombuffer(binary, dtype="<f4").astype(np.float32).reshape(len(ids), -1)
         return TokenScores(tuple(value["prompt_ids"]), ids, logits)
 
+    def statistics(self) -> dict[str, Any]:
+        """Return what the child is doing and has done (see ``Scheduler.report``), {} while there is none."""
+        session = self._session
+        if session is None or session.dead is not None:
+            return {}
+        value, _ = self._call({"op": "statistics"}, STATISTICS_TIMEOUT_S)
+        return dict(value)
+
     def tokenize(self, text: str) -> list[int]:
         """Return the tokens of plain text: no special tokens, nothing added."""
         value, _ = self._call({"op": "tokenize", "text": text}, START_TIMEOUT_S)
         return list(value)
 
-    def add_adapter(self, key: str, gguf_path: str | Path, base_sha256: str) -> float:
+    def add_adapter(self, key: str, gguf_path: str | Path, base_sha256: str, attention: str = "full") -> float:
         """Load a LoRA under ``key``, in place of the one of that key; return the largest change of a logit.
+
+        ``attention`` is what it was trained with: under "blockwise" passages are read apart from each other.
 
         Raises:
             BaseModelMismatch: it was trained for another model.
@@ -176,13 +217,19 @@ class Engine:
                 wanted=f"{self._model.sha256} ({self._model.name})",
                 hint="Serve the model it was trained for, or train it again.",
             )
-        path = Path(gguf_path).resolve()
+        adapter = _Adapter(Path(gguf_path).resolve(), attention)
         session = self._ensure()
+        if attention == "blockwise" and not session.info["blockwise"]:
+            raise InvalidRequest(
+                f"The adapter {key} was trained with blockwise attention, which this model cannot be served with",
+                got=session.info["blockwise_refusal"],
+                hint="Train it with full attention.",
+            )
         try:
-            change = self._load(session, key, path)
+            change = self._load(session, key, adapter)
         except EngineUnavailable as error:
-            raise InvalidModel(f"llama.cpp crashed on the adapter {path.name}", got=session.dead) from error
-        self._adapters[key] = _Adapter(path)
+            raise InvalidModel(f"llama.cpp crashed on the adapter {adapter.path.name}", got=session.dead) from error
+        self._adapters[key] = adapter
         return change
 
     def remove_adapter(self, key: str) -> None:
@@ -191,7 +238,8 @@ class Engine:
             self._call({"op": "remove_adapter", "key": key}, ADAPTER_TIMEOUT_S)
 
     def _wire(self, request: GenerationRequest) -> dict[str, Any]:
-        self._known(request.adapter)
+        for key, _ in request.adapters:
+            self._known(key)
         return request_to_wire(request)
 
     def _known(self, adapter: str | None) -> None:
@@ -265,13 +313,14 @@ class Engine:
     def _open(self, session: Session) -> Session:
         number = next(self._numbers)
         gguf = str(Path(self._model.gguf).resolve())
-        session.submit(number, {"op": "start", "gguf": gguf, "repack": self._repack, **self._options}, self._limit)
+        order = {"op": "start", "gguf": gguf, "sha256": self._model.sha256, "repack": self._repack}
+        session.submit(number, {**order, **self._options.order()}, self._limit)
         message, _ = session.next(number, START_TIMEOUT_S)
         session.forget(number)
         session.info = message["value"]
         for key, adapter in self._adapters.items():
             try:
-                self._load(session, key, adapter.path)
+                self._load(session, key, adapter)
                 adapter.broken = None
             except EngineUnavailable:
                 raise
@@ -279,9 +328,10 @@ class Engine:
                 adapter.broken = error
         return session
 
-    def _load(self, session: Session, key: str, path: Path) -> float:
+    def _load(self, session: Session, key: str, adapter: _Adapter) -> float:
         number = next(self._numbers)
-        session.submit(number, {"op": "add_adapter", "key": key, "path": str(path)}, self._limit)
+        order = {"op": "add_adapter", "key": key, "path": str(adapter.path), "attention": adapter.attention}
+        session.submit(number, order, self._limit)
         try:
             message, _ = session.next(number, ADAPTER_TIMEOUT_S)
         finally:

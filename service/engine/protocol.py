@@ -17,7 +17,7 @@ from typing import Any
 
 from data import errors
 from data.errors import RagtuneError
-from data.protocols import GenerationRequest, GenerationResult
+from data.protocols import GenerationRequest, GenerationResult, TokenChoice
 from data.records import Message, Usage
 
 _LENGTH = struct.Struct(">I")
@@ -111,24 +111,35 @@ def messages_from_wire(values: list[dict[str, Any]]) -> tuple[Message, ...]:
 
 def request_to_wire(request: GenerationRequest) -> dict[str, Any]:
     """Return a request as JSON values."""
-    return asdict(request) | {"messages": messages_to_wire(request.messages), "stop": list(request.stop)}
+    lists = {"stop": list(request.stop), "added_adapters": [list(pair) for pair in request.added_adapters]}
+    bias = {str(token): value for token, value in request.logit_bias.items()}  # JSON's keys are strings
+    return asdict(request) | {"messages": messages_to_wire(request.messages), "logit_bias": bias, **lists}
 
 
 def request_from_wire(value: Mapping[str, Any]) -> GenerationRequest:
     """Return the request of ``request_to_wire``."""
-    return GenerationRequest(
-        **{**value, "messages": messages_from_wire(value["messages"]), "stop": tuple(value["stop"])}
-    )
+    own = {
+        "messages": messages_from_wire(value["messages"]),
+        "stop": tuple(value["stop"]),
+        "added_adapters": tuple((key, scale) for key, scale in value["added_adapters"]),
+        "logit_bias": {int(token): bias for token, bias in value["logit_bias"].items()},
+    }
+    return GenerationRequest(**{**value, **own})
 
 
 def result_to_wire(result: GenerationResult) -> dict[str, Any]:
     """Return a result as JSON values."""
-    return asdict(result) | {"logprobs": list(result.logprobs)}
+    return asdict(result)
 
 
 def result_from_wire(value: Mapping[str, Any]) -> GenerationResult:
     """Return the result of ``result_to_wire``."""
-    return GenerationResult(**{**value, "usage": Usage(**value["usage"]), "logprobs": tuple(value["logprobs"])})
+    own = {
+        "usage": Usage(**value["usage"]),
+        "logprobs": tuple(value["logprobs"]),
+        "top_logprobs": tuple(tuple(TokenChoice(**choice) for choice in place) for place in value["top_logprobs"]),
+    }
+    return GenerationResult(**{**value, **own})
 
 
 def error_to_wire(error: RagtuneError) -> dict[str, Any]:

@@ -19,6 +19,11 @@ from service.engine.protocol import ProtocolError, error_from_wire, result_from_
 GRACE_S = 15.0
 """How much later than a request's own deadline a silent child counts as hung."""
 
+PING_EVERY_S = 2.0
+SILENCE_S = 6.0
+"""A child that does not answer a ping for so long hangs: its reader thread has nothing else to do."""
+_PING = 0
+
 QUEUED_OPS = ("generate", "score")
 """The orders that take a place in the queue."""
 
@@ -30,10 +35,13 @@ class Session:
         self.child = Child()
         self.info: dict[str, Any] = {}
         self.dead: str | None = None
+        self._hung: str | None = None
         self._mutex = threading.Lock()
         self._inboxes: dict[int, queue.SimpleQueue[tuple[dict[str, Any], bytes]]] = {}
         self._queued: set[int] = set()
+        self._heard = time.monotonic()
         threading.Thread(target=self._read, name="engine-reader", daemon=True).start()
+        threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
 
     def submit(self, number: int, order: Mapping[str, Any], limit: int) -> None:
         """Send an order and open its inbox.
@@ -62,7 +70,7 @@ class Session:
         try:
             self.child.channel.send(message)
         except OSError as error:
-            if "id" in message and message["op"] != "cancel":
+            if message["op"] not in {"cancel", "ping"}:
                 raise _down(self.dead or "it hung up") from error
 
     def next(self, number: int, timeout_s: float) -> tuple[dict[str, Any], bytes]:
@@ -94,10 +102,24 @@ class Session:
         with self._mutex:
             return number in self._queued
 
+    def _watch(self) -> None:
+        """End a child that is stopped or stuck, so that those who wait for it are told."""
+        asked = time.monotonic()
+        while self.dead is None:
+            time.sleep(PING_EVERY_S)
+            # A parent that was stopped itself has heard nothing either: it asks once more before it judges.
+            if time.monotonic() - asked < 2 * PING_EVERY_S and time.monotonic() - self._heard > SILENCE_S:
+                self._hung = f"silent for {SILENCE_S:g} s"
+                self.child.close()
+                return
+            asked = time.monotonic()
+            self.send({"op": "ping", "id": _PING})
+
     def _read(self) -> None:
         try:
             while True:
                 message, binary = self.child.channel.receive()
+                self._heard = time.monotonic()
                 with self._mutex:
                     if message["event"] != "delta":
                         self._queued.discard(message["id"])
@@ -107,7 +129,7 @@ class Session:
         except (EOFError, ProtocolError):
             how = self.child.obituary()
         with self._mutex:
-            self.dead = how
+            self.dead = self._hung or how
             for inbox in self._inboxes.values():
                 inbox.put(({"event": "died", "how": how}, b""))
             self._queued.clear()
