@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from data.errors import InvalidRequest, ParityFailed
 from data.protocols import Report, TokenScores
 from data.records import Message, Model, Progress
+from finetune.recipe import Attention
 from finetune.rows import Example
 
 Scorer = Callable[[tuple[Message, ...], str], TokenScores]
@@ -64,6 +65,7 @@ def parity(
     examples: Sequence[Example],
     scorer: Scorer,
     *,
+    attention: Attention = "full",
     report: Report | None = None,
 ) -> dict[str, Any]:
     """Compare a trained LoRA with its served form on ``examples``.
@@ -73,6 +75,7 @@ def parity(
         adapter_dir: the peft adapter's folder.
         examples: conversations and completions, as trained on.
         scorer: the served side.
+        attention: how the adapter was trained to read passages.
         report: told after each example.
 
     Returns:
@@ -86,7 +89,7 @@ def parity(
     # Here, because comparing needs neither torch nor a model.
     from finetune.trained import TrainedSide
 
-    trained = TrainedSide(model, adapter_dir)
+    trained = TrainedSide(model, adapter_dir, attention)
 
     def sides() -> Iterator[tuple[Trained, TokenScores]]:
         for done, example in enumerate(examples, 1):

@@ -5,7 +5,6 @@ The tokens are those of the training rows. Knows nothing of what it is compared 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +15,18 @@ from data.errors import InvalidRequest
 from data.protocols import TokenScores
 from data.records import Model
 from finetune import lora
+from finetune.collate import Collator
 from finetune.parity import Trained
-from finetune.rows import Example, build_rows
+from finetune.recipe import Attention
+from finetune.rows import Example, Row, build_rows
 from finetune.weights import load_model, load_tokenizer
 
 
 class TrainedSide:
     """The base model and its LoRA in transformers, on the CPU, in float32."""
 
-    def __init__(self, model: Model, adapter_dir: Path | str) -> None:
-        """Load ``model.weights`` and the peft adapter in ``adapter_dir``.
+    def __init__(self, model: Model, adapter_dir: Path | str, attention: Attention = "full") -> None:
+        """Load ``model.weights`` and the peft adapter in ``adapter_dir``, which was trained with ``attention``.
 
         Raises:
             InvalidModel: one of them cannot be read.
@@ -34,6 +35,7 @@ class TrainedSide:
         self._tokenizer = load_tokenizer(model.weights)
         base = load_model(model.weights, device=torch.device("cpu"), dtype=torch.float32)
         self._adapted = lora.load_adapter(base, adapter_dir)
+        self._collator = Collator(attention, torch.float32)
 
     def score(self, example: Example) -> Trained:
         """Return the logits at the tokens that training trained, with the adapter and (when asked) without.
@@ -44,18 +46,19 @@ class TrainedSide:
         rows = build_rows([example], self._tokenizer, self._tokenizer.template, max_length=2**31).rows
         if not rows:
             raise InvalidRequest("An example without a completion cannot be compared", got=example.messages[-1].content)
-        branch = rows[0].branches[0]
-        prompt = rows[0].context_ids + branch.tail_ids
-        completion = branch.completion_ids
-        logits = self._logits(prompt, completion)
-        return Trained(TokenScores(prompt, completion, logits), lambda: self._base_logits(prompt, completion))
+        row = rows[0]
+        branch = row.branches[0]
+        scores = TokenScores(row.context_ids + branch.tail_ids, branch.completion_ids, self._logits(row))
+        return Trained(scores, lambda: self._base_logits(row))
 
-    def _base_logits(self, prompt: Sequence[int], completion: Sequence[int]) -> NDArray[np.float32]:
+    def _base_logits(self, row: Row) -> NDArray[np.float32]:
         with self._adapted.disable_adapter():
-            return self._logits(prompt, completion)
+            return self._logits(row)
 
-    def _logits(self, prompt: Sequence[int], completion: Sequence[int]) -> NDArray[np.float32]:
+    def _logits(self, row: Row) -> NDArray[np.float32]:
+        batch = self._collator([row])
+        inputs = {name: batch[name] for name in ("input_ids", "position_ids", "attention_mask")}
         # The logits that predict a token stand one place before it.
         with torch.inference_mode():
-            output = self._adapted(torch.tensor([[*prompt, *completion]]), logits_to_keep=len(completion) + 1)
+            output = self._adapted(**inputs, logits_to_keep=len(batch["targets"]) + 1)
         return np.asarray(output.logits[0, :-1].float().numpy(), dtype=np.float32)

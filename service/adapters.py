@@ -61,7 +61,7 @@ def import_adapter(workspace: Workspace, name: str, source: Path, report: Report
         adapter = _adapter(workspace, name, version, config, manifest, digest=digest)
         report(Progress(stage="convert"))
         workspace.adapter_gguf(adapter)
-        parity = measure_parity(workspace, folder, probe_examples(), report)
+        parity = measure_parity(workspace, folder, probe_examples(), report, adapter.attention)
         workspace.store.adapters.add(replace(adapter, metrics={**adapter.metrics, "parity": parity}))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

@@ -56,7 +56,7 @@ def export_adapter(
     check_base(adapter, workspace.model)
     written = workspace.adapter_gguf(adapter)
     if not adapter.metrics.get("parity"):
-        measured = measure_parity(workspace, written.parent, probe_examples(), report)
+        measured = measure_parity(workspace, written.parent, probe_examples(), report, adapter.attention)
         metrics = {**adapter.metrics, "parity": measured}
         workspace.store.adapters.update(adapter.name, adapter.version, metrics=metrics)
     kind = (quantize or "f16").lower()

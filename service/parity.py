@@ -16,6 +16,7 @@ from data.protocols import Report
 from service.workspace import ADAPTER_GGUF, AdapterHost
 
 if TYPE_CHECKING:
+    from finetune.recipe import Attention
     from finetune.rows import Example
     from service.workspace import Workspace
 
@@ -25,8 +26,12 @@ PARITY_EXAMPLES = 8
 and few, because the trained side runs in float32."""
 
 
-def measure_parity(workspace: Workspace, folder: Path, examples: Sequence[Example], report: Report) -> dict[str, Any]:
+def measure_parity(
+    workspace: Workspace, folder: Path, examples: Sequence[Example], report: Report, attention: Attention
+) -> dict[str, Any]:
     """Compare the adapter in ``folder`` with its ``adapter.gguf``; return what ``finetune.parity`` measured.
+
+    ``attention`` is what it was trained with: passages are read that way on both sides.
 
     Raises:
         ParityFailed: they differ.
@@ -38,7 +43,7 @@ def measure_parity(workspace: Workspace, folder: Path, examples: Sequence[Exampl
     engine = workspace.generator
     if not isinstance(engine, AdapterHost):
         raise EngineUnavailable("A trained adapter is checked on the local engine, and another one serves here")
-    engine.add_adapter(_KEY, str(folder / ADAPTER_GGUF), workspace.model.sha256)
+    engine.add_adapter(_KEY, str(folder / ADAPTER_GGUF), workspace.model.sha256, attention)
     try:
         chosen = examples[:: max(1, len(examples) // PARITY_EXAMPLES)][:PARITY_EXAMPLES]
         return parity(
@@ -46,6 +51,7 @@ def measure_parity(workspace: Workspace, folder: Path, examples: Sequence[Exampl
             folder,
             chosen,
             lambda messages, completion: engine.score(messages, completion, _KEY),
+            attention=attention,
             report=report,
         )
     finally:

@@ -43,8 +43,10 @@ class Settings(BaseSettings):
 
     n_ctx: int = Field(4096, ge=256)
     n_threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
-    queue_size: int = Field(16, ge=1)
-    sequences: int = Field(4, ge=1)
+    queue_size: int = Field(16, ge=1, description="Requests that may wait for the engine.")
+    sequences: int = Field(8, ge=1, le=64, description="Requests that the engine decodes together.")
+    kv_memory_mb: int = Field(512, ge=0, description="Memory for what the engine has read before.")
+    kv_disk_mb: int = Field(2048, ge=0, description="Disk for the passages that the engine has read before.")
     engine_timeout_s: float = Field(300.0, gt=0)
 
     chunk_size: int = Field(200, ge=16)

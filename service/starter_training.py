@@ -166,7 +166,7 @@ def train_adapter(
     out = workspace.state.root / "trained" / target.name
     result = train(recipe, rows, model, out, report)
     lora_to_gguf(out, model.gguf, out / ADAPTER_GGUF)
-    parity = measure_parity(workspace, out, examples, report)
+    parity = measure_parity(workspace, out, examples, report, recipe.attention)
     target.mkdir(parents=True, exist_ok=True)
     for file in ("adapter_model.safetensors", "adapter_config.json"):
         shutil.copyfile(out / file, target / file)

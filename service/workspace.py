@@ -39,7 +39,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 class AdapterHost(Generator, Protocol):
     """A generator that loads adapter files itself (the local engine does; a remote server does not)."""
 
-    def add_adapter(self, key: str, gguf_path: str, base_sha256: str) -> float:
+    def add_adapter(self, key: str, gguf_path: str, base_sha256: str, attention: str = "full") -> float:
         """Make ``key`` usable in requests; return how much it changes the logits."""
 
     def remove_adapter(self, key: str) -> None:
@@ -198,15 +198,19 @@ class Workspace:
 
     def new_engine(self) -> Any:
         """Return a started engine of one's own (the caller closes it)."""
-        from service.engine import Engine
+        from service.engine import Engine, EngineOptions
 
-        engine = Engine(
-            self.model,
-            n_ctx=self.settings.n_ctx,
-            n_threads=self.settings.n_threads,
-            queue_size=self.settings.queue_size,
-            sequences=self.settings.sequences,
+        settings = self.settings
+        options = EngineOptions(
+            n_ctx=settings.n_ctx,
+            n_threads=settings.n_threads,
+            sequences=settings.sequences,
+            queue_size=settings.queue_size,
+            kv_memory_mb=settings.kv_memory_mb,
+            kv_folder=self.state.kv,
+            kv_disk_mb=settings.kv_disk_mb,
         )
+        engine = Engine(self.model, options)
         engine.start()
         return engine
 
@@ -245,7 +249,8 @@ class Workspace:
         generator = self.generator
         with self._mutex:
             if key not in self._loaded and isinstance(generator, AdapterHost):
-                generator.add_adapter(key, str(self.adapter_gguf(adapter)), adapter.base_sha256)
+                gguf = str(self.adapter_gguf(adapter))
+                generator.add_adapter(key, gguf, adapter.base_sha256, adapter.attention)
                 self._loaded.add(key)
         return key
 

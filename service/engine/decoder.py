@@ -47,6 +47,7 @@ class DecoderOptions:
         context: how its context is made.
         repack: lay the weights out for this CPU.
         adapters: how many stay loaded.
+        drafts: most tokens guessed ahead.
         kv_memory: bytes of blocks in memory.
         kv_folder: where passages' blocks go as files; None keeps none.
         kv_disk: bytes of such files.
@@ -57,6 +58,7 @@ class DecoderOptions:
     context: ContextOptions
     repack: bool
     adapters: int
+    drafts: int
     kv_memory: int
     kv_folder: Path | None
     kv_disk: int
@@ -80,7 +82,9 @@ class Decoder:
         how = f"{context.kv_type} {context.flash_attention} {context.n_batch} {context.n_threads}"
         reader = Reader(self.model, self.context, store, block_key(options.sha256, how))
         adapters = AdapterTable(self.model, options.adapters, self._canary)
-        self.scheduler = Scheduler(self.context, adapters, reader, store, StreamTable(context.sequences))
+        self.scheduler = Scheduler(
+            self.context, adapters, reader, store, StreamTable(context.sequences), options.drafts
+        )
 
     @property
     def n_ctx(self) -> int:
@@ -145,9 +149,7 @@ class Decoder:
         target = (*self.model.tokenize(completion, parse_special=False), self.prompter.end_of_turn)
         adapters = () if adapter is None else ((adapter, 1.0),)
         prompt = self.prompter.prompt(messages)
-        task = Scoring(
-            number, prompt, adapters, reply, arrived, timeout_s, target=target, n_batch=self.context.n_batch
-        )
+        task = Scoring(number, prompt, adapters, reply, arrived, timeout_s, target=target, n_batch=self.context.n_batch)
         self.scheduler.submit(task)
 
     def add_adapter(self, key: str, path: Path, attention: Attention) -> float:
@@ -180,7 +182,8 @@ class Decoder:
         )
         try:
             context.set_adapters(adapters)
-            return context.decode([Run(0, 0, tokens, len(tokens) - 1)])[-1].copy()
+            logits: NDArray[np.float32] = context.decode([Run(0, 0, tokens, len(tokens) - 1)])[-1].copy()
+            return logits
         finally:
             context.free()
 

@@ -53,6 +53,8 @@ class EngineOptions:
         kv_type: of keys and values: f16, f32, bf16 or q8_0; passages are kept for f16 alone.
         flash_attention: on a CPU it reads a prompt faster but writes slower.
         adapters: how many stay loaded.
+        drafts: most tokens guessed ahead of a text that is written alone, where such guesses have paid. Without flash
+            attention the logits of guessed tokens differ in the last bits from those of tokens decoded one by one.
         kv_memory_mb: memory for keys and values of prompts and passages that were read before.
         kv_folder: where those of passages are kept as files; None keeps none.
         kv_disk_mb: how large that folder may become.
@@ -66,6 +68,7 @@ class EngineOptions:
     kv_type: str = "f16"
     flash_attention: bool = False
     adapters: int = 8
+    drafts: int = 0
     kv_memory_mb: int = 512
     kv_folder: Path | None = None
     kv_disk_mb: int = 2048
@@ -77,6 +80,7 @@ class EngineOptions:
         return {
             "context": context,
             "adapters": self.adapters,
+            "drafts": self.drafts,
             "kv_memory": self.kv_memory_mb * 2**20,
             "kv_folder": None if self.kv_folder is None else str(self.kv_folder.resolve()),
             "kv_disk": self.kv_disk_mb * 2**20,

@@ -86,7 +86,9 @@ class StateLayout:
         except (ValueError, IndexError) as error:
             raise StateMismatch(f"a state of {len(state)} bytes ends early") from error
         if self._size(self._count(state)[1]) != len(state):
-            raise StateMismatch(f"a state of {len(state)} bytes is not the {self._size(self._count(state)[1])} expected")
+            raise StateMismatch(
+                f"a state of {len(state)} bytes is not the {self._size(self._count(state)[1])} expected"
+            )
 
     def _read_layout(self, state: Bytes) -> None:
         header = state[: _HEADER.itemsize].view(_HEADER)[0]

@@ -199,7 +199,8 @@ class Reader:
             stream.tokens += tokens[start:end]
             start = end
         assert rows is not None
-        return rows[-1].copy()
+        last: NDArray[np.float32] = rows[-1].copy()
+        return last
 
     @staticmethod
     def _done(stream: Stream, prompt: Prompt, logits: NDArray[np.float32], cached: int) -> Read:

@@ -27,8 +27,7 @@ from service.engine.tasks import Task, Writing
 QUANTUM_S = 0.25
 """How long one set of adapters is served while others wait: a change costs some milliseconds."""
 _PATIENCE_TOKENS_PER_S = 200.0
-"""What waiting a second is worth against a shorter prompt, in tokens left to read, so that long ones are not starved."""
-_LONGEST_DRAFT = 7
+"""What a second of waiting is worth against a shorter prompt, in tokens left to read: long ones are not starved."""
 _ACCEPTANCE_PRIOR, _ACCEPTANCE_WEIGHT = 0.6, 0.05
 
 
@@ -61,6 +60,7 @@ class Scheduler:
     reader: Reader
     store: KVStore
     streams: StreamTable
+    longest_draft: int = 0
     together: StepCosts = field(default_factory=StepCosts)
     alone: StepCosts = field(default_factory=StepCosts)
     statistics: Statistics = field(default_factory=Statistics)
@@ -241,11 +241,11 @@ class Scheduler:
         return Run(number, len(task.stream.tokens), (task.next_token,), 0)
 
     def _write_alone(self, task: Writing) -> None:
-        """Decode the next token and, where that pays, guesses of those after it; what was guessed wrong is forgotten."""
+        """Decode the next token and, where that pays, guesses of those after it; the wrong ones are forgotten."""
         assert task.stream is not None
         assert task.next_token is not None
         stream = task.stream
-        guesses = task.draft(draft_length(self._acceptance, self.alone, _LONGEST_DRAFT))
+        guesses = task.draft(draft_length(self._acceptance, self.alone, self.longest_draft))
         run = Run(stream.number, len(stream.tokens), (task.next_token, *guesses), 0)
         started = time.perf_counter()
 

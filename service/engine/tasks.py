@@ -196,7 +196,7 @@ class Writing(Task):
             self.grammar = None
 
     def draft(self, length: int) -> list[int]:
-        """Guess up to ``length`` tokens after the next one: what followed the last time these tokens stood somewhere."""
+        """Guess up to ``length`` tokens after the next one: those that followed when the last ones stood before."""
         assert self.stream is not None
         assert self.next_token is not None
         length = min(length, self.request.max_tokens - len(self.logprobs) - 1)
@@ -269,4 +269,5 @@ class Scoring(Task):
 
     def finish_reading(self, read: Read) -> None:
         """Reply."""
+        self.cached = read.cached
         self.reply.done(TokenScores(self.prompt.tokens, self.target, np.concatenate(self._rows)))

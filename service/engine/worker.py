@@ -67,9 +67,7 @@ class Worker:
             "generate": self._generate,
             "score": self._score,
             "cancel": self._cancel,
-            "tokenize": lambda order, reply: reply.done(
-                self._ready.model.tokenize(order["text"], parse_special=False)
-            ),
+            "tokenize": lambda order, reply: reply.done(self._ready.model.tokenize(order["text"], parse_special=False)),
             "add_adapter": self._add_adapter,
             "remove_adapter": self._remove_adapter,
             "statistics": lambda _order, reply: reply.done(self._ready.scheduler.report()),
@@ -122,6 +120,7 @@ class Worker:
                 context=ContextOptions(**order["context"]),
                 repack=order["repack"],
                 adapters=order["adapters"],
+                drafts=order["drafts"],
                 kv_memory=order["kv_memory"],
                 kv_folder=None if folder is None else Path(folder),
                 kv_disk=order["kv_disk"],

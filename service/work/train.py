@@ -69,7 +69,7 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
     examples, rows = _rows(workspace, recipe, found, folder)
     report(Progress(len(pairs), len(pairs), "pairs", stage="rows"))
     trained = _train(workspace, recipe, rows, folder, report)
-    parity = measure_parity(workspace, folder, examples, report)
+    parity = measure_parity(workspace, folder, examples, report, recipe.attention)
     lineage = {
         **_lineage(workspace, pairs, collection),
         "init_adapter": started_from,
@@ -117,7 +117,8 @@ def _adapter(
 def _recipe(workspace: Workspace, values: dict[str, Any]) -> tuple[Recipe, str | None]:
     """Return the recipe with ``init_adapter`` as a folder, and the label of the adapter it starts from.
 
-    Where the recipe says nothing, the packaged reader is the start if it fits; "" starts at zero.
+    Where the recipe says nothing, the packaged reader is the start if it fits; "" starts at zero. An adapter
+    that starts from another reads passages as that one does, unless the recipe says otherwise.
 
     Raises:
         RecipeInvalid: an impossible recipe, or one whose adapter llama.cpp could not serve.
@@ -153,7 +154,8 @@ def _recipe(workspace: Workspace, values: dict[str, Any]) -> tuple[Recipe, str |
         return replace(recipe, init_adapter=start), start
     adapter = find_adapter(workspace.store, start)
     folder = workspace.adapter_file(adapter, ADAPTER_WEIGHTS).parent
-    return replace(recipe, init_adapter=str(folder)), adapter_label(adapter)
+    attention = recipe.attention if "attention" in values else adapter.attention
+    return replace(recipe, init_adapter=str(folder), attention=attention), adapter_label(adapter)
 
 
 def _examples(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from data.errors import InvalidRequest
 from service.engine.llama.model import LlamaModel
 
+
 class LlamaGrammar:
     """A GBNF grammar that follows one generation."""
 

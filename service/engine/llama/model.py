@@ -191,5 +191,3 @@ class LlamaAdapter:
     def free(self) -> None:
         """Release the memory; no context may use the adapter any more."""
         llama_cpp.llama_adapter_lora_free(self.handle)
-
-

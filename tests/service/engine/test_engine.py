@@ -133,7 +133,7 @@ def test_closing_a_stream_frees_the_engine(engine: Engine) -> None:
 
 
 def test_a_full_queue_refuses_at_once(engine: Engine) -> None:
-    streams = [engine.stream(LONG) for _ in range(3)]  # one runs, two wait
+    streams = [engine.stream(LONG) for _ in range(4)]  # two run, two wait
     with pytest.raises(errors.EngineBusy):
         engine.stream(CAPITAL)
     with pytest.raises(errors.EngineBusy):

@@ -1,0 +1,430 @@
+"""Many people at once: the engine against llama-server, on RAG prompts whose passages are new, then known.
+
+Both sides get the same GGUF, LoRA, threads, context length and prompt tokens, have as many slots as there are
+clients, keep what they keep by default between requests, write greedily and always as many tokens (end tokens
+are forbidden). Clients ask in closed loop: each asks again as soon as its answer has ended.
+
+- cold: questions of the samples over two to four passages of the production retriever; no passage comes twice.
+- warm: in the same process, other questions over passages of the cold round, in an order that neither side has
+  read: where the retriever's own order begins like an earlier prompt, the passages are rotated.
+- chat: one client; ten questions about one article with all earlier turns as history, over fresh retrieval in
+  every turn (as answers are served) and without passages. Turns 2 to 10 count.
+
+Each side measures each number of clients in a fresh process, the two in turn, so that other work on the machine
+meets both. llama-server's path is given; nothing of it belongs to this project.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import math
+import os
+import random
+import shlex
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bench.sides import STATE, peak_mb, ratio, run_side
+from data.formats import read_questions
+from data.prompt import answer_messages, render
+from data.protocols import GenerationRequest
+from data.records import Message, Model, Passage, Question
+from service.engine import Engine
+from service.engine.protocol import messages_from_wire, messages_to_wire
+
+if TYPE_CHECKING:
+    from service.workspace import Workspace
+
+SAMPLES = Path(__file__).parents[1] / "data" / "samples"
+COLLECTION = "bench-serving"
+OURS, PEER = "ours", "llama-server"
+N_CTX, MAX_TOKENS, TURNS, CHAT_PASSAGES = 2048, 32, 10, 2
+FORBIDDEN = -1e4
+START_TIMEOUT_S = TIMEOUT_S = 600.0
+Messages = tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer: what was written, when, and how many tokens it took."""
+
+    text: str
+    first_s: float
+    total_s: float
+    prompt: int
+    cached: int
+    new: int
+
+
+class Side(Protocol):
+    """What is measured."""
+
+    def prepare(self, messages: Messages) -> Any:
+        """Return a prompt as this side takes it; outside the clock."""
+
+    def ask(self, prompt: Any, max_tokens: int = MAX_TOKENS) -> Reply:
+        """Generate as a stream."""
+
+
+class Ours:
+    """The engine."""
+
+    def __init__(self, engine: Engine, adapter: str | None, end_tokens: Sequence[int]) -> None:
+        self._engine, self._adapter = engine, adapter
+        self._bias = dict.fromkeys(end_tokens, FORBIDDEN)
+
+    def prepare(self, messages: Messages) -> Any:
+        """Return the messages: the engine renders them itself."""
+        return messages
+
+    def ask(self, prompt: Any, max_tokens: int = MAX_TOKENS) -> Reply:
+        """Stream from the engine."""
+        request = GenerationRequest(
+            prompt, adapter=self._adapter, max_tokens=max_tokens, logit_bias=self._bias, timeout_s=TIMEOUT_S
+        )
+        pieces: list[str] = []
+        started, first_s = time.perf_counter(), 0.0
+        for delta in self._engine.stream(request):
+            if delta.text and not pieces:
+                first_s = time.perf_counter() - started
+            pieces += [delta.text] if delta.text else []
+            result = delta.result
+        total_s = time.perf_counter() - started
+        if result is None:
+            raise SystemExit("the engine's stream ended without a result")
+        used = result.usage
+        counts = (used.prompt_tokens, used.cached_tokens, used.completion_tokens)
+        return Reply("".join(pieces), first_s or total_s, total_s, *counts)
+
+
+class LlamaServer:
+    """A llama-server that runs on this machine."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._props: dict[str, Any] = self._json("GET", "/props")
+        self._opening: list[int] = self._json("POST", "/tokenize", {"content": "", "add_special": True})["tokens"]
+
+    def prepare(self, messages: Messages) -> list[int]:
+        """Return the engine's tokens: every segment is tokenized on its own, markup only where it is markup."""
+        names = {"bos_token": self._props["bos_token"], "eos_token": self._props["eos_token"]}
+        tokens: list[int] = []
+        for segment in render(messages, self._props["chat_template"], **names):
+            order = {"content": segment.text, "add_special": False, "parse_special": segment.markup}
+            tokens += self._json("POST", "/tokenize", order)["tokens"]
+        return tokens if tokens[: len(self._opening)] == self._opening else [*self._opening, *tokens]
+
+    def ask(self, prompt: Any, max_tokens: int = MAX_TOKENS) -> Reply:
+        """Stream from ``/completion``."""
+        order = {"prompt": prompt, "n_predict": max_tokens, "ignore_eos": True, "temperature": 0.0, "stream": True}
+        pieces: list[str] = []
+        last: dict[str, Any] = {}
+        started, first_s = time.perf_counter(), 0.0
+        with self._open("POST", "/completion", order) as response:
+            for line in response:
+                if not line.startswith(b"data: {"):
+                    continue
+                last = json.loads(line[6:])
+                if last["content"] and not pieces:
+                    first_s = time.perf_counter() - started
+                pieces += [last["content"]] if last["content"] else []
+        total_s = time.perf_counter() - started
+        if not last.get("stop"):
+            raise SystemExit(f"{PEER}'s stream broke off: {last}")
+        cached = last["timings"]["cache_n"]
+        return Reply("".join(pieces), first_s or total_s, total_s, len(prompt), cached, last["tokens_predicted"])
+
+    @contextmanager
+    def _open(self, method: str, path: str, order: Any = None) -> Iterator[http.client.HTTPResponse]:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_S)
+        try:
+            body = None if order is None else json.dumps(order)
+            connection.request(method, path, body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            if response.status != 200:
+                raise SystemExit(f"{PEER} {path}: {response.status} {response.read()[:500]!r}")
+            yield response
+        finally:
+            connection.close()
+
+    def _json(self, method: str, path: str, order: Any = None) -> Any:
+        with self._open(method, path, order) as response:
+            return json.loads(response.read())
+
+
+@contextmanager
+def start_ours(setup: dict[str, Any], options: argparse.Namespace) -> Iterator[Side]:
+    """Start the engine with as many sequences as clients."""
+    model, adapter = Model(**setup["model"]), setup["adapter"]
+    slots = options.clients
+    with Engine(model, n_ctx=N_CTX, n_threads=options.threads, sequences=slots, queue_size=slots) as engine:
+        if adapter:
+            engine.add_adapter(adapter["name"], adapter["gguf"], model.sha256, adapter["attention"])
+        yield Ours(engine, adapter["name"] if adapter else None, setup["end_tokens"])
+
+
+@contextmanager
+def start_llama_server(setup: dict[str, Any], options: argparse.Namespace) -> Iterator[Side]:
+    """Start llama-server with as many slots as clients, each of ``N_CTX`` tokens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    slots, threads = options.clients, str(options.threads)
+    command = [options.llama_server, "-m", setup["model"]["gguf"], "--host", "127.0.0.1", "--port", str(port)]
+    command += ["-np", str(slots), "-c", str(N_CTX * slots), "-t", threads, "-tb", threads]
+    command += ["--lora", setup["adapter"]["gguf"]] if setup["adapter"] else []
+    with (STATE / "bench.serving.server.log").open("wb") as log:
+        server = subprocess.Popen([*command, *shlex.split(options.server_arguments)], stdout=log, stderr=log)
+    try:
+        wait_until_ready(server, port)
+        yield LlamaServer(port)
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
+    """Wait until ``/health`` says so."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while server.poll() is None and time.monotonic() < deadline:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", "/health")
+            if connection.getresponse().status == 200:
+                return
+        except OSError:
+            pass
+        finally:
+            connection.close()
+        time.sleep(0.1)
+    raise SystemExit(f"{PEER} did not start (exit status {server.returncode}); see {STATE}/bench.serving.server.log")
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Write the model, the adapter and all prompts to ``options.prepared``."""
+    from service.arms import find_adapter
+    from service.settings import Settings
+    from service.workspace import Workspace
+
+    with Workspace(Settings.load(state_dir=STATE, model=options.model, embedder="starter")) as workspace:
+        adapter = None
+        if options.adapter != "none":
+            workspace.ensure_starter_adapters()
+            found = find_adapter(workspace.store, options.adapter)
+            attention = options.attention or found.attention
+            adapter = {"name": options.adapter, "gguf": str(workspace.adapter_gguf(found)), "attention": attention}
+        model = {**asdict(workspace.model), "meta": {}}
+        workspace.ingestor.ingest(COLLECTION, [SAMPLES / "corpus"])
+        questions = list(read_questions(SAMPLES / "questions.jsonl"))
+        cold, warm = rounds(workspace, questions, options.requests)
+        prompts = {"cold": cold, "warm": warm, "chat": conversations(workspace, questions, options.conversations)}
+    setup = {"model": model, "adapter": adapter, "end_tokens": end_tokens(model["gguf"]), **prompts}
+    Path(options.prepared).write_text(json.dumps(setup), encoding="utf-8")
+
+
+def rounds(workspace: Workspace, questions: Sequence[Question], count: int) -> tuple[list[Any], list[Any]]:
+    """Return ``count`` prompts over passages of their own, and as many over those same passages in a new order."""
+    shuffled = random.Random(0).sample(list(questions), len(questions))
+    everything = {chunk.id for _, chunk, _ in workspace.store.chunks.iterate(COLLECTION)}
+    seen: set[str] = set()
+    begun: set[tuple[str, ...]] = set()
+
+    def ask(place: int, question: Question, excluded: set[str]) -> Any:
+        wanted = 2 + place % 3
+        found = workspace.retriever.search(question.question, COLLECTION, wanted, exclude_chunks=excluded)
+        if len(found) < wanted:
+            raise SystemExit(f"the samples have not enough passages for {count} requests")
+        ordered = unread_order(found, begun)
+        seen.update(passage.chunk.id for passage in ordered)
+        return messages_to_wire(answer_messages(question.question, ordered))
+
+    cold = [ask(i, question, seen) for i, question in enumerate(shuffled[:count])]
+    unseen = everything - seen
+    warm = [ask(i, question, unseen) for i, question in enumerate(shuffled[count : 2 * count])]
+    if len(warm) < count:
+        raise SystemExit(f"the samples have {len(questions)} questions, too few for {count} cold and warm requests")
+    return cold, warm
+
+
+def unread_order(passages: Sequence[Passage], begun: set[tuple[str, ...]]) -> list[Passage]:
+    """Rotate passages until they begin least like an earlier prompt; ``begun`` holds all beginnings so far."""
+
+    def beginnings(order: Sequence[Passage]) -> list[tuple[str, ...]]:
+        ids = tuple(passage.chunk.id for passage in order)
+        return [ids[:end] for end in range(1, len(ids) + 1)]
+
+    rotations = [[*passages[i:], *passages[:i]] for i in range(len(passages))]
+    best = min(rotations, key=lambda order: sum(beginning in begun for beginning in beginnings(order)))
+    begun.update(beginnings(best))
+    return best
+
+
+def conversations(workspace: Workspace, questions: Sequence[Question], count: int) -> list[dict[str, Any]]:
+    """Return conversations of ``TURNS`` questions about one article, each with passages and again without."""
+    found: list[dict[str, Any]] = []
+    for document in list(dict.fromkeys(question.document for question in questions))[:count]:
+        asked = [question.question for question in questions if question.document == document][:TURNS]
+        for kind, top_k in (("passages", CHAT_PASSAGES), ("plain", 0)):
+            turns = []
+            for before, question in zip(["", *asked], asked, strict=False):
+                search = workspace.retriever.search
+                passages = search(question, COLLECTION, top_k, context=before) if top_k else []
+                turns.append({"question": question, "messages": messages_to_wire(answer_messages(question, passages))})
+            found.append({"kind": kind, "turns": turns})
+    return found
+
+
+def end_tokens(gguf: str) -> list[int]:
+    """Return the tokens that would end a text."""
+    import llama_cpp
+
+    parameters = llama_cpp.llama_model_default_params()
+    parameters.vocab_only = True
+    model = llama_cpp.llama_model_load_from_file(gguf.encode(), parameters)
+    if not model:
+        raise SystemExit(f"llama.cpp cannot read {gguf}")
+    vocab = llama_cpp.llama_model_get_vocab(model)
+    found = [i for i in range(llama_cpp.llama_vocab_n_tokens(vocab)) if llama_cpp.llama_vocab_is_eog(vocab, i)]
+    llama_cpp.llama_model_free(model)
+    return found
+
+
+def measure(side: Side, setup: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Measure the rounds, or the conversations."""
+    side.ask(side.prepare(answer_messages("Ready?", ())), 1)
+    if options.chat:
+        found: dict[str, list[Reply]] = {}
+        for conversation in setup["chat"]:
+            found.setdefault(conversation["kind"], []).extend(converse(side, conversation["turns"])[1:])
+        return {f"chat, {kind}": figures(replies, sum(r.total_s for r in replies)) for kind, replies in found.items()}
+    result = {}
+    for scenario in ("cold", "warm"):
+        prompts = [side.prepare(messages_from_wire(messages)) for messages in setup[scenario]]
+        with ThreadPoolExecutor(options.clients) as pool:
+            started = time.perf_counter()
+            replies = list(pool.map(side.ask, prompts))
+            result[scenario] = figures(replies, time.perf_counter() - started)
+    return result
+
+
+def converse(side: Side, turns: Sequence[dict[str, Any]]) -> list[Reply]:
+    """Ask the questions of one conversation in turn; the history holds questions and answers, no passages."""
+    history: list[Message] = []
+    replies = []
+    for turn in turns:
+        system, user = messages_from_wire(turn["messages"])
+        replies.append(side.ask(side.prepare((system, *history, user))))
+        history += [Message("user", (turn["question"],)), Message("assistant", (replies[-1].text,))]
+    return replies
+
+
+def figures(replies: Sequence[Reply], wall_s: float) -> dict[str, Any]:
+    """Return rates, times to the first token and counts; ``load`` is the machine's load average at the end."""
+    first = sorted(reply.first_s for reply in replies)
+    found = {
+        "tokens_per_s": sum(reply.new for reply in replies) / wall_s,
+        "first_p50_s": median(first),
+        "first_p95_s": first[math.ceil(0.95 * len(first)) - 1],
+        "stream_per_s": median((r.new - 1) / max(r.total_s - r.first_s, 1e-9) for r in replies),
+        "cached": sum(reply.cached for reply in replies) / sum(reply.prompt for reply in replies),
+        "load": os.getloadavg()[0],
+    }
+    counts = {"requests": len(replies), "prompt": sum(r.prompt for r in replies), "new": sum(r.new for r in replies)}
+    return {**{name: round(value, 4) for name, value in found.items()}, **counts, "texts": [r.text for r in replies]}
+
+
+def compare(found: dict[str, dict[str, Any]], scenario: str, clients: int) -> dict[str, Any]:
+    """Return one row: the figures of each side, and ours over the peer's where both were measured."""
+    row: dict[str, Any] = {"scenario": scenario, "clients": clients}
+    texts = [result[scenario].pop("texts") for result in found.values()]
+    row |= {side: {**result[scenario], "peak_mb": result["peak_mb"]} for side, result in found.items()}
+    if len(found) == 2:
+        names = ("tokens_per_s", "first_p50_s", "first_p95_s", "stream_per_s", "peak_mb")
+        row[f"{OURS}/{PEER}"] = {name: ratio(row[OURS][name], row[PEER][name]) for name in names} | {
+            "same_texts": sum(a == b for a, b in zip(*texts, strict=True)),
+            "same_prompt_tokens": row[OURS]["prompt"] == row[PEER]["prompt"],
+        }
+    return row
+
+
+def table(rows: Sequence[dict[str, Any]], sides: Sequence[str]) -> Iterator[str]:
+    """Yield a readable line for each row; ``a / b = c`` is ours, the peer's and their ratio."""
+
+    def cell(row: dict[str, Any], name: str, digits: int) -> str:
+        values = " / ".join(f"{row[side][name]:.{digits}f}" for side in sides)
+        over = row.get(f"{OURS}/{PEER}", {}).get(name)
+        return values if over is None else f"{values} = {over}"
+
+    columns = {"total tokens/s": ("tokens_per_s", 1), "first token p50 s": ("first_p50_s", 3)}
+    columns |= {"p95 s": ("first_p95_s", 3), "one stream tokens/s": ("stream_per_s", 1)}
+    columns |= {"share cached": ("cached", 2), "load": ("load", 1)}
+    yield f"| {' / '.join(sides)} | clients | {' | '.join(columns)} |"
+    yield "|---" * (len(columns) + 2) + "|"
+    for row in rows:
+        cells = (cell(row, name, digits) for name, digits in columns.values())
+        yield f"| {row['scenario']} | {row['clients']} | {' | '.join(cells)} |"
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prepare, run every side at every number of clients, and report."""
+    passed = ["--prepared", options.prepared, "--threads", str(options.threads)]
+    passed += ["--llama-server", options.llama_server, f"--server-arguments={options.server_arguments}"]
+    asked = ["--model", options.model, "--adapter", options.adapter, "--attention", options.attention]
+    asked += ["--requests", str(options.requests), "--conversations", str(options.conversations)]
+    run_side("bench.serving", "prepare", "--prepared", options.prepared, *asked)
+    rows: list[dict[str, Any]] = []
+    for clients, chat in [(n, []) for n in options.clients_list] + [(1, ["--chat"])] * bool(options.conversations):
+        given = [*passed, "--clients", str(clients), *chat]
+        found = {side: run_side("bench.serving", side, *given) for side in options.sides}
+        rows += [compare(found, scenario, clients) for scenario in found[options.sides[0]] if scenario != "peak_mb"]
+        print(*table(rows[-1:], options.sides), sep="\n", flush=True)
+    line = {name: getattr(options, name) for name in ("model", "adapter", "attention", "threads", "server_arguments")}
+    print(json.dumps({"bench": "serving", **line, "max_tokens": MAX_TOKENS, "rows": rows}))
+    print(*table(rows, options.sides), sep="\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run every side and report, or be one side."""
+    parser = argparse.ArgumentParser(prog="python -m bench.serving", description=__doc__)
+    parser.add_argument("--llama-server", default="", help="path of the peer's program")
+    parser.add_argument("--server-arguments", default="", help="more of its arguments, such as '-fa off'")
+    parser.add_argument("--sides", nargs="+", choices=(OURS, PEER), default=[OURS, PEER])
+    parser.add_argument("--clients-list", nargs="+", type=int, default=[1, 2, 4, 8, 16], metavar="CLIENTS")
+    parser.add_argument("--requests", type=int, default=32, help="of the cold round, and of the warm round")
+    parser.add_argument("--conversations", type=int, default=3, help="of ten turns; 0 leaves the chat out")
+    parser.add_argument("--model", default="starter")
+    parser.add_argument("--adapter", default="reader", help="none measures the base model")
+    parser.add_argument("--attention", choices=("", "full", "blockwise"), default="", help="instead of the adapter's")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--prepared", default=str(STATE / "serving.json"), help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=("prepare", OURS, PEER), help=argparse.SUPPRESS)
+    parser.add_argument("--clients", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--chat", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if PEER in options.sides and not options.llama_server and options.side in (None, PEER):
+        parser.error("--llama-server is wanted: the path of the peer's program (or --sides ours)")
+    if options.side is None:
+        run(options)
+    elif options.side == "prepare":
+        prepare(options)
+        print("{}")
+    else:
+        setup = json.loads(Path(options.prepared).read_text(encoding="utf-8"))
+        start = start_ours if options.side == OURS else start_llama_server
+        with start(setup, options) as side:
+            result = measure(side, setup, options)
+        print(json.dumps({**result, "peak_mb": peak_mb()}))
+
+
+if __name__ == "__main__":
+    main()
