@@ -28,30 +28,30 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from bench.sides import STATE, peak_mb, ratio, run_side
 from data.formats import read_questions
 from data.prompt import answer_messages, render
 from data.protocols import GenerationRequest
-from data.records import Message, Model, Passage, Question
+from data.records import Message, Model, Passage, Question, Usage
 from service.engine import Engine
 from service.engine.protocol import messages_from_wire, messages_to_wire
 
 if TYPE_CHECKING:
     from service.workspace import Workspace
 
+SERVER_LOG = STATE / "bench.serving.server.log"
 SAMPLES = Path(__file__).parents[1] / "data" / "samples"
 COLLECTION = "bench-serving"
 OURS, PEER = "ours", "llama-server"
 N_CTX, MAX_TOKENS, TURNS, CHAT_PASSAGES = 2048, 32, 10, 2
 FORBIDDEN = -1e4
 START_TIMEOUT_S = TIMEOUT_S = 600.0
-Messages = tuple[Message, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +66,6 @@ class Reply:
     new: int
 
 
-class Side(Protocol):
-    """What is measured."""
-
-    def prepare(self, messages: Messages) -> Any:
-        """Return a prompt as this side takes it; outside the clock."""
-
-    def ask(self, prompt: Any, max_tokens: int = MAX_TOKENS) -> Reply:
-        """Generate as a stream."""
-
-
 class Ours:
     """The engine."""
 
@@ -83,7 +73,7 @@ class Ours:
         self._engine, self._adapter = engine, adapter
         self._bias = dict.fromkeys(end_tokens, FORBIDDEN)
 
-    def prepare(self, messages: Messages) -> Any:
+    def prepare(self, messages: tuple[Message, ...]) -> Any:
         """Return the messages: the engine renders them itself."""
         return messages
 
@@ -93,16 +83,13 @@ class Ours:
             prompt, adapter=self._adapter, max_tokens=max_tokens, logit_bias=self._bias, timeout_s=TIMEOUT_S
         )
         pieces: list[str] = []
-        started, first_s = time.perf_counter(), 0.0
+        started, first_s, used = time.perf_counter(), 0.0, Usage()
         for delta in self._engine.stream(request):
             if delta.text and not pieces:
                 first_s = time.perf_counter() - started
             pieces += [delta.text] if delta.text else []
-            result = delta.result
+            used = delta.result.usage if delta.result else used
         total_s = time.perf_counter() - started
-        if result is None:
-            raise SystemExit("the engine's stream ended without a result")
-        used = result.usage
         counts = (used.prompt_tokens, used.cached_tokens, used.completion_tokens)
         return Reply("".join(pieces), first_s or total_s, total_s, *counts)
 
@@ -115,7 +102,7 @@ class LlamaServer:
         self._props: dict[str, Any] = self._json("GET", "/props")
         self._opening: list[int] = self._json("POST", "/tokenize", {"content": "", "add_special": True})["tokens"]
 
-    def prepare(self, messages: Messages) -> list[int]:
+    def prepare(self, messages: tuple[Message, ...]) -> list[int]:
         """Return the engine's tokens: every segment is tokenized on its own, markup only where it is markup."""
         names = {"bos_token": self._props["bos_token"], "eos_token": self._props["eos_token"]}
         tokens: list[int] = []
@@ -140,7 +127,7 @@ class LlamaServer:
                 pieces += [last["content"]] if last["content"] else []
         total_s = time.perf_counter() - started
         if not last.get("stop"):
-            raise SystemExit(f"{PEER}'s stream broke off: {last}")
+            raise ConnectionError(f"{PEER}'s stream broke off: {last}")
         cached = last["timings"]["cache_n"]
         return Reply("".join(pieces), first_s or total_s, total_s, len(prompt), cached, last["tokens_predicted"])
 
@@ -148,11 +135,10 @@ class LlamaServer:
     def _open(self, method: str, path: str, order: Any = None) -> Iterator[http.client.HTTPResponse]:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_S)
         try:
-            body = None if order is None else json.dumps(order)
-            connection.request(method, path, body, {"Content-Type": "application/json"})
+            connection.request(method, path, json.dumps(order), {"Content-Type": "application/json"})
             response = connection.getresponse()
             if response.status != 200:
-                raise SystemExit(f"{PEER} {path}: {response.status} {response.read()[:500]!r}")
+                raise ConnectionError(f"{PEER} {path}: {response.status} {response.read()[:500]!r}")
             yield response
         finally:
             connection.close()
@@ -162,11 +148,13 @@ class LlamaServer:
             return json.loads(response.read())
 
 
+Side = Ours | LlamaServer
+
+
 @contextmanager
 def start_ours(setup: dict[str, Any], options: argparse.Namespace) -> Iterator[Side]:
     """Start the engine with as many sequences as clients."""
-    model, adapter = Model(**setup["model"]), setup["adapter"]
-    slots = options.clients
+    model, adapter, slots = Model(**setup["model"]), setup["adapter"], options.clients
     with Engine(model, n_ctx=N_CTX, n_threads=options.threads, sequences=slots, queue_size=slots) as engine:
         if adapter:
             engine.add_adapter(adapter["name"], adapter["gguf"], model.sha256, adapter["attention"])
@@ -183,31 +171,23 @@ def start_llama_server(setup: dict[str, Any], options: argparse.Namespace) -> It
     command = [options.llama_server, "-m", setup["model"]["gguf"], "--host", "127.0.0.1", "--port", str(port)]
     command += ["-np", str(slots), "-c", str(N_CTX * slots), "-t", threads, "-tb", threads]
     command += ["--lora", setup["adapter"]["gguf"]] if setup["adapter"] else []
-    with (STATE / "bench.serving.server.log").open("wb") as log:
+    with SERVER_LOG.open("wb") as log:
         server = subprocess.Popen([*command, *shlex.split(options.server_arguments)], stdout=log, stderr=log)
     try:
-        wait_until_ready(server, port)
-        yield LlamaServer(port)
+        yield connect(server, port)
     finally:
         server.terminate()
         server.wait(30)
 
 
-def wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
-    """Wait until ``/health`` says so."""
+def connect(server: subprocess.Popen[bytes], port: int) -> LlamaServer:
+    """Wait until the server answers."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while server.poll() is None and time.monotonic() < deadline:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-        try:
-            connection.request("GET", "/health")
-            if connection.getresponse().status == 200:
-                return
-        except OSError:
-            pass
-        finally:
-            connection.close()
+        with suppress(OSError):
+            return LlamaServer(port)
         time.sleep(0.1)
-    raise SystemExit(f"{PEER} did not start (exit status {server.returncode}); see {STATE}/bench.serving.server.log")
+    raise SystemExit(f"{PEER} did not start (exit status {server.returncode}); see {SERVER_LOG}")
 
 
 def prepare(options: argparse.Namespace) -> None:
@@ -242,8 +222,8 @@ def rounds(workspace: Workspace, questions: Sequence[Question], count: int) -> t
     def ask(place: int, question: Question, excluded: set[str]) -> Any:
         wanted = 2 + place % 3
         found = workspace.retriever.search(question.question, COLLECTION, wanted, exclude_chunks=excluded)
-        if len(found) < wanted:
-            raise SystemExit(f"the samples have not enough passages for {count} requests")
+        if len(found) < wanted or 2 * count > len(questions):
+            raise SystemExit(f"the samples have not enough questions and passages for {count} requests")
         ordered = unread_order(found, begun)
         seen.update(passage.chunk.id for passage in ordered)
         return messages_to_wire(answer_messages(question.question, ordered))
@@ -251,8 +231,6 @@ def rounds(workspace: Workspace, questions: Sequence[Question], count: int) -> t
     cold = [ask(i, question, seen) for i, question in enumerate(shuffled[:count])]
     unseen = everything - seen
     warm = [ask(i, question, unseen) for i, question in enumerate(shuffled[count : 2 * count])]
-    if len(warm) < count:
-        raise SystemExit(f"the samples have {len(questions)} questions, too few for {count} cold and warm requests")
     return cold, warm
 
 
@@ -275,12 +253,11 @@ def conversations(workspace: Workspace, questions: Sequence[Question], count: in
     for document in list(dict.fromkeys(question.document for question in questions))[:count]:
         asked = [question.question for question in questions if question.document == document][:TURNS]
         for kind, top_k in (("passages", CHAT_PASSAGES), ("plain", 0)):
-            turns = []
+            found.append({"kind": kind, "turns": []})
             for before, question in zip(["", *asked], asked, strict=False):
-                search = workspace.retriever.search
-                passages = search(question, COLLECTION, top_k, context=before) if top_k else []
-                turns.append({"question": question, "messages": messages_to_wire(answer_messages(question, passages))})
-            found.append({"kind": kind, "turns": turns})
+                passages = workspace.retriever.search(question, COLLECTION, top_k, context=before) if top_k else []
+                messages = messages_to_wire(answer_messages(question, passages))
+                found[-1]["turns"].append({"question": question, "messages": messages})
     return found
 
 
@@ -291,8 +268,6 @@ def end_tokens(gguf: str) -> list[int]:
     parameters = llama_cpp.llama_model_default_params()
     parameters.vocab_only = True
     model = llama_cpp.llama_model_load_from_file(gguf.encode(), parameters)
-    if not model:
-        raise SystemExit(f"llama.cpp cannot read {gguf}")
     vocab = llama_cpp.llama_model_get_vocab(model)
     found = [i for i in range(llama_cpp.llama_vocab_n_tokens(vocab)) if llama_cpp.llama_vocab_is_eog(vocab, i)]
     llama_cpp.llama_model_free(model)
@@ -307,7 +282,7 @@ def measure(side: Side, setup: dict[str, Any], options: argparse.Namespace) -> d
         for conversation in setup["chat"]:
             found.setdefault(conversation["kind"], []).extend(converse(side, conversation["turns"])[1:])
         return {f"chat, {kind}": figures(replies, sum(r.total_s for r in replies)) for kind, replies in found.items()}
-    result = {}
+    result: dict[str, Any] = {}
     for scenario in ("cold", "warm"):
         prompts = [side.prepare(messages_from_wire(messages)) for messages in setup[scenario]]
         with ThreadPoolExecutor(options.clients) as pool:
@@ -365,9 +340,8 @@ def table(rows: Sequence[dict[str, Any]], sides: Sequence[str]) -> Iterator[str]
         over = row.get(f"{OURS}/{PEER}", {}).get(name)
         return values if over is None else f"{values} = {over}"
 
-    columns = {"total tokens/s": ("tokens_per_s", 1), "first token p50 s": ("first_p50_s", 3)}
-    columns |= {"p95 s": ("first_p95_s", 3), "one stream tokens/s": ("stream_per_s", 1)}
-    columns |= {"share cached": ("cached", 2), "load": ("load", 1)}
+    columns = {"total tokens/s": ("tokens_per_s", 1), "first token p50 s": ("first_p50_s", 3), "load": ("load", 1)}
+    columns |= {"p95 s": ("first_p95_s", 3), "a stream's tokens/s": ("stream_per_s", 1), "cached": ("cached", 2)}
     yield f"| {' / '.join(sides)} | clients | {' | '.join(columns)} |"
     yield "|---" * (len(columns) + 2) + "|"
     for row in rows:

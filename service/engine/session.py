@@ -131,7 +131,7 @@ class Session:
         with self._mutex:
             self.dead = self._hung or how
             for inbox in self._inboxes.values():
-                inbox.put(({"event": "died", "how": how}, b""))
+                inbox.put(({"event": "died", "how": self.dead}, b""))
             self._queued.clear()
 
 

@@ -28,7 +28,7 @@ IMPORTER: dict[str, str | tuple[str, ...]] = {
     "huggingface_hub": ("service/engine/", "retrieval/embed.py"),
     "langchain_text_splitters": "retrieval/blocks.py",
     "liteparse": "retrieval/parsers/pdf.py",
-    "llama_cpp": "service/engine/llama.py",
+    "llama_cpp": "service/engine/llama/",
     "lxml": "retrieval/parsers/markup.py",
     "mammoth": "retrieval/parsers/office.py",
     "markdown_it": "retrieval/",

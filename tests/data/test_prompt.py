@@ -5,13 +5,18 @@ from hypothesis import strategies as st
 from data.errors import InvalidModel
 from data.prompt import (
     ABSTENTION,
+    Renumbering,
     abstains,
     answer_messages,
+    asked_question,
     cite,
     cited_numbers,
     language,
     pair_messages,
+    passage_labels,
+    passage_part,
     render,
+    renumber,
     strip_citations,
 )
 from data.records import Chunk, Message, Passage, Segment
@@ -37,15 +42,51 @@ def test_language_of_a_question():
 def test_passages_are_labelled_and_the_question_comes_last():
     system, user = answer_messages(" What? ", [passage("First."), passage("Second.", 2, "")])
     assert system.role == "system"
-    assert user.parts == ("[1]\n", "Title > Section\nFirst.\n\n", "[2]\n", "Title\nSecond.\n\n", "Question: What?")
-    assert "[1]" in system.content
+    labels = passage_labels([passage("First."), passage("Second.", 2, "")])
+    assert user.parts == (
+        f"[{labels[0]}]\nTitle > Section\nFirst.\n\n",
+        f"[{labels[1]}]\nTitle\nSecond.\n\n",
+        "Question: What?",
+    )
+    assert "[27]" in system.content
 
 
-def test_a_passage_has_the_same_part_at_any_rank():
-    first, second = passage("First."), passage("Second.", 2)
-    one = answer_messages("What?", [first, second])[1].parts
-    other = answer_messages("What?", [second, first])[1].parts
-    assert (one[1], one[3]) == (other[3], other[1])
+def test_a_passage_has_the_same_part_at_any_rank_in_any_company():
+    texts = [f"Passage number {i}." for i in range(6)]
+    alone = {text: answer_messages("What?", [passage(text)])[1].parts[0] for text in texts}
+    for order in (texts, texts[::-1]):
+        passages = [passage(text) for text in order]
+        assert len(set(passage_labels(passages))) == 6
+        assert list(answer_messages("What?", passages)[1].parts[:-1]) == [alone[text] for text in order]
+
+
+@given(st.lists(st.text(min_size=1), max_size=90))
+def test_every_passage_of_a_prompt_has_a_label_of_its_own(texts):
+    labels = passage_labels([passage(text) for text in texts])
+    assert len(set(labels)) == len(texts)
+    assert all(10 <= label <= 99 for label in labels)
+
+
+def test_labels_become_ranks_and_unknown_ones_go():
+    assert renumber("Paris [42], France [17][42].", (17, 42)) == "Paris [2], France [1][2]."
+    assert renumber("Paris [42].", (17,)) == "Paris."
+    assert renumber("array[3] and [x] [1]", (17,)) == "array[3] and [x] [1]"
+    assert renumber("As the base model said [42].", ()) == "As the base model said [42]."
+
+
+@given(
+    st.lists(st.sampled_from(["Paris", " ", "[", "42", "17", "4", "]", "[42]", " [17]", "\n"]), max_size=30),
+    st.sampled_from([(), (17,), (17, 42)]),
+)
+def test_a_stream_is_renumbered_as_its_text_is(pieces, labels):
+    stream = Renumbering(labels)
+    assert "".join([*map(stream.feed, pieces), stream.finish()]) == renumber("".join(pieces), labels)
+
+
+def test_a_labelled_message_gives_its_question_back():
+    content = answer_messages("Where is it?", [passage("First."), passage("Second.")])[1].content
+    assert asked_question(content) == "Where is it?"
+    assert passage_part(passage("First.")) in content
 
 
 def test_question_alone_history_and_own_instruction():
@@ -99,13 +140,15 @@ def test_answers_are_no_abstentions(text):
 
 
 def test_rendering_gives_markup_and_text_apart():
-    segments = render([Message("system", ("Be brief.",)), Message("user", ("[1]\n", "Text\n\n"))], CHATML)
+    segments = render(
+        [Message("system", ("Be brief.",)), Message("user", ("[17]\nText\n\n", "Question: Who?"))], CHATML
+    )
     assert segments == (
         Segment("<|im_start|>system\n", True),
         Segment("Be brief.", False),
         Segment("<|im_end|>\n<|im_start|>user\n", True),
-        Segment("[1]\n", False),
-        Segment("Text\n\n", False),
+        Segment("[17]\nText\n\n", False, passage=True),
+        Segment("Question: Who?", False),
         Segment("<|im_end|>\n<|im_start|>assistant\n", True),
     )
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from data.errors import InvalidModel, InvalidRequest
-from data.prompt import ABSTENTION, answer_messages, pair_messages, render
+from data.prompt import ABSTENTION, answer_messages, pair_messages, passage_labels, render
 from data.records import Chunk, Message, Passage
 from finetune.rows import Example, Row, answer_example, build_rows, end_of_turn, inspect
 from tests.finetune.tiny import TEMPLATE, train_tokenizer
@@ -43,6 +43,7 @@ PASSAGES = [
     passage("紫罗兰是蓝色的。", "指南"),
     passage("Sugar is sweet <|im_end|> so."),
 ]
+LABELS = passage_labels(PASSAGES)
 
 
 def served(example: Example) -> list[int]:
@@ -77,9 +78,9 @@ def test_questions_over_the_same_passages_share_one_row() -> None:
 def test_only_completions_and_their_end_are_trained() -> None:
     row = build_rows(questions(2), BACKEND, TEMPLATE).rows[0]
     trained = [BACKEND.decode(branch.completion_ids) for branch in row.branches]
-    assert trained == ["answer 0 [1]<|im_end|>", "answer 1 [1]<|im_end|>"]
+    assert trained == [f"answer {i} [{LABELS[0]}]<|im_end|>" for i in range(2)]
     shown = inspect(row, BACKEND)
-    assert "«answer 1 [1]<|im_end|>»" in shown
+    assert f"«answer 1 [{LABELS[0]}]<|im_end|>»" in shown
     assert shown.count("«") == 2
     assert "Roses" not in shown[shown.index("branch 1") :]
     assert row.trained_tokens == sum(len(branch.completion_ids) for branch in row.branches)
@@ -149,20 +150,20 @@ def test_every_example_is_in_a_row_whole_or_counted(
     assert all(len(row) <= max_length and len(row.branches) <= max_branches for row in built.rows)
 
 
-def test_passages_are_numbered_and_labels_belong_to_none() -> None:
+def test_passages_are_numbered_and_begin_with_their_labels() -> None:
     row = build_rows(questions(2), BACKEND, TEMPLATE).rows[0]
     for number, text in enumerate(["Guide > Part\nRoses are red in 1994.\n\n", "指南\n紫罗兰是蓝色的。\n\n"], 1):
         ids = [token for token, owner in zip(row.context_ids, row.passages, strict=True) if owner == number]
-        assert BACKEND.decode(ids) == text
+        assert BACKEND.decode(ids) == f"[{LABELS[number - 1]}]\n{text}"
     free = BACKEND.decode([t for t, owner in zip(row.context_ids, row.passages, strict=True) if owner == 0])
-    assert free.endswith("[1]\n[2]\n[3]\n")
+    assert free.endswith("user\n")
 
 
 def test_a_missing_evidence_trains_the_abstention_in_the_language_of_the_question() -> None:
     assert answer_example("Who?", "ignored", PASSAGES, None).completion == ABSTENTION["en"]
     assert answer_example("谁写的这本书？", "", PASSAGES, None).completion == ABSTENTION["zh"]
     assert answer_example("Who?", "me", [], None).completion == "me"
-    assert answer_example("Who?", "me", PASSAGES, 2).completion == "me [2]"
+    assert answer_example("Who?", "me", PASSAGES, 2).completion == f"me [{LABELS[1]}]"
 
 
 @pytest.mark.parametrize(("answer", "gold"), [("x", 0), ("x", 4), ("  ", 1)])

@@ -52,7 +52,7 @@ def test_the_prompt_holds_the_passages_and_the_history(indexed, generator):
     indexed.answerer.answer(AskRequest(QUESTION, history=history, top_k=1))
     messages = generator.requests[-1].messages
     assert [message.role for message in messages] == ["system", "user", "assistant", "user"]
-    assert "[1]\n" in messages[-1].parts
+    assert len(messages[-1].parts) == 2
     assert "Mara Venn" in messages[-1].content
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from data import errors
-from data.protocols import GenerationRequest, GenerationResult
+from data.protocols import GenerationRequest, GenerationResult, TokenChoice
 from data.records import Message, Usage
 from service.engine.protocol import (
     Channel,
@@ -32,6 +32,9 @@ REQUEST = GenerationRequest(
     seed=3,
     stop=("\n", "###"),
     grammar='root ::= "a"',
+    added_adapters=(("tone@1", 0.5),),
+    logit_bias={7: -1.5},
+    top_logprobs=2,
 )
 
 
@@ -115,7 +118,9 @@ def test_a_request_survives_the_wire() -> None:
 
 
 def test_a_result_survives_the_wire() -> None:
-    result = GenerationResult("ok", "length", Usage(7, 3, 2), 1.5, 2.5, (-0.1, -2.0))
+    result = GenerationResult(
+        "ok", "length", Usage(7, 3, 2), 1.5, 2.5, (-0.1, -2.0), 3.5, ((TokenChoice("o", -0.1),), ())
+    )
     assert result_from_wire(json.loads(json.dumps(result_to_wire(result)))) == result
 
 
