@@ -8,9 +8,13 @@ what the pairs are used for.
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Generator as Generated
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import groupby
 from random import Random
 from typing import Any
 
@@ -117,8 +121,18 @@ class _Proposer:
         return self.reader.generate(request).text
 
 
+@dataclass(frozen=True, slots=True)
+class _Proposal:
+    """What came of a try: the raw text, or why there is none."""
+
+    of: _Try
+    passage: Passage | None
+    raw: str = ""
+    failure: str = ""
+
+
 class _Run:
-    """One run over the ledger: proposes, checks and records, one proposal at a time."""
+    """One run over the ledger: proposes for some chunks at a time, checks and records in the order of the plan."""
 
     def __init__(self, store: Store, collection: str, run_id: str, proposer: _Proposer, context: Context) -> None:
         self._store = store
@@ -126,18 +140,37 @@ class _Run:
         self._run_id = run_id
         self._proposer = proposer
         self._context = context
-        self._passage: tuple[int, Passage | None] = (-1, None)
 
-    def step(self, proposal: _Try) -> str:
-        """Make one proposal; return "accepted", the name of the check it failed, or "failed"."""
-        passage = self._passage_of(proposal.key)
-        if passage is None:
-            self._store.pairs.record_failure(self._run_id, "chunk-deleted", proposal.id)
-            return "failed"
+    def proposals(self, left: Sequence[_Try], parallel: int) -> Generated[_Proposal, None, None]:
+        """Yield the proposals in order, made for up to ``parallel`` chunks at a time.
+
+        Each is seeded by its chunk and sample, so how many are made together changes none. Those of one chunk
+        are made one after the other: they share their prompt, which the generator then reads once. A run that is
+        stopped makes again what was in the making.
+        """
+        chunks = [list(tries) for _, tries in groupby(left, lambda one: one.key if parallel > 1 else one.id)]
+        waiting: deque[Future[list[_Proposal]]] = deque()
+        pool = ThreadPoolExecutor(parallel, "proposals")
         try:
-            pair = self._propose(passage, proposal)
-        except (ContextOverflow, EngineTimeout) as error:  # this proposal's failure, not the run's
-            self._store.pairs.record_failure(self._run_id, error.type, proposal.id)
+            for tries in chunks:
+                waiting.append(pool.submit(self._propose_all, self._passage_of(tries[0].key), tries))
+                if len(waiting) == parallel:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def step(self, proposal: _Proposal) -> str:
+        """Check and record one proposal; return "accepted", the name of the check it failed, or "failed"."""
+        failure, passage = proposal.failure, proposal.passage
+        if not failure and passage is not None:
+            try:
+                pair = self._checked(passage, proposal)
+            except (ContextOverflow, EngineTimeout) as error:  # this proposal's failure, not the run's
+                failure = error.type
+        if failure or passage is None:
+            self._store.pairs.record_failure(self._run_id, failure, proposal.of.id)
             return "failed"
         self._store.pairs.add(self._collection, self._run_id, [pair])
         if pair.status == "accepted":
@@ -146,19 +179,28 @@ class _Run:
         return pair.reason
 
     def _passage_of(self, key: int) -> Passage | None:
-        if self._passage[0] != key:
-            found = self._store.chunks.by_keys([key]).get(key)
-            passage = Passage(found[0], 0.0, 1, "pairs", found[1], found[2]) if found else None
-            self._passage = (key, passage)
-        return self._passage[1]
+        found = self._store.chunks.by_keys([key]).get(key)
+        return Passage(found[0], 0.0, 1, "pairs", found[1], found[2]) if found else None
 
-    def _propose(self, passage: Passage, proposal: _Try) -> QAPair:
-        raw = self._proposer.propose(passage, proposal.sample, answerable=proposal.answerable)
-        candidate = parse_candidate(raw, "span" if proposal.answerable else "unanswerable", passage)
+    def _propose_all(self, passage: Passage | None, tries: Sequence[_Try]) -> list[_Proposal]:
+        if passage is None:
+            return [_Proposal(one, None, failure="chunk-deleted") for one in tries]
+        made = []
+        for one in tries:
+            try:
+                raw = self._proposer.propose(passage, one.sample, answerable=one.answerable)
+                made.append(_Proposal(one, passage, raw))
+            except (ContextOverflow, EngineTimeout) as error:  # this proposal's failure, not the run's
+                made.append(_Proposal(one, passage, failure=error.type))
+        return made
+
+    def _checked(self, passage: Passage, proposal: _Proposal) -> QAPair:
+        raw, answerable = proposal.raw, proposal.of.answerable
+        candidate = parse_candidate(raw, "span" if answerable else "unanswerable", passage)
         results = check(candidate, self._context)
         failed = "" if results[-1].passed else results[-1].name
         return QAPair(
-            id=proposal.id,
+            id=proposal.of.id,
             question=candidate.question or raw,
             answer=candidate.answer,
             chunk_ids=(passage.chunk.id,),
@@ -185,6 +227,7 @@ def generate_pairs(
     evaluation_questions: Sequence[str] = (),
     unanswerable_share: float = 0.1,
     top_k: int = 4,
+    parallel: int = 1,
     report: Report,
 ) -> dict[str, Any]:
     """Ask for ``requested`` proposals over a collection's chunks and keep those that pass the checks.
@@ -207,6 +250,7 @@ def generate_pairs(
         evaluation_questions: questions that no pair may resemble.
         unanswerable_share: share of proposals for questions that the documents do not answer, 0 to 1.
         top_k: how many passages production retrieves.
+        parallel: for how many chunks proposals are made at a time; it changes no proposal.
         report: receives the ledger after each proposal.
 
     Returns:
@@ -239,7 +283,7 @@ def generate_pairs(
         read=proposer.read if reads else None,
     )
     run = _Run(store, collection, run_id, proposer, context)
-    _follow(_left(store, plan, run_id), run, store.pairs.run(run_id), report)
+    _follow(_left(store, plan, run_id), run, store.pairs.run(run_id), report, parallel)
     return {"run_id": run_id, **store.pairs.run(run_id)}
 
 
@@ -281,18 +325,23 @@ def _left(store: Store, plan: Sequence[Quota], run_id: str) -> list[_Try]:
     return [proposal for proposal in _tries(plan, run_id) if proposal.id not in done]
 
 
-def _follow(left: Sequence[_Try], run: _Run, ledger: Mapping[str, Any], report: Report) -> None:
+def _follow(left: Sequence[_Try], run: _Run, ledger: Mapping[str, Any], report: Report, parallel: int) -> None:
     """Make the proposals that are left, reporting after each."""
     rejected: Counter[str] = Counter(ledger["rejected"])
     accepted, failed, total = ledger["accepted"], ledger["failed"], ledger["requested"]
     began = time.monotonic()
-    for made in range(len(left) + 1):
-        if made:
-            outcome = run.step(left[made - 1])
-            accepted += outcome == "accepted"
-            failed += outcome == "failed"
-            rejected.update([outcome] if outcome not in {"accepted", "failed"} else [])
+
+    def tell(made: int) -> None:
         pending = len(left) - made
         eta_s = (time.monotonic() - began) / made * pending if made else None
         metrics = {"accepted": accepted, "rejected": dict(rejected), "failed": failed}
         report(Progress(total - pending, total, "proposals", eta_s, "pairs", metrics))
+
+    tell(0)
+    with closing(run.proposals(left, parallel)) as proposals:
+        for made, proposal in enumerate(proposals, 1):
+            outcome = run.step(proposal)
+            accepted += outcome == "accepted"
+            failed += outcome == "failed"
+            rejected.update([outcome] if outcome not in {"accepted", "failed"} else [])
+            tell(made)

@@ -37,6 +37,7 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
         exclude_documents=frozenset(inputs.get("exclude_documents", ())),
         top_k=inputs.get("top_k", 4),
         evaluation_questions=tuple(inputs.get("evaluation_questions", ())),
+        parallel=workspace.settings.sequences,
         report=report,
     )
 

@@ -124,6 +124,16 @@ def test_a_cancelled_run_continues_to_the_same_end(corpus: Corpus, tmp_path: Pat
         assert accepted(whole) == accepted(corpus)
 
 
+def test_proposals_made_together_are_those_made_one_by_one(corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(JobCancelled):
+        generate(corpus, parallel=4, report=stop_after(9))
+    ledger = generate(corpus, parallel=4)
+    (tmp_path / "other").mkdir()
+    with Corpus(tmp_path / "other") as whole:
+        assert generate(whole) | {"run_id": ""} == ledger | {"run_id": ""}
+        assert accepted(whole) == accepted(corpus)
+
+
 def test_a_finished_run_asks_nothing_again_and_another_seed_is_another_run(corpus: Corpus) -> None:
     first = generate(corpus)
     generator = ScriptedGenerator(SCRIPT)
