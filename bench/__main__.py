@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import argparse
 
-from bench import engine, training
+from bench import adapters, engine, training
 
-BENCHMARKS = {"engine": engine.main, "training": training.main}
+BENCHMARKS = {"adapters": adapters.main, "engine": engine.main, "training": training.main}
 
 parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
 parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}; all by default")
