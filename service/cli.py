@@ -76,3 +76,7 @@ def main() -> None:
     """Run the console script; what a supervisor or ``kill`` sends stops a command as Ctrl-C does."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()
+
+
+if __name__ == "__main__":
+    main()

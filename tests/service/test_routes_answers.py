@@ -2,12 +2,19 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import httpx
 import pytest
+import uvicorn
 
 from data.errors import EngineBusy, EngineTimeout
+from service.app import create_app
+from service.serve import bind
+from service.workspace import Workspace
 from tests.service.conftest import open_client
-from tests.service.parts import adapter
+from tests.service.parts import adapter, wait_until
 
 QUESTION = "When was the lighthouse of Orrin built?"
 
@@ -116,31 +123,34 @@ def test_an_unexpected_error_is_a_problem_too(indexed, generator):
     assert (response.status_code, response.json()["type"]) == (500, "internal-error")
 
 
+@contextmanager
+def real_server(workspace: Workspace) -> Iterator[str]:
+    """Serve in a thread; yields the URL once the server accepts requests."""
+    with bind("127.0.0.1", 0) as listener:
+        server = uvicorn.Server(uvicorn.Config(create_app(workspace, run_jobs=False), log_config=None))
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            wait_until(lambda: server.started)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(20)
+        assert not thread.is_alive()
+
+
 def test_a_client_that_leaves_stops_the_generation(indexed, generator):
     """Against a real server: the test client only sees whole responses."""
-    import httpx
-    import uvicorn
-
-    from service.app import create_app
-
     generator.reply = "one two three four"
     generator.hold = threading.Event()
-    config = uvicorn.Config(create_app(indexed, run_jobs=False), port=0, log_config=None)
-    server = uvicorn.Server(config)
-    sockets = [config.bind_socket()]
-    thread = threading.Thread(target=server.run, args=(sockets,))
-    thread.start()
-    try:
-        url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}/v1/answers"
-        with httpx.stream("POST", url, json={"question": QUESTION, "stream": True}) as response:
+    sent = {"question": QUESTION, "stream": True}
+    with real_server(indexed) as url:
+        with httpx.stream("POST", f"{url}/v1/answers", json=sent, timeout=30) as response:
             lines = response.iter_lines()
             while "token" not in next(lines):
                 pass
         generator.hold.set()
         assert generator.closed.wait(10)
-    finally:
-        server.should_exit = True
-        thread.join(20)
 
 
 def test_compare_answers_side_by_side(client, generator):

@@ -78,7 +78,7 @@ def server(tmp_path):
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_the_server_in_order(server, sig):
     process, url = server
-    assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
+    assert httpx.get(f"{url}/healthz", timeout=30).json() == {"status": "ok"}
     process.send_signal(sig)
     assert process.wait(20) == 0
     assert process.stdout.read().strip() == "stopped"
@@ -86,7 +86,7 @@ def test_a_signal_stops_the_server_in_order(server, sig):
 
 def test_a_killed_server_leaves_its_state_to_the_next(server, make_workspace):
     process, url = server
-    job = httpx.post(f"{url}/v1/index/rebuild", json={}).json()
+    job = httpx.post(f"{url}/v1/index/rebuild", json={}, timeout=30).json()
     assert "job_id" in job
     process.kill()
     process.wait()
@@ -108,8 +108,8 @@ def test_no_job_outlives_its_server(server):
     """The child would write on in a state directory that nobody holds; it is loading the embedder here."""
     process, url = server
     files = [("files", ("a.md", b"# A\n\nSome text about amber.\n"))]
-    job_id = httpx.post(f"{url}/v1/documents", files=files).json()["job_id"]
-    wait_until(lambda: httpx.get(f"{url}/v1/jobs/{job_id}").json()["status"] != "queued")
+    job_id = httpx.post(f"{url}/v1/documents", files=files, timeout=30).json()["job_id"]
+    wait_until(lambda: httpx.get(f"{url}/v1/jobs/{job_id}", timeout=30).json()["status"] != "queued")
     (child,) = psutil.Process(process.pid).children()
     process.kill()
     process.wait()

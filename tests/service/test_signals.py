@@ -48,3 +48,10 @@ def test_a_signal_ends_the_job_of_a_command_too(tmp_path: Path, sig: signal.Sign
         assert store.jobs.get(job_id).status == "cancelled"
     assert process.returncode == 130
     assert f"run again: ragtune ingest {documents}" in shown.replace("\n", "")
+
+
+def test_the_command_line_is_also_a_module() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "service.cli", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.startswith("ragtune ")
