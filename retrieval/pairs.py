@@ -141,6 +141,11 @@ class _Run:
         self._proposer = proposer
         self._context = context
 
+    @property
+    def ledger(self) -> dict[str, Any]:
+        """What the run has done so far."""
+        return dict(self._store.pairs.run(self._run_id))
+
     def proposals(self, left: Sequence[_Try], parallel: int) -> Generated[_Proposal, None, None]:
         """Yield the proposals in order, made for up to ``parallel`` chunks at a time.
 
@@ -278,13 +283,16 @@ def generate_pairs(
     run_id = _run_with(store, collection, requested, inputs)
     context = Context(
         lambda question: retriever.search(question, collection, top_k),
-        accepted=[pair.question for pair in store.pairs.all(collection, "accepted", stale=False)],
+        accepted=_accepted(store, collection),
         evaluation=evaluation_questions,
         read=proposer.read if reads else None,
     )
-    run = _Run(store, collection, run_id, proposer, context)
-    _follow(_left(store, plan, run_id), run, store.pairs.run(run_id), report, parallel)
+    _follow(_left(store, plan, run_id), _Run(store, collection, run_id, proposer, context), report, parallel)
     return {"run_id": run_id, **store.pairs.run(run_id)}
+
+
+def _accepted(store: Store, collection: str) -> list[str]:
+    return [pair.question for pair in store.pairs.all(collection, "accepted", stale=False)]
 
 
 def _check_numbers(requested: int, unanswerable_share: float) -> None:
@@ -325,8 +333,9 @@ def _left(store: Store, plan: Sequence[Quota], run_id: str) -> list[_Try]:
     return [proposal for proposal in _tries(plan, run_id) if proposal.id not in done]
 
 
-def _follow(left: Sequence[_Try], run: _Run, ledger: Mapping[str, Any], report: Report, parallel: int) -> None:
+def _follow(left: Sequence[_Try], run: _Run, report: Report, parallel: int) -> None:
     """Make the proposals that are left, reporting after each."""
+    ledger = run.ledger
     rejected: Counter[str] = Counter(ledger["rejected"])
     accepted, failed, total = ledger["accepted"], ledger["failed"], ledger["requested"]
     began = time.monotonic()

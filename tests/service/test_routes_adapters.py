@@ -105,7 +105,8 @@ def measured(monkeypatch):
     """Convert and compare without a base model; return what the comparison says next (an error is raised)."""
     verdicts = []
 
-    def measure(_workspace, folder, examples, report):
+    def measure(_workspace, folder, examples, report, attention):
+        assert attention == "full"
         assert (folder / "adapter.gguf").read_bytes() == (folder / "adapter_model.safetensors").read_bytes()
         assert examples
         report(Progress(1, 1, "examples", stage="parity"))
