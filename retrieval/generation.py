@@ -29,7 +29,7 @@ from data.store import Store
 from retrieval.canary import check_recall, sample
 from retrieval.chunk import embedded_text
 from retrieval.embedders import Embedders, Find
-from retrieval.hybrid import Found, VectorsOf, search_legs
+from retrieval.hybrid import Found, HoldsVectors, search_legs
 from retrieval.index import FaissIndex
 from retrieval.lexical import ANALYZER, TantivyIndex
 from retrieval.manifest import MANIFEST, read_manifest, write_manifest
@@ -71,10 +71,11 @@ class Generation:
         k: int,
         allowed: Keys | None = None,
         *,
-        vectors_of: VectorsOf | None = None,
         understood: bool = True,
     ) -> list[Found]:
         """Return the best keys, best first: ``k`` of one leg, or all that both found. As ``search_legs``."""
+        dense = self._legs["dense"]
+        vectors_of = dense.vectors if isinstance(dense, HoldsVectors) else None
         return search_legs(
             self._legs, query, vector, method, k, allowed=allowed, vectors_of=vectors_of, understood=understood
         )

@@ -26,6 +26,7 @@ _BLENDED = 30
 _MAX_UNKNOWN = 0.2
 """Share of a query's tokens that the embedder may not know: English has none, Chinese 0.35 and more in MiniLM."""
 _FILLER = 1e-6
+_NO_KEYS: Keys = np.zeros(0, dtype=np.int64)
 
 VectorsOf = Callable[[Sequence[int]], Vectors]
 """Returns the vectors of keys, shape (n, dimension); zeros where one is not known."""
@@ -37,6 +38,22 @@ class KnowsWords(Protocol):
 
     def unknown_share(self, text: str) -> float:
         """Return the share of the tokens of ``text`` that are unknown to the model, 0 to 1."""
+
+
+@runtime_checkable
+class HoldsVectors(Protocol):
+    """A dense index that can return what it holds."""
+
+    def vectors(self, keys: Sequence[int] | Keys) -> Vectors:
+        """Return the vectors of ``keys``, shape (len(keys), dimension); zeros where one is not held."""
+
+
+@runtime_checkable
+class ScoresOthers(Protocol):
+    """An index that scores given keys in the search that finds the best ones."""
+
+    def search_beside(self, query: str, k: int, others: Keys) -> list[Hit]:
+        """Return the ``k`` best hits and those of the ``others``, best first; none that share no word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,25 +117,29 @@ def search_legs(
     if method != "hybrid":
         return [Found(hit.key, hit.score, method) for hit in legs[method].search(query, given, k, allowed)]
     depth = max(k, DEPTH)
-    hits = {name: leg.search(query, given, depth, allowed) for name, leg in legs.items()}
-    held = {name: {hit.key for hit in found} for name, found in hits.items()}
-    if not understood:
-        fused = fuse(hits, {"dense": _FILLER, "lexical": 1.0})
-    else:
-        hits["lexical"] = _completed(legs["lexical"], query, given, hits)
-        fused = _blend(hits, given, vectors_of)
+    hits = {"dense": legs["dense"].search(query, given, depth, allowed)}
+    others = np.array(sorted(hit.key for hit in hits["dense"]), dtype=np.int64) if understood else _NO_KEYS
+    own, more = _lexical(legs["lexical"], query, given, depth, allowed=allowed, others=others)
+    held = {"dense": {hit.key for hit in hits["dense"]}, "lexical": {hit.key for hit in own}}
+    hits["lexical"] = [*own, *more]
+    fused = _blend(hits, given, vectors_of) if understood else fuse(hits, {"dense": _FILLER, "lexical": 1.0})
     return [Found(key, score, "+".join(name for name in held if key in held[name])) for key, score in fused]
 
 
-def _completed(lexical: Index, query: str, vector: Vectors, hits: Mapping[str, Sequence[Hit]]) -> list[Hit]:
-    """Return the lexical hits, and those of the keys that only the dense leg found: 0 if they share no word."""
-    held = {hit.key for hit in hits["lexical"]}
-    others = np.array(sorted(hit.key for hit in hits["dense"] if hit.key not in held), dtype=np.int64)
-    if not len(others):
-        return list(hits["lexical"])
-    more = lexical.search(query, vector, len(others), others)
-    scored = {hit.key for hit in more}
-    return [*hits["lexical"], *more, *(Hit(int(key), 0.0) for key in others if int(key) not in scored)]
+def _lexical(
+    lexical: Index, query: str, vector: Vectors, depth: int, *, allowed: Keys | None, others: Keys
+) -> tuple[list[Hit], list[Hit]]:
+    """Return the best ``depth`` lexical hits, and those of the ``others`` beyond them: 0 if they share no word."""
+    if allowed is None and len(others) and isinstance(lexical, ScoresOthers):
+        found = lexical.search_beside(query, depth, others)
+        own, more = found[:depth], found[depth:]
+    else:
+        own, more = lexical.search(query, vector, depth, allowed), []
+        beyond = np.setdiff1d(others, [hit.key for hit in own])
+        more = lexical.search(query, vector, len(beyond), beyond) if len(beyond) else []
+    wanted = set(others.tolist())
+    scored = {hit.key for hit in own} | {hit.key for hit in more}
+    return own, [*(hit for hit in more if hit.key in wanted), *(Hit(key, 0.0) for key in sorted(wanted - scored))]
 
 
 def _blend(hits: Mapping[str, Sequence[Hit]], vector: Vectors, vectors_of: VectorsOf | None) -> list[tuple[int, float]]:

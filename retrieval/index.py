@@ -142,6 +142,24 @@ class FaissIndex:
             hits.extend(map(Hit, keys.tolist(), scores.tolist()))
         return sorted(hits, key=lambda hit: (-hit.score, hit.key))[: max(k, 0)]
 
+    def vectors(self, keys: Sequence[int] | Keys) -> Vectors:
+        """Return the vectors of ``keys`` as they are held, shape (len(keys), dimension); zeros for others.
+
+        Those of HNSW and IVF segments have 8 bits for each component.
+        """
+        if len(self._pending):
+            self.save()
+        wanted = np.asarray(keys, dtype=np.int64)
+        found = np.zeros((len(wanted), self._dimension), dtype=np.float32)
+        for part in self._parts:
+            rows = np.minimum(np.searchsorted(part.segment.keys, wanted), len(part.segment) - 1)
+            held = part.segment.keys[rows] == wanted
+            if part.alive is not None:
+                held &= part.alive[rows]
+            if held.any():
+                found[held] = part.segment.vectors(rows[held])
+        return found
+
     def keys(self) -> Keys:
         """Return every key held, ascending."""
         with self._lock:

@@ -27,6 +27,7 @@ _RUN = re.compile(rf"[{_CJK}]+|(?:(?![{_CJK}_])\w)+")
 _ASCII_WORD = re.compile(r"[a-z0-9]+")
 _IS_CJK = re.compile(rf"[{_CJK}]")
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_NO_VECTOR: Vectors = np.zeros((1, 0), dtype=np.float32)
 ANALYZER = "stemmed-pairs-bigrams-unigrams-2"
 """Name of this analysis: a changed one needs a new name, so that indexes are built anew."""
 
@@ -128,6 +129,23 @@ class TantivyIndex:
             allowed = self._candidates(stemmed, k, pairs)
         clauses = self._clauses(stemmed, pairs)
         return self._find(_union(clauses) if allowed is None else self._narrowed(clauses, allowed), k)
+
+    def search_beside(self, query: str, k: int, others: Keys) -> list[Hit]:
+        """Return the ``k`` best hits and those of the ``others`` beyond them, best first; ties by key.
+
+        Of many entries, both are scored in one pass over what is worth scoring.
+        """
+        words = self._analyzer.analyze(" ".join(terms(query)))[:_MAX_QUERY_TERMS]
+        stemmed, pairs = list(dict.fromkeys(words)), self._pairs(words)
+        near = self._candidates(stemmed, k, pairs) if stemmed else None
+        if near is None:
+            own = self.search(query, _NO_VECTOR, k)
+            beyond = np.setdiff1d(others, [hit.key for hit in own])
+            return own + (self.search(query, _NO_VECTOR, len(beyond), beyond) if len(beyond) else [])
+        scored = np.union1d(near, others)
+        found = self._find(self._narrowed(self._clauses(stemmed, pairs), scored), len(scored))
+        wanted = set(others.tolist())
+        return found[:k] + [hit for hit in found[k:] if hit.key in wanted]
 
     def _among_many(self, stemmed: list[str], pairs: Sequence[tuple[str, str]], k: int, allowed: Keys) -> list[Hit]:
         """Search without the filter, deeper the less it lets through, and leave out what it does not.

@@ -8,11 +8,9 @@ since are left out. Knows nothing of prompts or answers.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from data.errors import IndexMismatch, InvalidRequest, NothingIndexed, StorageCorrupt
 from data.protocols import Embedder, Keys, Vectors
@@ -20,13 +18,11 @@ from data.records import METHODS, Filter, Method, Passage
 from data.state import StateDirectory
 from data.store import Store
 from data.store.chunks import Found as StoredChunk
-from retrieval.chunk import embedded_text
 from retrieval.duplicates import collapse
 from retrieval.embedders import Embedders, Find
 from retrieval.generation import Generation, open_generation
-from retrieval.hybrid import Found, VectorsOf, mix, understands
+from retrieval.hybrid import Found, mix, understands
 from retrieval.rerank import CANDIDATES, Reranker, rerank
-from retrieval.vectors import text_hash
 
 _MIN_DEPTH = 50
 _DEPTH_FACTOR = 5
@@ -191,11 +187,11 @@ class Retriever:
         """Search, and search deeper while too many of the chunks found are deleted, excluded or copies."""
         generation, depth = opened.generation, max(_MIN_DEPTH, _DEPTH_FACTOR * wanted)
         reach = len(generation) if asked.allowed is None else min(len(generation), len(asked.allowed))
-        rows = _Rows(self._store, opened.embedder)
+        rows = _Rows(self._store)
         while True:
-            found = _ranking(opened, asked, 0, depth, rows.vectors)
+            found = _ranking(opened, asked, 0, depth)
             if len(asked.queries) > 1:
-                found = mix(found, _ranking(opened, asked, 1, depth, rows.vectors), _CONTEXT_SHARE)
+                found = mix(found, _ranking(opened, asked, 1, depth), _CONTEXT_SHARE)
             for examined in (found[: _HEAD_FACTOR * max(wanted, _MIN_HEAD)], found):
                 held = rows.get(hit.key for hit in examined)
                 passages = collapse(_passages(examined, held, asked.excluded), wanted)
@@ -206,13 +202,11 @@ class Retriever:
             depth *= _DEEPER
 
 
-def _ranking(opened: _Opened, asked: _Asked, number: int, depth: int, vectors_of: VectorsOf) -> list[Found]:
+def _ranking(opened: _Opened, asked: _Asked, number: int, depth: int) -> list[Found]:
     query = asked.queries[number]
     vector = None if asked.vectors is None else asked.vectors[number : number + 1]
     understood = asked.method != "hybrid" or understands(opened.embedder, query)
-    return opened.generation.search(
-        query, vector, asked.method, depth, asked.allowed, vectors_of=vectors_of, understood=understood
-    )
+    return opened.generation.search(query, vector, asked.method, depth, asked.allowed, understood=understood)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,10 +229,10 @@ class _Asked:
 
 
 class _Rows:
-    """The chunks that one search looks at, each read once, and their cached vectors."""
+    """The chunks that one search looks at, each read once."""
 
-    def __init__(self, store: Store, embedder: Embedder) -> None:
-        self._store, self._embedder = store, embedder
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._held: dict[int, StoredChunk] = {}
         self._asked: set[int] = set()
 
@@ -249,18 +243,6 @@ class _Rows:
             self._held.update(self._store.chunks.by_keys(sorted(new)))
             self._asked |= new
         return self._held
-
-    def vectors(self, keys: Sequence[int]) -> Vectors:
-        """Return the cached vectors of chunks, shape (len(keys), dimension); zeros where one is not cached."""
-        rows = self.get(keys)
-        hashes = {key: text_hash(embedded_text(rows[key][0])) for key in keys if key in rows}
-        cached = self._store.embeddings.get_many(self._embedder.fingerprint, set(hashes.values()))
-        vectors = np.zeros((len(keys), self._embedder.dimension), dtype=np.float32)
-        for place, key in enumerate(keys):
-            held = cached.get(hashes.get(key, ""))
-            if held is not None:
-                vectors[place] = np.frombuffer(held, dtype="<f4")
-        return vectors
 
 
 def _passages(found: list[Found], rows: Mapping[int, StoredChunk], excluded: frozenset[str]) -> Iterator[Passage]:

@@ -8,6 +8,7 @@ the keys mean.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,7 @@ class Segment:
 
     def __init__(self, folder: Path, name: str, kind: Kind, policy: Policy) -> None:
         self.name, self.kind, self._policy = name, kind, policy
+        self._lock, self._numbered = threading.Lock(), kind != "ivf"
         path = folder / f"{name}.faiss"
         try:
             self.keys: Keys = np.fromfile(folder / f"{name}.keys", dtype="<i8")
@@ -167,6 +169,15 @@ class Segment:
             if probes == lists or (found[1] >= 0).all():
                 return found
             wanted *= _DEPTH
+
+    def vectors(self, rows: Rows) -> Vectors:
+        """Return the vectors of ``rows``, decoded from what is kept; shape (len(rows), dimension)."""
+        with self._lock:
+            if not self._numbered:  # Where in which list a row lies: 8 bytes each, for searches that ask.
+                self._index.make_direct_map()
+                self._numbered = True
+        found: Vectors = self._index.reconstruct_batch(np.ascontiguousarray(rows, dtype=np.int64))
+        return found
 
     def blocks(self) -> Iterator[tuple[Rows, Vectors]]:
         """Yield (row numbers, vectors), each row once, decoded from what is kept."""

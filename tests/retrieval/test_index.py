@@ -295,3 +295,18 @@ def test_any_sequence_of_changes_equals_a_plain_table(
         assert {hit.key for hit in hits} == choice
         for hit in hits:
             assert hit.score == pytest.approx(float(POOL[hit.key] @ POOL[3]), abs=0.05)
+
+
+@KINDS
+def test_vectors_come_back_by_key(tmp_path: Path, policy: Policy, kind: str) -> None:
+    vectors, index = unit(500), filled(tmp_path, 500, policy)
+    index.add([5000], [""], unit(1, seed=1))
+    index.remove([1003])
+    index.save()
+    assert kind in {row[0] for row in index.kinds()}
+    held = index.vectors([1400, 5000, 7, 1003, 1001])
+    wanted = np.stack([vectors[400], unit(1, seed=1)[0], vectors[1]])
+    assert (held[[0, 1, 4]] * wanted).sum(axis=1) == pytest.approx(1, abs=0.01)
+    assert not held[[2, 3]].any(), "neither unknown nor removed keys have a vector"
+    again = FaissIndex(tmp_path, DIMENSION, policy)
+    assert again.vectors([1400]) == pytest.approx(held[:1])

@@ -130,3 +130,18 @@ def test_a_wide_filter_finds_what_a_narrow_one_would(tmp_path: Path, monkeypatch
     assert index.search("heat", NONE, 500, allowed) == [
         hit for hit in index.search("heat", NONE, 600) if hit.key in set(allowed.tolist())
     ]
+
+
+@pytest.mark.parametrize("large", [0, 10**6], ids=["candidates by rarer terms", "everything scored"])
+def test_others_are_scored_beside_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: int) -> None:
+    monkeypatch.setattr("retrieval.lexical._LARGE", large)
+    texts = [f"common {'rare ' * (row % 7)}{'pair of words ' * (row % 3)}text{row}" for row in range(60)]
+    index = TantivyIndex(tmp_path)
+    index.add(range(60), texts, np.zeros((60, 0), dtype=np.float32))
+    index.save()
+    query, others = "common text59 text3 text0 pair", np.array([0, 3, 8, 59, 999], dtype=np.int64)
+    every = {hit.key: hit.score for hit in index.search(query, np.zeros((1, 0), dtype=np.float32), 60, np.arange(60))}
+    found = index.search_beside(query, 2, others)
+    assert [hit.key for hit in found[:2]] == sorted(every, key=lambda key: (-every[key], key))[:2]
+    assert {hit.key for hit in found} == {hit.key for hit in found[:2]} | {0, 3, 8, 59}
+    assert all(hit.score == pytest.approx(every[hit.key], rel=1e-5) for hit in found)
