@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DemoPlan:
-    """Every number of the demo. The stages took 11 minutes on 2 cores with AMX (bench/RESULTS.md)."""
+    """Every number of the demo. The stages took 12 minutes on 2 cores without AMX (bench/RESULTS.md)."""
 
     collection: str = "default"
     adapter: str = "demo"
