@@ -92,7 +92,10 @@ def _add(ctx: typer.Context, source: str, name: str, default: bool, as_json: boo
             hint="Choose one with: --name NAME",
         )
     with session(ctx).workspace(mutates=True) as workspace:
-        model: Model = replace(workspace.models.resolve(source), name=name)
+        resolved = workspace.models.resolve(source)
+        if workspace.models.tuning(resolved) is None:
+            resolved = workspace.models.choose_quantization(resolved)
+        model: Model = replace(resolved, name=name)
         check_memory(name, demand(model, workspace.engine_options(model)))
         tuning = workspace.models.tuning(model) or workspace.models.tune(model)
         workspace.store.models.add(model, default)

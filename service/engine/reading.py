@@ -112,7 +112,10 @@ class Reader:
         self._context.keep(stream.number, cached)
         stream.forget()
         stream.tokens = list(prompt.tokens[:cached])
-        logits = yield from self._stretches(stream, prompt.tokens, cached, [end for end in ends if end > cached])
+        left = [end for end in ends if end > cached]
+        if cached and cached not in ends:  # behind what the model wrote, see ``streams``: stretches keep nothing exact
+            left = [cached + end for end in Prompt(prompt.tokens[cached:]).ends(self._context.n_batch)]
+        logits = yield from self._stretches(stream, prompt.tokens, cached, left)
         return self._done(stream, prompt, logits, cached)
 
     def keep_prefix(self, stream: Stream, adapters: str) -> None:
