@@ -213,6 +213,7 @@ class Workspace:
     def engine_options(self, model: Model) -> EngineOptions:
         """Return how ``model`` is served: as set, else as measured on this machine, else by default."""
         from service.engine import EngineOptions
+        from service.engine.memory import smaller_if_needed
 
         settings = self.settings
         options = EngineOptions(
@@ -228,7 +229,8 @@ class Workspace:
         given = {name: getattr(settings, name) for name in names if name in settings.model_fields_set}
         tuning = self.models.tuning(model)
         measured = {} if tuning is None else {name: getattr(tuning, name) for name in names}
-        return replace(options, **(measured | {name: value for name, value in given.items() if value is not None}))
+        options = replace(options, **(measured | {name: value for name, value in given.items() if value is not None}))
+        return options if given.get("kv_type") else smaller_if_needed(model, options)
 
     def teacher_at(self, url: str) -> Generator:
         """Return the OpenAI-compatible server at ``url`` as a generator."""

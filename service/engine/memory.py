@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.errors import InsufficientMemory
@@ -64,6 +64,17 @@ def demand(model: Model, options: EngineOptions) -> Demand:
         logits=options.n_batch * int(model.meta.get("n_vocab") or 0) * 4,
         arithmetic=f"{options.sequences} sequences x {n_ctx} tokens x {token / 1e3:.1f} kB in {options.kv_type}",
     )
+
+
+def smaller_if_needed(model: Model, options: EngineOptions, available: int | None = None) -> EngineOptions:
+    """Return ``options`` with keys and values in 8 bits where only those fit into memory, else as they are.
+
+    That costs blockwise adapters their path (keys of 8 bits cannot be turned), so it is never done without need.
+    """
+    free = available_bytes() if available is None else available
+    small = replace(options, kv_type="q8_0", flash_attention=True)  # llama.cpp has 8-bit values only with it
+    needed = free is not None and demand(model, small).total <= free < demand(model, options).total
+    return small if needed else options
 
 
 def check_memory(name: str, wanted: Demand, available: int | None = None) -> None:

@@ -10,7 +10,7 @@ import pytest
 from data.errors import InsufficientMemory
 from data.records import Model
 from service.engine import Engine, EngineOptions
-from service.engine.memory import available_bytes, check_memory, demand
+from service.engine.memory import available_bytes, check_memory, demand, smaller_if_needed
 from service.engine.models import ModelRegistry
 from service.engine.tuning import Tuning, load, machine, save
 
@@ -42,6 +42,15 @@ def test_what_does_not_fit_is_refused_with_the_sum() -> None:
     assert "RAGTUNE_SEQUENCES" in caught.value.hint
     check_memory("nothing", replace(wanted, weights=0, kv=0, kept=0, logits=0))
     assert (available_bytes() or 1) > 0
+
+
+def test_keys_and_values_take_8_bits_only_where_16_do_not_fit() -> None:
+    options = EngineOptions(n_ctx=4096, sequences=8)
+    whole, half = demand(MODEL, options).total, demand(MODEL, replace(options, kv_type="q8_0")).total
+    assert smaller_if_needed(MODEL, options, whole) == options
+    assert smaller_if_needed(MODEL, options, half - 1) == options  # it is refused as it was asked for
+    small = smaller_if_needed(MODEL, options, half)
+    assert (small.kv_type, small.flash_attention) == ("q8_0", True)
 
 
 def test_a_tuning_is_kept_for_its_model_and_machine(tmp_path: Path) -> None:
