@@ -1,0 +1,66 @@
+"""Serving from a server instead of the local engine: what the settings name, and what cannot be done without weights.
+
+Knows nothing of the protocol that the server speaks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from data.errors import InvalidModel
+from data.records import Model, content_id
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.engine.openai import OpenAIGenerator
+
+_ARCHITECTURE = "served by URL"
+
+
+def open_server(settings: Settings, local: Model | None) -> OpenAIGenerator:
+    """Return the configured server as a generator, without asking it anything.
+
+    Args:
+        settings: with ``engine_url``.
+        local: the model that it is said to serve, None where nothing is said.
+
+    Raises:
+        InvalidRequest: its address or key cannot be one.
+    """
+    from service.engine.openai import OpenAIGenerator
+
+    assert settings.engine_url is not None
+    key = settings.engine_api_key
+    return OpenAIGenerator(
+        settings.engine_url,
+        key.get_secret_value() if key else "",
+        settings.engine_model or "",
+        base_sha256=_sha256(settings) if local is None else local.sha256,
+    )
+
+
+def server_model(settings: Settings, name: str, url: str) -> Model:
+    """Return what is known of a server's model: its name. No file of it is here, and no adapter names it."""
+    return Model(name, url, "", "", _sha256(settings), _ARCHITECTURE)
+
+
+def _sha256(settings: Settings) -> str:
+    """Return what stands in for the hash of weights that nobody has seen; no file has it."""
+    return f"server-{content_id(settings.engine_url or '', settings.engine_model or '')}"
+
+
+def require_weights(model: Model) -> Model:
+    """Return ``model`` if its files are here.
+
+    Raises:
+        InvalidModel: it is known by the name it has on a server alone.
+    """
+    if model.architecture != _ARCHITECTURE:
+        return model
+    raise InvalidModel(
+        f"The weights of {model.name} are not here: it is served at {model.source}",
+        got=model.name,
+        wanted="a base model with weights, to train and to check adapters",
+        hint="Say with RAGTUNE_MODEL (a file, a folder or a hub id) which model the server has, "
+        "or take RAGTUNE_ENGINE_URL away to serve from here.",
+    )
