@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,8 @@ class _Completion:
             self.reason = choice.get("finish_reason") or self.reason
             self._take_logprobs((choice.get("logprobs") or {}).get("content") or ())
             piece = (choice.get("delta") or {}).get("content") or ""
+            if not isinstance(piece, str):
+                raise TypeError(piece)
             if piece:
                 self.first = self.first or time.monotonic()
                 self.text.append(piece)
@@ -113,13 +116,22 @@ def read_completion(lines: Iterator[str], top_logprobs: int) -> Iterator[Delta]:
     """
     completion = _Completion(top_logprobs, time.monotonic())
     for event in _events(lines):
-        try:
+        with _readable(event):
             pieces = list(completion.take(event))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise EngineError("The server sent an event of another shape", got=str(event)[:_SHOWN_CHARS]) from error
         for piece in pieces:
             yield Delta(piece)
-    yield Delta("", completion.result())
+    with _readable(completion.usage):
+        result = completion.result()
+    yield Delta("", result)
+
+
+@contextmanager
+def _readable(value: object) -> Iterator[None]:
+    """Map what a value of another shape than the protocol's makes Python raise."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise EngineError("The server sent an event of another shape", got=str(value)[:_SHOWN_CHARS]) from error
 
 
 def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
