@@ -64,7 +64,7 @@ class Workspace:
         settings: where the state is and what to serve.
         embedder: used instead of the configured one.
         generator: used instead of the local engine or the configured server.
-        model: the base model, where ``generator`` is given.
+        model: the base model, where ``generator`` is given or a server serves.
     """
 
     def __init__(
@@ -212,7 +212,8 @@ class Workspace:
             return self._generator
 
     def _server(self) -> OpenAIGenerator:
-        return open_server(self.settings, self.model if "model" in self.settings.model_fields_set else None)
+        said = self._model is not None or "model" in self.settings.model_fields_set
+        return open_server(self.settings, self.model if said else None)
 
     def check_engine(self) -> str:
         """Start the engine, or ask the server in its place what it is; return a line about it.
