@@ -39,8 +39,8 @@ class Dialect:
         honours: fields of ``GenerationRequest`` that it takes, beyond messages, max_tokens, temperature and top_p.
         repeat_penalty: its name for that field.
         grammar: its name for that field; a dotted one is a member of an object.
-        top_k_all: its top_k that keeps all tokens, said with min_p and the repeat penalty even where nothing is asked,
-            because its own defaults do something; None where it has none or cannot be told.
+        top_k_all: its top_k that keeps all tokens, said with min_p and the penalties even where nothing is asked,
+            because its own defaults or options may do something; None where it has none or cannot be told.
         logprobs: log-probabilities cost it nothing and are always asked for.
     """
 
@@ -68,7 +68,7 @@ OLLAMA = Dialect("Ollama", "models", _STANDARD)
 # Its top_k is how many passages to retrieve. What its chat route does not take yet would be ignored: the other
 # fields belong here as soon as service/chat.py has them.
 RAGTUNE = Dialect("ragtune", "models", frozenset({"seed", "stop"}), logprobs=False)
-OPENAI = Dialect("OpenAI", "models", _STANDARD | {"logit_bias"}, logprobs=False)
+OPENAI = Dialect("plain OpenAI", "models", _STANDARD | {"logit_bias"}, logprobs=False)
 
 _BEFORE_STRUCTURED_OUTPUTS = (0, 11)
 """vLLM took guided_grammar until 0.11; a field that it does not know it ignores."""
@@ -102,7 +102,7 @@ def detect(server: Asked) -> Found:
         raise refusal(reply)
     cards = list_models(reply)
     models = tuple(str(card.get("id")) for card in cards if not card.get("parent"))
-    owners = [_OWNERS[card["owned_by"]] for card in cards if card.get("owned_by") in _OWNERS]
+    owners = [_OWNERS[owner] for card in cards if (owner := str(card.get("owned_by"))) in _OWNERS]
     return Found(_of_version(server, owners[0]) if owners else _probed(server), models)
 
 
@@ -157,7 +157,8 @@ def _said_anyway(request: GenerationRequest, dialect: Dialect) -> dict[str, Any]
     drawn = request.temperature > 0
     said: dict[str, Any] = {"top_p": request.top_p} if drawn else {}
     if dialect.top_k_all is not None:
-        said |= {dialect.repeat_penalty: 1.0} | ({"top_k": dialect.top_k_all, "min_p": 0.0} if drawn else {})
+        said |= {dialect.repeat_penalty: 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+        said |= {"top_k": dialect.top_k_all, "min_p": 0.0} if drawn else {}
     if dialect is LLAMA_SERVER:
         said["repeat_last_n"] = request.max_tokens  # penalties look at all that is written, not at 64 tokens
     return said
@@ -171,10 +172,9 @@ def check_honoured(asked: dict[str, Any], dialect: Dialect) -> None:
     """
     foreign = {name: value for name, value in asked.items() if name not in dialect.honours}
     if foreign:
-        kind = "This server speaks plain OpenAI, which" if dialect is OPENAI else f"{dialect.name}'s chat route"
         shown = ", ".join(f"{name}={str(value)[:40]}" for name, value in foreign.items())
         raise InvalidRequest(
-            f"{kind} has no {', '.join(foreign)}",
+            f"The server ({dialect.name}) has no {', '.join(foreign)}",
             got=shown,
             wanted=f"of such fields only {', '.join(sorted(dialect.honours))}",
             hint="Leave it out, or serve with llama-server, vLLM or the local engine.",

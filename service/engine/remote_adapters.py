@@ -146,7 +146,7 @@ class ModelAdapters:
             f"Make it there: a Modelfile with FROM its base and ADAPTER {file}, then ollama create {_names(key)[-1]}."
         )
         raise UnknownAdapter(
-            f"{self.software} has no model that is named for this adapter",
+            f"The server ({self.software}) has no model that is named for this adapter",
             got=key,
             wanted=f"one of {', '.join(_names(key))} among {', '.join(models) or 'its models (it lists none)'}",
             hint=ollama if self.software == "Ollama" else "Serve it there under that name, or on the local engine.",
@@ -194,7 +194,7 @@ class LoadedAdapters:
         folder = self._folders.get(key)
         if folder is None or not (folder / _CONFIG).is_file():
             raise UnknownAdapter(
-                f"{self._software} has no such adapter",
+                f"The server ({self._software}) has no such adapter",
                 got=key,
                 wanted=", ".join(models) or "it lists none",
                 hint=f"Start it with --enable-lora --lora-modules {key}=FOLDER (the folder that peft wrote).",
@@ -234,7 +234,7 @@ def single(request: GenerationRequest, software: str) -> str | None:
     adapters = request.adapters
     if len(adapters) > 1 or any(scale != 1.0 for _, scale in adapters):
         raise InvalidRequest(
-            f"{software} neither scales nor sums adapters",
+            f"The server ({software}) neither scales nor sums adapters",
             got=", ".join(f"{key}*{scale:g}" for key, scale in adapters),
             wanted="one adapter at scale 1",
             hint="llama-server and the local engine do both.",

@@ -94,6 +94,7 @@ def test_a_plain_server_gets_openais_own_fields_and_no_others() -> None:
     assert "authorization" not in seen[1].headers
 
 
+UNPENALIZED = {"presence_penalty": 0.0, "frequency_penalty": 0.0}
 DRAWN = replace(REQUEST, temperature=1.0)
 ASKED = replace(DRAWN, top_k=4, min_p=0.1, repeat_penalty=1.5, logit_bias={5: 1.5}, top_logprobs=2)
 
@@ -103,12 +104,20 @@ ASKED = replace(DRAWN, top_k=4, min_p=0.1, repeat_penalty=1.5, logit_bias={5: 1.
     [
         (
             "llama-server",
-            {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0, "repeat_last_n": 9, "logprobs": True, "top_logprobs": 1},
+            UNPENALIZED
+            | {
+                "top_k": 0,
+                "min_p": 0.0,
+                "repeat_penalty": 1.0,
+                "repeat_last_n": 9,
+                "logprobs": True,
+                "top_logprobs": 1,
+            },
             {"top_k": 4, "min_p": 0.1, "repeat_penalty": 1.5, "logit_bias": {"5": 1.5}, "top_logprobs": 2},
         ),
         (
             "vllm",
-            {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "logprobs": True, "top_logprobs": 0},
+            UNPENALIZED | {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "logprobs": True, "top_logprobs": 0},
             {"top_k": 4, "min_p": 0.1, "repetition_penalty": 1.5, "logit_bias": {"5": 1.5}, "top_logprobs": 2},
         ),
         ("ollama", {"top_p": 1.0, "logprobs": True, "top_logprobs": 0}, None),
