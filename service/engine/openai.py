@@ -132,7 +132,7 @@ class OpenAIGenerator:
         """Make ``key`` usable: find it on the server, or have it loaded from its folder; return NaN.
 
         How much it changes the logits cannot be seen from here. A server reads passages with full attention: an
-        adapter that was trained blockwise is served all the same, and loses some of what it has learned.
+        adapter that was trained blockwise is served all the same, with a warning in the log, and may answer badly.
 
         Raises:
             BaseModelMismatch: it was trained for another model than the one that is said to be served.
@@ -148,7 +148,8 @@ class OpenAIGenerator:
             )
         self._found()[1].add(key, Path(gguf_path).absolute())
         if attention == "blockwise":
-            log.warning("%s was trained with blockwise attention; %s reads with full attention", key, self.url)
+            said = "%s was trained with blockwise attention, and %s reads with full attention: it may answer badly"
+            log.warning(said + "; train with attention = full to serve there", key, self.url)
         return math.nan
 
     def remove_adapter(self, key: str) -> None:
