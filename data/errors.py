@@ -269,9 +269,10 @@ class EngineError(RagtuneError):
 
 
 class EngineBusy(EngineError):
-    """The engine's queue is full."""
+    """The engine's queue is full. ``retry_after_s`` is when to try again, in seconds, where it was told."""
 
     status = 429
+    retry_after_s: float | None = None
 
 
 class EngineUnavailable(EngineError):

@@ -9,6 +9,13 @@ from __future__ import annotations
 import json
 import re
 
+
+def _schema(*names: str) -> str:
+    """Return the JSON schema of an object of these strings, in this order."""
+    members = {name: {"type": "string"} for name in names}
+    return json.dumps({"type": "object", "properties": members, "required": names, "additionalProperties": False})
+
+
 # Characters as json.dumps(..., ensure_ascii=False) writes them: only these need an escape.
 _STRING = r"""
 string ::= "\"" char+ "\""
@@ -16,6 +23,10 @@ char ::= [^"\\\x00-\x1f\x7f] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F] [0-9a-fA-F] [
 """
 QUESTION_GRAMMAR = r'root ::= "{\"question\": " string "}"' + _STRING
 """A question alone, for the unanswerable kind."""
+
+# For generators that keep a text to a JSON schema and not to a grammar: the answer is not held to the passage.
+QUESTION_SCHEMA = _schema("question")
+PAIR_SCHEMA = _schema("question", "answer")
 
 # A Chinese character is a unit of its own; elsewhere words, runs of punctuation and runs of blanks are.
 _UNIT = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W\u3400-\u9fff\uf900-\ufaff]+|[^\w\s]+|\n+|[^\S\n]+")

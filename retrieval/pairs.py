@@ -24,7 +24,7 @@ from data.protocols import GenerationRequest, Generator, Report
 from data.records import Passage, Progress, QAPair, content_id
 from data.store import Store
 from retrieval.curate import Context, check, parse_candidate
-from retrieval.grammar import QUESTION_GRAMMAR, pair_grammar
+from retrieval.grammar import PAIR_SCHEMA, QUESTION_GRAMMAR, QUESTION_SCHEMA, pair_grammar
 from retrieval.retriever import Retriever
 from retrieval.wording import information
 
@@ -103,6 +103,7 @@ class _Proposer:
 
     def propose(self, passage: Passage, sample: int, *, answerable: bool) -> str:
         digest = content_id(str(self.seed), passage.chunk.id, str(sample))
+        grammar, schema = self._form(passage, answerable=answerable)
         request = GenerationRequest(
             pair_messages(passage, answerable=answerable),
             adapter=self.adapter,
@@ -110,9 +111,16 @@ class _Proposer:
             temperature=TEMPERATURE,
             top_p=TOP_P,
             seed=int(digest[:8], 16) & 0x7FFFFFFF,
-            grammar=pair_grammar(passage.chunk.text) if answerable else QUESTION_GRAMMAR,
+            grammar=grammar,
+            json_schema=schema,
         )
         return self.generator.generate(request).text
+
+    def _form(self, passage: Passage, *, answerable: bool) -> tuple[str | None, str | None]:
+        """Return the grammar of a proposal, or its JSON schema for a server that takes no grammars."""
+        if getattr(self.generator, "takes_grammars", True):
+            return (pair_grammar(passage.chunk.text) if answerable else QUESTION_GRAMMAR), None
+        return None, PAIR_SCHEMA if answerable else QUESTION_SCHEMA
 
     def read(self, question: str, passages: Sequence[Passage]) -> str:
         request = GenerationRequest(

@@ -18,6 +18,7 @@ from data.records import Adapter, Model, Progress, content_id
 from data.state import check_name, map_os_error, sha256_file, sync_folder
 from service.arms import find_adapter
 from service.parity import measure_parity, probe_examples
+from service.serving import require_weights
 from service.workspace import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
@@ -41,13 +42,14 @@ def import_adapter(workspace: Workspace, name: str, source: Path, report: Report
         report: receives the progress of the comparison.
 
     Raises:
-        InvalidModel: a file is missing or damaged, or the adapter is of a kind GGUF cannot express.
+        InvalidModel: a file is missing or damaged, or the adapter is of a kind GGUF cannot express; or the base model
+            is a server's.
         BaseModelMismatch: it was trained for another base model.
         ParityFailed: the GGUF does not answer as the adapter does; AdapterInert: it changes nothing.
         InvalidRequest: the name cannot name a folder.
     """
     check_name(name, "adapter name")
-    config, manifest = read_importable(source, workspace.model)
+    config, manifest = read_importable(source, require_weights(workspace.model))
     present = [file for file in IMPORTABLE if (source / file).is_file()]
     digest = content_id(*(f"{file} {sha256_file(source / file)}" for file in present))
     known = _imported_before(workspace, name, digest)

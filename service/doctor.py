@@ -139,11 +139,12 @@ def check_embedder() -> Finding:
 
 
 def check_engine(workspace: Workspace) -> Finding:
-    """Load the base model and generate one token."""
+    """Load the base model, or ask the server in its place what it is, and generate one token."""
 
     def load() -> str:
+        found = workspace.check_engine()
         workspace.warm()
-        return f"{workspace.model.name} ({workspace.model.architecture}) answers"
+        return f"{found} answers"
 
     return _checked("engine", load)
 
@@ -167,12 +168,17 @@ def check_tuning(workspace: Workspace) -> Finding:
     return Finding("serving", "ok", f"{tuning}; {memory}")
 
 
+def check_server(workspace: Workspace) -> Finding:
+    """Ask the server that serves instead of the local engine which models it has; generate nothing."""
+    return _checked("engine", workspace.check_engine)
+
+
 def examine(workspace: Workspace, *, engine: bool = True) -> list[Finding]:
     """Run every check, the quick ones first.
 
     Args:
         workspace: what to check.
-        engine: also load the base model (seconds to minutes).
+        engine: also load the base model (seconds to minutes), or have the server generate.
     """
     folder = workspace.settings.state_dir
     findings = [
@@ -186,6 +192,8 @@ def examine(workspace: Workspace, *, engine: bool = True) -> list[Finding]:
     if findings[-1].verdict == "failed":
         return findings
     findings += [check_store(workspace), check_embedder()]
+    if workspace.settings.engine_url:
+        return [*findings, check_engine(workspace) if engine else check_server(workspace)]
     if importlib.util.find_spec("llama_cpp") is None:
         hint = "It is compiled by pip and needs a C++ compiler: pip install llama-cpp-python"
         return [*findings, Finding("engine", "failed", "llama-cpp-python is not installed", hint)]

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import data
-from data.errors import EngineUnavailable
 from data.formats import read_questions
 from data.protocols import Report
-from service.workspace import ADAPTER_GGUF, AdapterHost
+from service.workspace import ADAPTER_GGUF
 
 if TYPE_CHECKING:
     from finetune.recipe import Attention
@@ -36,26 +35,25 @@ def measure_parity(
     Raises:
         ParityFailed: they differ.
         AdapterInert: the GGUF changes nothing.
+        InvalidModel: the model is a server's, and its weights are not here.
         EngineUnavailable: the generator is no engine that loads adapters.
     """
     from finetune.parity import parity
 
-    engine = workspace.generator
-    if not isinstance(engine, AdapterHost):
-        raise EngineUnavailable("A trained adapter is checked on the local engine, and another one serves here")
-    engine.add_adapter(_KEY, str(folder / ADAPTER_GGUF), workspace.model.sha256, attention)
-    try:
-        chosen = examples[:: max(1, len(examples) // PARITY_EXAMPLES)][:PARITY_EXAMPLES]
-        return parity(
-            workspace.model,
-            folder,
-            chosen,
-            lambda messages, completion: engine.score(messages, completion, _KEY),
-            attention=attention,
-            report=report,
-        )
-    finally:
-        engine.remove_adapter(_KEY)
+    with workspace.scoring_engine() as engine:
+        engine.add_adapter(_KEY, str(folder / ADAPTER_GGUF), workspace.model.sha256, attention)
+        try:
+            chosen = examples[:: max(1, len(examples) // PARITY_EXAMPLES)][:PARITY_EXAMPLES]
+            return parity(
+                workspace.model,
+                folder,
+                chosen,
+                lambda messages, completion: engine.score(messages, completion, _KEY),
+                attention=attention,
+                report=report,
+            )
+        finally:
+            engine.remove_adapter(_KEY)
 
 
 def probe_examples() -> list[Example]:

@@ -5,6 +5,7 @@ Knows nothing of what went wrong; that is in ``problems``.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from fastapi.responses import JSONResponse
@@ -31,5 +32,5 @@ def error_response(error: RagtuneError) -> JSONResponse:
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, EngineBusy):
-        headers["Retry-After"] = str(_BUSY_RETRY_S)
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s or _BUSY_RETRY_S))
     return problem_response(problem(error), headers)

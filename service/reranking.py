@@ -39,7 +39,7 @@ def likelihood_reranker(generator: object) -> LikelihoodReranker:
         raise InvalidRequest(
             "This generator shows no logits, so it cannot rerank.",
             got=type(generator).__name__,
-            hint="Use the local engine, or rerank with a cross-encoder.",
+            hint="Take RAGTUNE_ENGINE_URL away to use the local engine, or rerank with a cross-encoder.",
         )
     scorer = generator
     return LikelihoodReranker(lambda query, text: _mean_logprob(scorer, query, text))

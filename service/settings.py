@@ -53,6 +53,12 @@ class Settings(BaseSettings):
     kv_disk_mb: int = Field(2048, ge=0, description="Disk for the passages that the engine has read before.")
     engine_timeout_s: float = Field(300.0, gt=0)
 
+    engine_url: str | None = Field(
+        None, description="An OpenAI-compatible server that generates instead of the local engine."
+    )
+    engine_model: str | None = Field(None, description="The model's name there; by default the only one it lists.")
+    engine_api_key: SecretStr | None = None
+
     chunk_size: int = Field(200, ge=16)
     chunk_overlap: int = Field(0, ge=0)
     max_document_bytes: int = Field(100 * 1024 * 1024, ge=1)

@@ -7,19 +7,20 @@ libraries are imported when their part is first used. Knows nothing of HTTP or o
 from __future__ import annotations
 
 import threading
-from contextlib import AbstractContextManager
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from data.errors import InvalidRequest, UnknownAdapter
+from data.errors import EngineUnavailable, InvalidRequest, UnknownAdapter
 from data.prompt import answer_messages
 from data.protocols import Embedder, GenerationRequest, Generator, TokenScores
 from data.records import Adapter, Message, Model
 from data.state import StateDirectory
 from service.answerer import Answerer
 from service.arms import adapter_label
+from service.serving import local_options, open_server, require_weights, server_model
 from service.settings import Rerank, Settings
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from retrieval.tuned import TunedEmbedders
     from service.engine import EngineOptions
     from service.engine.models import ModelRegistry
+    from service.engine.openai import OpenAIGenerator
 
 ADAPTER_GGUF = "adapter.gguf"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -38,14 +40,19 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 
 @runtime_checkable
-class AdapterHost(Generator, Protocol):
-    """A generator that loads adapter files itself (the local engine does; a remote server does not)."""
+class AdapterHost(Protocol):
+    """A generator that adapters are given to: the local engine loads them, a server finds or loads them."""
 
     def add_adapter(self, key: str, gguf_path: str, base_sha256: str, attention: str = "full") -> float:
-        """Make ``key`` usable in requests; return how much it changes the logits."""
+        """Make ``key`` usable in requests; return how much it changes the logits (NaN where they are not seen)."""
 
     def remove_adapter(self, key: str) -> None:
         """Forget ``key``."""
+
+
+@runtime_checkable
+class ScoringEngine(AdapterHost, Protocol):
+    """An engine that also shows logits; a server does not."""
 
     def score(self, messages: tuple[Message, ...], completion: str, adapter: str | None = None) -> TokenScores:
         """Return the logits of ``completion`` after ``messages``."""
@@ -57,8 +64,8 @@ class Workspace:
     Args:
         settings: where the state is and what to serve.
         embedder: used instead of the configured one.
-        generator: used instead of the local engine.
-        model: the base model, where ``generator`` is given.
+        generator: used instead of the local engine or the configured server.
+        model: the base model, where ``generator`` is given or a server serves.
     """
 
     def __init__(
@@ -182,21 +189,65 @@ class Workspace:
 
     @cached_property
     def model(self) -> Model:
-        """The base model served: the one set, else the store's default, else the starter."""
+        """The base model served: the one set, else the store's default, else the starter.
+
+        A server's is the one set, which says what it serves; else one that is known by its name alone: nothing can
+        be trained for it, and it has no adapters.
+        """
         if self._model is not None:
             return self._model
         with self._mutex:
             if "model" in self.settings.model_fields_set:
                 return self.models.resolve(self.settings.model)
+            if self.settings.engine_url:
+                generator = self.generator
+                return server_model(self.settings, generator.model, getattr(generator, "url", ""))
             return self.store.models.default() or self.models.resolve(self.settings.model)
 
     @property
     def generator(self) -> Generator:
-        """The engine, started on first use."""
+        """The engine, started on first use, or the server that is configured in its place."""
         with self._mutex:
             if self._generator is None:
-                self._generator = self.new_engine()
+                self._generator = self._server() if self.settings.engine_url else self.new_engine()
             return self._generator
+
+    def _server(self) -> OpenAIGenerator:
+        said = self._model is not None or "model" in self.settings.model_fields_set
+        return open_server(self.settings, self.model if said else None)
+
+    def check_engine(self) -> str:
+        """Start the engine, or ask the server in its place what it is; return a line about it.
+
+        Raises:
+            EngineError: it cannot be started, or does not answer.
+            Unauthorized: the server refuses the key.
+        """
+        from service.engine.openai import OpenAIGenerator
+
+        generator = self.generator
+        if not isinstance(generator, OpenAIGenerator):
+            return f"{self.model.name} ({self.model.architecture})"
+        found = generator.check()
+        return f"{generator.url} ({found.dialect.name}) with {', '.join(found.models) or 'no list of models'}"
+
+    @contextmanager
+    def scoring_engine(self) -> Iterator[ScoringEngine]:
+        """Give an engine that shows logits: the one that serves, else a local one for as long as it is needed.
+
+        Raises:
+            InvalidModel: a server serves, and the model's weights are not here.
+            EngineUnavailable: a generator that was passed in shows none.
+        """
+        generator = self.generator
+        if isinstance(generator, ScoringEngine):
+            yield generator
+        elif self.settings.engine_url:
+            require_weights(self.model)
+            with self.new_engine() as engine:
+                yield engine
+        else:
+            raise EngineUnavailable("A trained adapter is checked on the local engine, and another one serves here")
 
     def new_engine(self) -> Any:
         """Return a started engine of one's own (the caller closes it)."""
@@ -212,25 +263,7 @@ class Workspace:
 
     def engine_options(self, model: Model) -> EngineOptions:
         """Return how ``model`` is served: as set, else as measured on this machine, else by default."""
-        from service.engine import EngineOptions
-        from service.engine.memory import smaller_if_needed
-
-        settings = self.settings
-        options = EngineOptions(
-            n_ctx=settings.n_ctx,
-            n_threads=settings.n_threads,
-            sequences=settings.sequences,
-            queue_size=settings.queue_size,
-            kv_memory_mb=settings.kv_memory_mb,
-            kv_folder=self.state.kv,
-            kv_disk_mb=settings.kv_disk_mb,
-        )
-        names = ("n_threads", "n_batch", "flash_attention", "kv_type", "drafts")
-        given = {name: getattr(settings, name) for name in names if name in settings.model_fields_set}
-        tuning = self.models.tuning(model)
-        measured = {} if tuning is None else {name: getattr(tuning, name) for name in names}
-        options = replace(options, **(measured | {name: value for name, value in given.items() if value is not None}))
-        return options if given.get("kv_type") else smaller_if_needed(model, options)
+        return local_options(self.settings, model, self.models.tuning(model), self.state.kv)
 
     def teacher_at(self, url: str) -> Generator:
         """Return the OpenAI-compatible server at ``url`` as a generator."""
@@ -276,12 +309,17 @@ class Workspace:
         """Unload an adapter that is about to be deleted."""
         key = adapter_label(adapter)
         with self._mutex:
-            if key in self._loaded and isinstance(self._generator, AdapterHost):
-                self._generator.remove_adapter(key)
+            generator: object = self._generator
+            if key in self._loaded and isinstance(generator, AdapterHost):
+                generator.remove_adapter(key)
                 self._loaded.discard(key)
 
     def adapter_gguf(self, adapter: Adapter) -> Path:
-        """Return the GGUF of ``adapter``, converted from its weights where it is missing."""
+        """Return the GGUF of ``adapter``, converted from its weights where it is missing.
+
+        Raises:
+            InvalidModel: it is missing, and so is the base model, which a server has.
+        """
         if ADAPTER_GGUF in adapter.files and self.adapter_file(adapter, ADAPTER_GGUF).exists():
             return self.adapter_file(adapter, ADAPTER_GGUF)
         folder = self.adapter_file(adapter, ADAPTER_WEIGHTS).parent
@@ -289,7 +327,7 @@ class Workspace:
             return folder / ADAPTER_GGUF
         from finetune.export import lora_to_gguf
 
-        return lora_to_gguf(folder, self.model.gguf, folder / ADAPTER_GGUF)
+        return lora_to_gguf(folder, require_weights(self.model).gguf, folder / ADAPTER_GGUF)
 
     def ensure_starter_adapters(self) -> tuple[str, ...]:
         """Register the packaged adapters where the base model is the starter; return their names."""
@@ -299,7 +337,8 @@ class Workspace:
 
     def ensure_tuned(self) -> None:
         """Measure how the base model is served fastest here, unless that is known or another server serves it."""
-        if self._generator is None and self.models.tuning(self.model) is None:
+        elsewhere = self._generator is not None or self.settings.engine_url
+        if not elsewhere and self.models.tuning(self.model) is None:
             self.models.tune(self.model)
 
     def warm(self) -> None:

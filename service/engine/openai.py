@@ -1,59 +1,60 @@
-"""Any server of OpenAI's protocol as a ``Generator``: llama-server, vLLM, Ollama, a hosted teacher.
+"""Any server of OpenAI's protocol as a ``Generator``: llama-server, vLLM, Ollama, ragtune, a hosted one.
 
-Knows nothing of local models. An adapter is asked for by the model name, as vLLM serves them; a
-grammar is sent as ``grammar``, as llama-server takes it.
+Which it is, is asked once, at the first use. It loads or finds adapters as an engine does, and shows no logits.
+Knows nothing of local models.
 """
 
 from __future__ import annotations
 
-import json
+import logging
+import math
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import httpx2
 
-from data.errors import (
-    ContextOverflow,
-    EngineBusy,
-    EngineError,
-    EngineTimeout,
-    EngineUnavailable,
-    RagtuneError,
-    Unauthorized,
-    UnknownModel,
-)
+from data.errors import BaseModelMismatch, EngineError, InvalidRequest
 from data.protocols import Delta, GenerationRequest, GenerationResult
-from data.records import Usage
+from service.engine.completion import read_completion
+from service.engine.dialects import Found, detect, request_body
+from service.engine.remote import RemoteServer, too_late
+from service.engine.remote_adapters import RemoteAdapters, adapters_of
 
-_REFUSALS: dict[int, tuple[type[RagtuneError], str]] = {
-    401: (Unauthorized, "The server refuses the API key"),
-    403: (Unauthorized, "The server refuses the API key"),
-    404: (UnknownModel, "The server knows no such model or route"),
-    408: (EngineTimeout, "The server did not answer in time"),
-    429: (EngineBusy, "The server is busy"),
-    504: (EngineTimeout, "The server did not answer in time"),
-}
+log = logging.getLogger(__name__)
 
 
 class OpenAIGenerator:
-    """Generates through ``POST {base_url}/chat/completions``.
+    """Generates through ``POST {base_url}/chat/completions``. Thread-safe.
 
     Args:
         base_url: with its version, such as http://127.0.0.1:8080/v1.
         api_key: sent as a bearer token unless it is "".
-        model: the name the server knows.
+        model: the name the server knows; "" takes the only one it lists.
+        base_sha256: of the base model that it serves; "" takes adapters of any.
         transport: for tests; the network by default.
+
+    Raises:
+        InvalidRequest: the address or the key cannot be one.
     """
 
     def __init__(
-        self, base_url: str, api_key: str, model: str, *, transport: httpx2.BaseTransport | None = None
+        self,
+        base_url: str,
+        api_key: str = "",
+        model: str = "",
+        *,
+        base_sha256: str = "",
+        transport: httpx2.BaseTransport | None = None,
     ) -> None:
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._url = base_url.rstrip("/") + "/chat/completions"
-        self._client = httpx2.Client(headers=headers, transport=transport)
+        self._server = RemoteServer(base_url, api_key, transport=transport)
         self._model = model
+        self._base_sha256 = base_sha256
+        self._asking = threading.Lock()
+        self._known: tuple[Found, RemoteAdapters] | None = None
 
     def __enter__(self) -> OpenAIGenerator:
         return self
@@ -65,118 +66,118 @@ class OpenAIGenerator:
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        self._server.close()
+
+    @property
+    def url(self) -> str:
+        """The server's address, without a password."""
+        return self._server.url
 
     @property
     def model(self) -> str:
-        """Name of the base model."""
-        return self._model
+        """Name of the base model.
+
+        Raises:
+            InvalidRequest: none was given, and the server has not just one.
+        """
+        return self._model or self._only_model()
+
+    @property
+    def takes_grammars(self) -> bool:
+        """Whether the server holds a text to a grammar."""
+        return "grammar" in self._found()[0].dialect.honours
+
+    def check(self) -> Found:
+        """Ask the server (again) what it is.
+
+        Raises:
+            Unauthorized: it refuses the key.
+            EngineUnavailable, EngineBusy, EngineTimeout: it does not answer (now).
+        """
+        found = detect(self._server)
+        with self._asking:
+            if self._known is None or self._known[0].dialect != found.dialect:
+                self._known = found, adapters_of(found.dialect.loras, self._server, found.dialect.name)
+        return found
 
     def generate(self, request: GenerationRequest) -> GenerationResult:
-        """Generate to the end; raises as ``Generator.generate``, and Unauthorized and UnknownModel."""
+        """Generate to the end.
+
+        Raises:
+            As ``Generator.generate``, and
+            InvalidRequest: the server has no way to do what is asked.
+            Unauthorized, UnknownModel, UnknownAdapter: it refuses the key, or has no such model or adapter.
+            EngineError: its answer cannot be read.
+        """
         result: GenerationResult | None = None
         for delta in self.stream(request):
             result = delta.result or result
         if result is None:
-            raise EngineError("The server ended the stream without a result", got=self._url)
+            raise EngineError("The server ended the stream without a result", got=self.url)
         return result
 
     def stream(self, request: GenerationRequest) -> Iterator[Delta]:
         """Yield text as it comes; closing the iterator hangs up, which cancels. Raises as ``generate``."""
         deadline = time.monotonic() + request.timeout_s
-        try:
-            with self._client.stream(
-                "POST", self._url, json=self._body(request), timeout=request.timeout_s
-            ) as response:
-                if response.status_code >= 400:
-                    response.read()
-                    raise _refusal(response)
-                yield from _deltas(response, request, deadline)
-        except httpx2.TimeoutException as error:
-            raise _late(request) from error
-        except httpx2.HTTPError as error:
-            raise EngineUnavailable(
-                f"The server at {self._url} cannot be reached: {error}", hint="Check the address and that it runs."
-            ) from error
+        if request.timeout_s <= 0:
+            raise too_late(request.timeout_s)
+        body = self._body(request)
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise too_late(request.timeout_s)
+        with self._server.lines("/chat/completions", body, left) as lines:
+            yield from read_completion(lines, request.top_logprobs)
+
+    def add_adapter(self, key: str, gguf_path: str | Path, base_sha256: str, attention: str = "full") -> float:
+        """Make ``key`` usable: find it on the server, or have it loaded from its folder; return NaN.
+
+        How much it changes the logits cannot be seen from here. A server reads passages with full attention: an
+        adapter that was trained blockwise is served all the same, with a warning in the log, and may answer badly.
+
+        Raises:
+            BaseModelMismatch: it was trained for another model than the one that is said to be served.
+            UnknownAdapter: the server does not have it and cannot load it.
+            InvalidModel: the server refuses to load it.
+        """
+        if self._base_sha256 and base_sha256 != self._base_sha256:
+            raise BaseModelMismatch(
+                f"The adapter {key} was trained for another base model",
+                got=base_sha256,
+                wanted=self._base_sha256,
+                hint="Say with RAGTUNE_MODEL which model the server has, or train it again.",
+            )
+        self._found()[1].add(key, Path(gguf_path).absolute())
+        if attention == "blockwise":
+            said = "%s was trained with blockwise attention, and %s reads with full attention: it may answer badly"
+            log.warning(said + "; train with attention = full to serve there", key, self.url)
+        return math.nan
+
+    def remove_adapter(self, key: str) -> None:
+        """Forget ``key``, and unload it where it was loaded from here."""
+        self._found()[1].remove(key)
 
     def _body(self, request: GenerationRequest) -> dict[str, Any]:
-        body: dict[str, Any] = {
-            "model": request.adapter or self._model,
-            "messages": [{"role": message.role, "content": message.content} for message in request.messages],
-            "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        optional = {
-            "top_k": request.top_k or None,  # not OpenAI's own; llama-server, vLLM and Ollama take it
-            "seed": request.seed,
-            "stop": list(request.stop) or None,
-            "grammar": request.grammar,
-        }
-        return body | {name: value for name, value in optional.items() if value is not None}
+        found, adapters = self._found()
+        body = request_body(request, found.dialect)
+        return {"model": self.model, **body, **adapters.fields(request)}
 
+    def _found(self) -> tuple[Found, RemoteAdapters]:
+        """Return what the server is, asking it once; a server that did not answer is asked again."""
+        with self._asking:
+            known = self._known
+        if known is None:
+            self.check()
+            with self._asking:
+                known = self._known
+        assert known is not None
+        return known
 
-def _deltas(response: httpx2.Response, request: GenerationRequest, deadline: float) -> Iterator[Delta]:
-    started = time.monotonic()
-    first: float | None = None
-    text: list[str] = []
-    reason = "stop"
-    usage = Usage()
-    for event in _events(response):
-        if time.monotonic() > deadline:
-            raise _late(request)
-        if event.get("usage"):
-            usage = _usage(event["usage"])
-        for choice in event.get("choices") or ():
-            piece = (choice.get("delta") or {}).get("content") or ""
-            reason = choice.get("finish_reason") or reason
-            if piece:
-                first = first or time.monotonic()
-                text.append(piece)
-                yield Delta(piece)
-    ended = time.monotonic()
-    begun = first or ended
-    prefill_ms, generate_ms = (begun - started) * 1000, (ended - begun) * 1000
-    reason = "length" if reason == "length" else "stop"
-    yield Delta("", GenerationResult("".join(text), reason, usage, prefill_ms, generate_ms))
-
-
-def _events(response: httpx2.Response) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects of a server-sent event stream up to ``[DONE]``."""
-    for line in response.iter_lines():
-        if not line.startswith("data:"):
-            continue
-        data = line[len("data:") :].strip()
-        if data == "[DONE]":
-            return
-        try:
-            event = json.loads(data)
-        except ValueError as error:
-            raise EngineError("The server sent what is not JSON", got=data[:200]) from error
-        if "error" in event:
-            raise EngineError("The server failed", got=str(event["error"])[:200])
-        yield event
-
-
-def _usage(value: dict[str, Any]) -> Usage:
-    details = value.get("prompt_tokens_details") or {}
-    return Usage(
-        value.get("prompt_tokens") or 0, details.get("cached_tokens") or 0, value.get("completion_tokens") or 0
-    )
-
-
-def _refusal(response: httpx2.Response) -> RagtuneError:
-    said, status = response.text[:300], response.status_code
-    if status in (400, 413, 422) and "context" in said.lower():
-        return ContextOverflow("The prompt does not fit into the server's context", got=said)
-    kind, detail = _REFUSALS.get(
-        status,
-        (EngineUnavailable, "The server failed") if status >= 500 else (EngineError, "The server refused the request"),
-    )
-    return kind(detail, got=f"{status}: {said}")
-
-
-def _late(request: GenerationRequest) -> EngineTimeout:
-    return EngineTimeout("The server did not end in time", got=f"more than {request.timeout_s:g} s")
+    def _only_model(self) -> str:
+        models = self._found()[0].models
+        if len(models) != 1:
+            raise InvalidRequest(
+                f"The server at {self.url} has {len(models) or 'no list of'} models, and none was chosen",
+                wanted=", ".join(models[:20]) or "a name that it knows",
+                hint="Choose one with RAGTUNE_ENGINE_MODEL.",
+            )
+        return models[0]

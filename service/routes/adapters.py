@@ -19,6 +19,7 @@ from service.arms import adapter_label, find_adapter
 from service.deps import IdempotencyKey, RunnerDep, WorkspaceDep, accepted
 from service.lineage import is_stale
 from service.schemas import PromoteBody, TrainBody
+from service.serving import require_weights
 from service.uploads import UPLOAD, discard_upload, keep_for_job
 from service.views import adapter_view
 from service.workspace import Workspace
@@ -104,7 +105,7 @@ def import_files(
     folder = keep_for_job(workspace.state, content, LARGEST_BYTES, about=about, key=idempotency_key)
     inputs = {"name": name, "folder": str(folder), UPLOAD: folder.name}
     try:
-        read_importable(folder, workspace.model)
+        read_importable(folder, require_weights(workspace.model))
     except RagtuneError:
         discard_upload(workspace.state, inputs)
         raise

@@ -48,7 +48,7 @@ def readyz(workspace: WorkspaceDep) -> Response:
     for name, check in (
         ("store", workspace.store.collections.names),
         ("model", lambda: workspace.model),
-        ("engine", lambda: workspace.generator),
+        ("engine", workspace.check_engine),
     ):
         try:
             check()

@@ -21,6 +21,7 @@ from data.state import check_name, sha256_file, write_atomic
 from service.arms import adapter_label, find_adapter
 from service.parity import measure_parity
 from service.promotion import promote
+from service.serving import require_weights
 from service.starter import READER
 from service.views import adapter_view
 from service.workspace import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS
@@ -121,10 +122,12 @@ def _recipe(workspace: Workspace, values: dict[str, Any]) -> tuple[Recipe, str |
     that starts from another reads passages as that one does, unless the recipe says otherwise.
 
     Raises:
+        InvalidModel: the base model is a server's, and its weights are not here.
         RecipeInvalid: an impossible recipe, or one whose adapter llama.cpp could not serve.
     """
     from finetune.recipe import Recipe
 
+    require_weights(workspace.model)
     recipe = Recipe.from_mapping({"base_model": workspace.model.name, **values})
     if recipe.use_rslora or recipe.use_dora:
         raise RecipeInvalid(
