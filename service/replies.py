@@ -9,10 +9,11 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
-from data.errors import EngineBusy, RagtuneError, Unauthorized
+from data.errors import EngineBusy, EngineUnavailable, RagtuneError, Unauthorized
 from service.problems import MEDIA_TYPE, problem
 
-_BUSY_RETRY_S = 2
+_RETRY_AFTER_S: dict[type[RagtuneError], int] = {EngineBusy: 2, EngineUnavailable: 5}
+"""When to come back: a place in the queue is free soon, an engine that died takes a moment to start."""
 
 
 def problem_response(body: dict[str, Any], headers: dict[str, str] | None = None) -> JSONResponse:
@@ -30,6 +31,6 @@ def error_response(error: RagtuneError) -> JSONResponse:
     headers = {}
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, EngineBusy):
-        headers["Retry-After"] = str(_BUSY_RETRY_S)
+    if type(error) in _RETRY_AFTER_S:
+        headers["Retry-After"] = str(_RETRY_AFTER_S[type(error)])
     return problem_response(problem(error), headers)

@@ -196,6 +196,11 @@ class Workspace:
                 self._generator = self.new_engine()
             return self._generator
 
+    @property
+    def started_generator(self) -> Generator | None:
+        """The engine if it was started, None before: to look at it starts nothing and waits for nothing."""
+        return self._generator
+
     def new_engine(self) -> Any:
         """Return a started engine of one's own (the caller closes it)."""
         from service.engine import Engine, EngineOptions

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,10 +21,17 @@ from typing import Any, cast
 import numpy as np
 
 from data.errors import EngineError, RagtuneError
-from data.protocols import GenerationResult, TokenScores
+from data.protocols import GenerationResult, TokenScores, WrittenToken
 from service.engine.decoder import Decoder, DecoderOptions
 from service.engine.llama import ContextOptions, LlamaModel, quantize_file, start_backend
-from service.engine.protocol import Channel, error_to_wire, messages_from_wire, request_from_wire, result_to_wire
+from service.engine.protocol import (
+    Channel,
+    error_to_wire,
+    messages_from_wire,
+    request_from_wire,
+    result_to_wire,
+    tokens_to_wire,
+)
 
 Order = dict[str, Any]
 
@@ -37,9 +44,10 @@ class _Reply:
     order: int
     stream: bool = False
 
-    def text(self, text: str) -> None:
+    def text(self, text: str, tokens: Sequence[WrittenToken] = ()) -> None:
         if self.stream:
-            self.channel.send({"id": self.order, "event": "delta", "text": text})
+            extra = {"tokens": tokens_to_wire(tokens)} if tokens else {}
+            self.channel.send({"id": self.order, "event": "delta", "text": text, **extra})
 
     def done(self, value: object) -> None:
         if isinstance(value, TokenScores):
