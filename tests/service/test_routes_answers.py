@@ -3,21 +3,15 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import httpx
 import pytest
-import uvicorn
 
 from data.errors import EngineBusy, EngineTimeout, EngineUnavailable, InvalidRequest
 from data.protocols import Delta, GenerationResult
 from data.records import Usage
-from service.app import create_app
-from service.serve import bind
-from service.workspace import Workspace
-from tests.service.conftest import open_client
-from tests.service.parts import adapter, wait_until
+from tests.service.conftest import open_client, real_server
+from tests.service.parts import adapter
 
 QUESTION = "When was the lighthouse of Orrin built?"
 
@@ -232,22 +226,6 @@ def test_an_unexpected_error_is_a_problem_too(indexed, generator):
     with open_client(indexed, raise_server_exceptions=False) as client:
         response = client.post("/v1/answers", json={"question": QUESTION})
     assert (response.status_code, response.json()["type"]) == (500, "internal-error")
-
-
-@contextmanager
-def real_server(workspace: Workspace) -> Iterator[str]:
-    """Serve in a thread; yields the URL once the server accepts requests."""
-    with bind("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(uvicorn.Config(create_app(workspace, run_jobs=False), log_config=None))
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        try:
-            wait_until(lambda: server.started)
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(20)
-        assert not thread.is_alive()
 
 
 def test_a_client_that_leaves_stops_the_generation(indexed, generator):
