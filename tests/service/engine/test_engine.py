@@ -471,6 +471,34 @@ def test_a_grammar_without_a_way_on_is_an_error_and_fails_alone(engine: Engine) 
     assert list(other)[-1].result is not None
 
 
+def ambiguous(start: str) -> str:
+    """Return a grammar of 2 ** 22 ways to read the same letters, from its first token on or after a word."""
+    rules = [f"r{n} ::= r{n + 1}? r{n + 1}?" for n in range(22)]
+    return "\n".join([f'root ::= {start} r0 "."', *rules, 'r22 ::= "a"'])
+
+
+@pytest.mark.parametrize("start", ["", '"so "'])
+def test_a_grammar_that_llama_cpp_cannot_follow_fails_its_own_request(starter: Model, start: str) -> None:
+    with Engine(starter, n_threads=1, n_ctx=256, sequences=1) as engine:
+        with pytest.raises(errors.InvalidRequest, match="ambiguous"):
+            engine.generate(replace(CAPITAL, grammar=ambiguous(start)))
+        while engine.pid is not None:  # the process has said so with its last breath
+            time.sleep(0.01)
+        assert engine.generate(CAPITAL).text
+        assert engine.statistics()["restarts"] == 1
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    ["root ::= " + "(" * 20_000 + '"a"' + ")" * 20_000, 'root ::= "a"\0', " ", 'root ::= "' + "a" * 70_000 + '"'],
+)
+def test_a_grammar_that_is_too_much_is_refused(engine: Engine, grammar: str) -> None:
+    pid = engine.pid
+    with pytest.raises(errors.InvalidRequest, match="grammar"):
+        engine.generate(replace(CAPITAL, grammar=grammar))
+    assert engine.pid == pid
+
+
 def test_statistics_start_nothing_and_count_the_dead(starter: Model) -> None:
     with Engine(starter, n_threads=1, n_ctx=256, sequences=1) as engine:
         assert engine.statistics()["restarts"] == 0
