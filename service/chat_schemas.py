@@ -125,14 +125,14 @@ class ChatBody(Unicode):
     collection: str = "default"
     n_passages: Annotated[int, Strict(), Field(ge=1, le=50)] = 4
 
-    @field_validator("n", mode="before")
+    @field_validator("n", mode="before", json_schema_input_type=Literal[1] | None)
     @classmethod
     def _one_choice(cls, value: object) -> object:
         if value is not None and value != 1:
             raise ValueError("n must be 1: one completion is made for a request; send it again for another")
         return value
 
-    @field_validator("stop", mode="before")
+    @field_validator("stop", mode="before", json_schema_input_type=str | list[str] | None)
     @classmethod
     def _listed(cls, value: object) -> object:
         if isinstance(value, str):

@@ -263,19 +263,25 @@ class Blocked:
         self.closed.set()
 
 
-@pytest.mark.parametrize("stream", [False, True])
+ASKED = [{"role": "user", "content": QUESTION}]
+
+
 @pytest.mark.parametrize(
     ("route", "body"),
     [
         ("answers", {"question": QUESTION}),
-        ("chat/completions", {"model": "rag", "messages": [{"role": "user", "content": QUESTION}]}),
-        ("chat/completions", {"model": "base", "messages": [{"role": "user", "content": QUESTION}]}),
+        ("answers", {"question": QUESTION, "stream": True}),
+        ("chat/completions", {"model": "rag", "messages": ASKED}),
+        ("chat/completions", {"model": "rag", "messages": ASKED, "stream": True}),
+        ("chat/completions", {"model": "base", "messages": ASKED}),
+        ("chat/completions", {"model": "base", "messages": ASKED, "stream": True}),
+        ("compare", {"question": QUESTION, "arms": ["rag"]}),
     ],
 )
-def test_a_client_that_leaves_before_the_first_token_cancels(indexed, generator, monkeypatch, route, body, stream):
+def test_a_client_that_leaves_before_the_first_token_cancels(indexed, generator, monkeypatch, route, body):
     waiting = Blocked()
     monkeypatch.setattr(generator, "stream", lambda request: waiting)
-    sent = json.dumps({**body, "stream": stream}).encode()
+    sent = json.dumps(body).encode()
     with real_server(indexed) as url:
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as connection:
