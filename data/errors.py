@@ -333,5 +333,9 @@ class InsufficientStorage(StateError):
     status = 507
 
 
+class InsufficientMemory(StateError):
+    """A model that does not fit into memory."""
+
+
 class PortTaken(StateError):
     """The port to serve on is in use."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from zlib import crc32
 
 import torch
 
@@ -47,14 +48,16 @@ def allowed(layout: Layout, attention: Attention) -> torch.Tensor:
     """Return who may see whom: (length, length) bool, True where the row's token sees the column's.
 
     Everything is causal; a branch sees the context and itself. Under ``blockwise`` a passage's tokens
-    see only their passage, while instruction and branches see everything before them.
+    see only the instruction before the first passage and their own passage, while instruction and
+    branches see everything before them.
     """
     length = len(layout.ids)
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     tree = (layout.branch[None] == 0) | (layout.branch[None] == layout.branch[:, None])
     mask = causal & tree
     if attention == "blockwise":
-        mask &= (layout.passage[:, None] == 0) | (layout.passage[:, None] == layout.passage[None])
+        instruction = layout.passage.cumsum(0) == 0
+        mask &= (layout.passage[:, None] == 0) | instruction[None] | (layout.passage[:, None] == layout.passage[None])
     return mask
 
 
@@ -83,12 +86,15 @@ class Collator:
         attention: who sees whom, see ``allowed``.
         dtype: of the additive mask: the model's, so that attention does not convert it.
         pad_id: any valid token id.
+        full_share: share of the rows that get full attention whatever ``attention`` is; which ones follows from
+            their tokens, so that a run that is continued makes the same choice.
     """
 
-    def __init__(self, attention: Attention, dtype: torch.dtype, pad_id: int = 0) -> None:
+    def __init__(self, attention: Attention, dtype: torch.dtype, pad_id: int = 0, full_share: float = 0.0) -> None:
         self.attention = attention
         self.dtype = dtype
         self.pad_id = pad_id
+        self.full_share = full_share
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         """Return one batch, rows padded to the longest.
@@ -101,7 +107,9 @@ class Collator:
         """
         layouts = [_pad(lay_out(row), max(map(len, rows)), self.pad_id) for row in rows]
         length = len(layouts[0].ids)
-        visible = torch.stack([allowed(layout, self.attention) for layout in layouts])
+        visible = torch.stack(
+            [allowed(layout, self._attention(row)) for row, layout in zip(rows, layouts, strict=True)]
+        )
         mask = torch.zeros(visible.shape, dtype=self.dtype).masked_fill_(~visible, torch.finfo(self.dtype).min)
         sources: list[int] = []
         targets: list[int] = []
@@ -118,6 +126,10 @@ class Collator:
             "targets": torch.tensor(targets, dtype=torch.int64),
             "counts": torch.tensor(counts, dtype=torch.int64),
         }
+
+    def _attention(self, row: Row) -> Attention:
+        drawn = crc32(repr(row.context_ids).encode()) / 2**32
+        return "full" if drawn < self.full_share else self.attention
 
 
 def _pad(layout: Layout, length: int, pad_id: int) -> Layout:

@@ -86,7 +86,7 @@ def train(recipe: Recipe, rows: RowSet, model: Model, out_dir: Path | str, repor
         model=adapted,
         args=_arguments(recipe, out, device, len(rows.rows)),
         train_dataset=list(rows.rows),
-        data_collator=Collator(recipe.attention, dtype),
+        data_collator=Collator(recipe.attention, dtype, full_share=recipe.full_share),
         callbacks=[_Log(out / LOG, report, work, since=_step(checkpoint))],
     )
     trainer.remove_callback(transformers.PrinterCallback)

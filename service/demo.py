@@ -153,6 +153,7 @@ class Demo:
         names = workspace.ensure_starter_adapters()
         for name in names:
             workspace.adapter_gguf(find_adapter(workspace.store, name))
+        workspace.ensure_tuned()
         return {"model": workspace.model.name, "gguf": workspace.model.gguf, "adapters": list(names)}
 
     def _models_there(self, outputs: dict[str, Any]) -> bool:

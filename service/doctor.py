@@ -148,6 +148,25 @@ def check_engine(workspace: Workspace) -> Finding:
     return _checked("engine", load)
 
 
+def check_tuning(workspace: Workspace) -> Finding:
+    """Say how the base model is served, and whether that was measured here; add up the memory it takes."""
+    from service.engine.memory import demand
+
+    try:
+        model = workspace.model
+        tuning = workspace.models.tuning(model)
+        memory = demand(model, workspace.engine_options(model))
+    except RagtuneError as error:
+        return Finding("serving", "failed", error.detail, error.hint)
+    again = f"Close other work, then: ragtune models tune {model.name}"
+    if tuning is None:
+        return Finding("serving", "warning", f"by defaults, nothing was measured for {model.name}; {memory}", again)
+    if tuning.disturbed:
+        found = f"{tuning} (measured beside other work, load {tuning.load:.1f}); {memory}"
+        return Finding("serving", "warning", found, again)
+    return Finding("serving", "ok", f"{tuning}; {memory}")
+
+
 def examine(workspace: Workspace, *, engine: bool = True) -> list[Finding]:
     """Run every check, the quick ones first.
 
@@ -170,4 +189,4 @@ def examine(workspace: Workspace, *, engine: bool = True) -> list[Finding]:
     if importlib.util.find_spec("llama_cpp") is None:
         hint = "It is compiled by pip and needs a C++ compiler: pip install llama-cpp-python"
         return [*findings, Finding("engine", "failed", "llama-cpp-python is not installed", hint)]
-    return [*findings, check_engine(workspace)] if engine else findings
+    return [*findings, check_tuning(workspace), check_engine(workspace)] if engine else findings

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from retrieval.rerank import Reranker
     from retrieval.retriever import Retriever
     from retrieval.tuned import TunedEmbedders
+    from service.engine import EngineOptions
     from service.engine.models import ModelRegistry
 
 ADAPTER_GGUF = "adapter.gguf"
@@ -203,7 +205,20 @@ class Workspace:
 
     def new_engine(self) -> Any:
         """Return a started engine of one's own (the caller closes it)."""
-        from service.engine import Engine, EngineOptions
+        from service.engine import Engine
+        from service.engine.memory import check_memory, demand
+
+        model = self.model
+        options = self.engine_options(model)
+        check_memory(model.name, demand(model, options))
+        engine = Engine(model, options)
+        engine.start()
+        return engine
+
+    def engine_options(self, model: Model) -> EngineOptions:
+        """Return how ``model`` is served: as set, else as measured on this machine, else by default."""
+        from service.engine import EngineOptions
+        from service.engine.memory import smaller_if_needed
 
         settings = self.settings
         options = EngineOptions(
@@ -215,9 +230,12 @@ class Workspace:
             kv_folder=self.state.kv,
             kv_disk_mb=settings.kv_disk_mb,
         )
-        engine = Engine(self.model, options)
-        engine.start()
-        return engine
+        names = ("n_threads", "n_batch", "flash_attention", "kv_type", "drafts")
+        given = {name: getattr(settings, name) for name in names if name in settings.model_fields_set}
+        tuning = self.models.tuning(model)
+        measured = {} if tuning is None else {name: getattr(tuning, name) for name in names}
+        options = replace(options, **(measured | {name: value for name, value in given.items() if value is not None}))
+        return options if given.get("kv_type") else smaller_if_needed(model, options)
 
     def teacher_at(self, url: str) -> Generator:
         """Return the OpenAI-compatible server at ``url`` as a generator."""
@@ -283,6 +301,11 @@ class Workspace:
         from service.starter import register_starter_adapters
 
         return register_starter_adapters(self.store, self.state, self.model)
+
+    def ensure_tuned(self) -> None:
+        """Measure how the base model is served fastest here, unless that is known or another server serves it."""
+        if self._generator is None and self.models.tuning(self.model) is None:
+            self.models.tune(self.model)
 
     def warm(self) -> None:
         """Start the engine and answer one trivial question, so that the first real one is not slow."""

@@ -61,7 +61,26 @@ def pull_model(
     _add(ctx, source, called, default, as_json)
 
 
+@models.command("tune")
+def tune_model(
+    ctx: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="The model; the one that is served by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure again how a model is served fastest on this machine; close other work first."""
+    from dataclasses import asdict
+
+    with session(ctx).workspace(mutates=True) as workspace:
+        model = workspace.model if name is None else workspace.models.resolve(name)
+        tuning = workspace.models.tune(model)
+    if as_json:
+        print_json({"name": model.name, **asdict(tuning)})
+    else:
+        print_line(f"{model.name}: {tuning}.")
+
+
 def _add(ctx: typer.Context, source: str, name: str, default: bool, as_json: bool) -> None:
+    from service.engine.memory import check_memory, demand
     from service.engine.models import STARTER
     from service.views import model_view
 
@@ -73,9 +92,15 @@ def _add(ctx: typer.Context, source: str, name: str, default: bool, as_json: boo
             hint="Choose one with: --name NAME",
         )
     with session(ctx).workspace(mutates=True) as workspace:
-        model: Model = replace(workspace.models.resolve(source), name=name)
+        resolved = workspace.models.resolve(source)
+        if workspace.models.tuning(resolved) is None:
+            resolved = workspace.models.choose_quantization(resolved)
+        model: Model = replace(resolved, name=name)
+        check_memory(name, demand(model, workspace.engine_options(model)))
+        tuning = workspace.models.tuning(model) or workspace.models.tune(model)
         workspace.store.models.add(model, default)
     if as_json:
-        print_json({**model_view(model), "default": default})
+        print_json({**model_view(model), "default": default, "tuning": str(tuning)})
     else:
         print_line(f"{model.name} ({model.architecture}) is ready{', and the default' if default else ''}.")
+        print_line(f"Fastest here: {tuning}.")

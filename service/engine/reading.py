@@ -1,9 +1,9 @@
 """Reads a prompt into a stream: reuses what is there, what was kept, and what passages were read before.
 
 ``read`` is a generator of runs: whoever drives it decodes each run, among those of other requests, and sends
-the logits back. For blockwise adapters each passage is read on its own, at position 0, and kept; a prompt's
-stream is then put together from the instruction's block and the passages' blocks turned to their places, and
-only the question is read. Knows nothing of sampling or of queues.
+the logits back. For blockwise adapters each passage is read on its own behind the instruction, and kept; a
+prompt's stream is then put together from the blocks of instruction and history and those of the passages, turned
+to their places, and only the question is read. Knows nothing of sampling or of queues.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from service.engine.streams import Stream
 Steps = Generator[Run, NDArray[np.float32], "Read"]
 
 _PROBE_TURN = 257
-_LAYOUT = "1"
+_LAYOUT = "2"
 """Part of every key: another number makes all blocks kept so far unknown."""
 _TURN_TOLERANCE = 0.02
 """Share of the largest key that a turned key of the first layer may be off: two roundings to 16 bits are 0.001."""
@@ -112,7 +112,10 @@ class Reader:
         self._context.keep(stream.number, cached)
         stream.forget()
         stream.tokens = list(prompt.tokens[:cached])
-        logits = yield from self._stretches(stream, prompt.tokens, cached, [end for end in ends if end > cached])
+        left = [end for end in ends if end > cached]
+        if cached and cached not in ends:  # behind what the model wrote, see ``streams``: stretches keep nothing exact
+            left = [cached + end for end in Prompt(prompt.tokens[cached:]).ends(self._context.n_batch)]
+        logits = yield from self._stretches(stream, prompt.tokens, cached, left)
         return self._done(stream, prompt, logits, cached)
 
     def keep_prefix(self, stream: Stream, adapters: str) -> None:
@@ -134,12 +137,7 @@ class Reader:
         """Bring kept stretches into ``stream`` where that gives more than it holds; return how many tokens it has."""
         if self._layout is None:
             return reused
-        blocks: list[Block] = []
-        for key in prefix_keys(self._prefix_seed(adapters), prompt.tokens, ends[:-1]):
-            block = self._store.get(key)
-            if block is None:
-                break
-            blocks.append(block)
+        blocks = self._known(list(prefix_keys(self._prefix_seed(adapters), prompt.tokens, ends[:-1])))
         kept = sum(map(len, blocks))
         if kept <= reused:
             return reused
@@ -155,11 +153,12 @@ class Reader:
                 hint="Train the adapter with full attention.",
             )
         first, last = prompt.passages[0][0], prompt.passages[-1][1]
+        head = Prompt(prompt.tokens[:first], tuple(turn for turn in prompt.turns if turn < first))
         stream.forget()
-        head = yield from self._block(stream, prompt.tokens[:first], prompt.turns, adapters)
-        blocks, cached = [head[0]], head[1]
+        blocks, cached = yield from self._head(stream, head, adapters)
+        instruction = head.tokens[: head.turns[0] if head.turns else first]
         for start, end in prompt.passages:
-            block, known = yield from self._block(stream, prompt.tokens[start:end], (), adapters)
+            block, known = yield from self._passage(stream, blocks, instruction, prompt.tokens[start:end], adapters)
             blocks.append(turn(block, start, rope, self._heads))
             cached += known
         self._context.restore(stream.number, layout.write(blocks))
@@ -169,25 +168,75 @@ class Reader:
         logits = yield from self._stretches(stream, prompt.tokens, last, [last + end for end in tail])
         return self._done(stream, prompt, logits, cached)
 
-    def _block(
-        self, stream: Stream, tokens: tuple[int, ...], turns: tuple[int, ...], adapters: str
-    ) -> Generator[Run, NDArray[np.float32], tuple[Block, int]]:
-        """Return the block of tokens read on their own from position 0, and how many of them were known."""
+    def _head(
+        self, stream: Stream, head: Prompt, adapters: str
+    ) -> Generator[Run, NDArray[np.float32], tuple[list[Block], int]]:
+        """Return the blocks of instruction and history, and how many of their tokens were known; keep what was not."""
         assert self._layout is not None
-        key = block_key(self._seed, adapters, "alone", tokens)
+        if not head.tokens:
+            return [], 0
+        ends = head.ends(self._context.n_batch)
+        keys = list(prefix_keys(self._prefix_seed(adapters), head.tokens, ends))
+        blocks = self._known(keys)
+        cached = sum(map(len, blocks))
+        if cached == len(head.tokens):
+            return blocks, cached
+        if blocks:
+            self._context.restore(stream.number, self._layout.write(blocks))
+        else:
+            self._context.keep(stream.number, 0)
+        start, missing = cached, ends[len(blocks) :]
+        for end in missing:
+            yield Run(stream.number, start, head.tokens[start:end])
+            start = end
+        whole, start = self._layout.read(self._context.save(stream.number)), cached
+        for key, end in zip(keys[len(blocks) :], missing, strict=True):
+            blocks.append(self._layout.cut(whole, start, end))
+            self._store.put(key, blocks[-1], durable=not head.turns or end <= head.turns[0])
+            start = end
+        stream.tokens = list(head.tokens)
+        return blocks, cached
+
+    def _passage(
+        self,
+        stream: Stream,
+        blocks: Sequence[Block],
+        instruction: tuple[int, ...],
+        tokens: tuple[int, ...],
+        adapters: str,
+    ) -> Generator[Run, NDArray[np.float32], tuple[Block, int]]:
+        """Return the block of a passage read right behind the instruction, and how many of its tokens were known.
+
+        ``blocks`` begin with the instruction's.
+        """
+        assert self._layout is not None
+        key = block_key(self._seed, adapters, "passage", instruction, tokens)
         block = self._store.get(key)
         if block is not None:
             return block, len(tokens)
-        self._context.keep(stream.number, 0)
-        ends = Prompt(tokens, tuple(turn for turn in turns if turn < len(tokens))).ends(self._context.n_batch)
-        start = 0
-        for end in ends:
-            yield Run(stream.number, start, tokens[start:end])
+        behind, start = len(instruction), 0
+        if tuple(stream.tokens[:behind]) == instruction:
+            self._context.keep(stream.number, behind)
+        else:
+            self._context.restore(stream.number, self._layout.write([b for b in blocks if b.position < behind]))
+        for end in Prompt(tokens).ends(self._context.n_batch):
+            yield Run(stream.number, behind + start, tokens[start:end])
             start = end
+        stream.tokens = [*instruction, *tokens]
         whole = self._layout.read(self._context.save(stream.number))
-        block = self._layout.cut(whole, 0, len(tokens))
+        block = self._layout.cut(whole, behind, behind + len(tokens))
         self._store.put(key, block, durable=True)
         return block, 0
+
+    def _known(self, keys: Sequence[str]) -> list[Block]:
+        """Return the blocks of ``keys`` up to the first that is not there."""
+        blocks: list[Block] = []
+        for key in keys:
+            block = self._store.get(key)
+            if block is None:
+                break
+            blocks.append(block)
+        return blocks
 
     def _stretches(
         self, stream: Stream, tokens: Sequence[int], start: int, ends: Sequence[int]

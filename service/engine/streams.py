@@ -2,7 +2,7 @@
 
 A prompt is read in stretches that follow from its tokens (``Prompt.ends``), and only whole stretches are
 reused: their state is to the last bit the one a cold run would compute. The one exception are tokens that the
-model itself wrote: they were computed one by one, a following prompt that holds them all reuses them, and its
+model itself wrote: they were computed one by one, a following prompt that begins with them reuses them, and its
 logits may differ in the last bits from those of a cold run. A sequence never serves another set of adapters
 than the one that filled it.
 """
@@ -94,7 +94,7 @@ def _reusable(stream: Stream, adapters: AdapterSet, prompt: Prompt, ends: Sequen
         return common
     if stream.stitched or stitched:
         return 0
-    if stream.read < common == len(stream.tokens) < len(prompt.tokens):
+    if stream.read < common < len(prompt.tokens):
         return common
     # Its logits were computed with the last stretch, so at least that is read again.
     return max((end for end in ends[:-1] if end <= min(common, stream.read)), default=0)

@@ -24,6 +24,7 @@ from data.errors import EngineError, InvalidRequest, RagtuneError
 from data.protocols import GenerationResult, TokenScores, WrittenToken
 from service.engine.decoder import Decoder, DecoderOptions
 from service.engine.llama import ContextOptions, LlamaGrammar, LlamaModel, quantize_file, start_backend
+from service.engine.probe import probe
 from service.engine.protocol import (
     Channel,
     error_to_wire,
@@ -85,6 +86,7 @@ class Worker:
             "statistics": lambda _order, reply: reply.done(self._ready.scheduler.report()),
             "inspect": _inspect,
             "quantize": _quantize,
+            "probe": lambda order, reply: reply.done(probe(order)),
         }
 
     def run(self) -> None:
@@ -196,6 +198,7 @@ def _inspect(order: Order, reply: _Reply) -> None:
             "file_type": model.meta("general.file_type"),
             "n_vocab": model.n_vocab,
             "n_ctx_train": model.n_ctx_train,
+            "kv_width": model.kv_width,
             "has_template": bool(model.template),
         }
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -20,7 +22,8 @@ def sees(row: Row, viewer: int, seen: int, attention: Attention) -> bool:
     passage = [*row.passages, *[0] * (len(row) - len(row.passages))]
     if seen > viewer or (branch[seen] and branch[seen] != branch[viewer]):
         return False
-    return not (attention == "blockwise" and passage[viewer]) or passage[seen] == passage[viewer]
+    instruction = not any(passage[: seen + 1])
+    return not (attention == "blockwise" and passage[viewer]) or instruction or passage[seen] == passage[viewer]
 
 
 @pytest.mark.parametrize("attention", ["full", "blockwise"])
@@ -34,9 +37,23 @@ def test_blockwise_passages_are_blind_to_each_other_and_the_question_sees_all() 
     mask = allowed(lay_out(ROW), "blockwise")
     passage_1, label_2, passage_2, question = 2, 4, 5, 7
     assert not mask[passage_2, passage_1]
-    assert not mask[passage_2, 0]
+    assert not mask[passage_2, label_2]
+    assert mask[passage_2, 0]
     assert mask[label_2, passage_1]
     assert mask[question, : question + 1].all()
+
+
+def test_a_share_of_the_rows_is_read_with_full_attention_the_same_ones_each_time() -> None:
+    rows = [replace(ROW, context_ids=(n, *ROW.context_ids[1:])) for n in range(200)]
+    collate = Collator("blockwise", torch.float32, full_share=0.25)
+
+    def full(row: Row) -> bool:
+        return bool(collate([row])["attention_mask"][0, 0, 5, 2] == 0)
+
+    drawn = [full(row) for row in rows]
+    assert 25 <= sum(drawn) <= 75
+    assert drawn == [full(row) for row in rows]
+    assert not any(bool(Collator("blockwise", torch.float32)([row])["attention_mask"][0, 0, 5, 2] == 0) for row in rows)
 
 
 def test_the_full_context_is_plainly_causal() -> None:

@@ -129,6 +129,20 @@ class LlamaModel:
         """Number of heads that keys and values have."""
         return int(llama_cpp.llama_model_n_head_kv(self.handle))
 
+    @property
+    def kv_width(self) -> int:
+        """Numbers in one token's keys and values, all layers together; 0 where the file does not say."""
+
+        def number(key: str) -> int:
+            text = self.meta(f"{self.architecture}.{key}")
+            return int(text) if text.isdecimal() else 0
+
+        heads = number("attention.head_count")
+        key_heads = number("attention.head_count_kv") or heads
+        head = number("embedding_length") // heads if heads else 0
+        keys, values = number("attention.key_length") or head, number("attention.value_length") or head
+        return number("block_count") * key_heads * (keys + values)
+
     def meta(self, key: str) -> str:
         """Return a metadata value as text, "" if absent."""
         size = 256

@@ -357,15 +357,21 @@ def test_passages_survive_a_restart_on_disk_and_damage_costs_only_time(starter: 
     assert len({(r.text, r.logprobs) for r in (cold, warm, damaged, again)}) == 1
 
 
-def test_who_else_is_served_changes_no_answer(engine: Engine, starter: Model, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", [{}, {"flash_attention": True, "n_batch": 256}, {"flash_attention": True, "drafts": 6}])
+def test_who_else_is_served_changes_no_answer(starter: Model, tmp_path: Path, way: dict[str, object]) -> None:
     """Other adapters, other lengths, all at once: every output is, to the last bit, what it is alone."""
+    with Engine(starter, n_threads=2, n_ctx=1024, sequences=1, queue_size=1, **way) as engine:
+        _serve_alone_and_together(engine, starter, tmp_path, way)
+
+
+def _serve_alone_and_together(engine: Engine, starter: Model, tmp_path: Path, way: dict[str, object]) -> None:
     for name, strength in (("a", 0.2), ("b", -0.2), ("c", 0.4)):
         engine.add_adapter(name, write_lora(tmp_path / f"{name}.gguf", strength), starter.sha256)
     requests = [
         replace(long_prompt(f"What is {n}?", repeat=1 + n % 4), adapter=(None, "a", "b", "c")[n % 4]) for n in range(16)
     ]
     alone = [engine.generate(request) for request in requests]
-    with Engine(starter, n_threads=2, n_ctx=1024, sequences=6, queue_size=16) as busy:
+    with Engine(starter, n_threads=2, n_ctx=1024, sequences=6, queue_size=16, **way) as busy:
         for name, strength in (("a", 0.2), ("b", -0.2), ("c", 0.4)):
             busy.add_adapter(name, write_lora(tmp_path / f"{name}.gguf", strength), starter.sha256)
         with ThreadPoolExecutor(16) as pool:
@@ -374,8 +380,6 @@ def test_who_else_is_served_changes_no_answer(engine: Engine, starter: Model, tm
     assert [(r.text, r.logprobs) for r in together] == [(r.text, r.logprobs) for r in alone]
     assert statistics["written_tokens"] > statistics["write_steps"]  # they really were decoded together
     assert statistics["adapter_swaps"] >= 3
-    for name in "abc":
-        engine.remove_adapter(name)
 
 
 def test_more_adapters_than_may_stay_loaded_are_served(starter: Model, tmp_path: Path) -> None:

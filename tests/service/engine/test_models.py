@@ -94,6 +94,29 @@ def test_a_folder_is_converted_quantized_and_generates(registry: ModelRegistry, 
         assert engine.generate(request).usage.completion_tokens <= 3
 
 
+def test_fewer_bits_that_change_the_answers_are_not_served(registry: ModelRegistry, starter: Model) -> None:
+    assert registry.choose_quantization(starter) == starter  # a model of 135M parameters suffers from 4 bits
+    assert registry.resolve("starter") == starter
+    assert not list(Path(starter.gguf).parent.glob("candidate*"))
+
+
+def test_fewer_bits_that_pay_are_served_from_then_on(
+    registry: ModelRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_model(tmp_path / "tiny-pays", "qwen2", tokenizer=train_tokenizer("qwen2"))
+    monkeypatch.setattr("service.engine.tuning.smaller_pays", lambda *_arguments, **_options: True)
+    first = registry.resolve(str(folder))
+    second = registry.choose_quantization(first)
+    assert inspect(second.gguf)["file_type"] == "15"  # LLAMA_FTYPE_MOSTLY_Q4_K_M
+    assert (second.sha256, second.weights) == (first.sha256, first.weights)
+    assert not Path(first.gguf).exists()
+    assert registry.resolve(str(folder)) == second
+    own = tmp_path / "own.gguf"
+    own.write_bytes(Path(second.gguf).read_bytes())
+    mine = registry.resolve(str(own))
+    assert registry.choose_quantization(mine) == mine
+
+
 def test_an_added_model_is_found_by_its_name(registry: ModelRegistry, starter: Model) -> None:
     registry._store.models.add(replace(starter, name="mine"))
     assert registry.resolve("mine").sha256 == starter.sha256

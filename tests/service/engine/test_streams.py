@@ -52,7 +52,8 @@ def test_what_was_written_is_reused_by_a_prompt_that_goes_on_from_it() -> None:
     table = StreamTable(1)
     fill(table, list(range(10)), written=(50, 51, 52))
     assert reuse(table, Prompt((*range(10), 50, 51, 52, 60))) == (0, 13)
-    assert reuse(table, Prompt((*range(10), 50, 51, 99, 60))) == (0, 8)
+    assert reuse(table, Prompt((*range(10), 50, 51, 99, 60))) == (0, 12)
+    assert reuse(table, Prompt((*range(10), 99, 60))) == (0, 8)
 
 
 def test_adapters_do_not_share() -> None:
