@@ -28,6 +28,7 @@ RagtuneError
 │   ├── EngineUnavailable           503
 │   ├── EngineTimeout               504
 │   └── ContextOverflow             422
+├── ClientLeft                      499  nobody waits for the answer
 ├── HubError                        502
 ├── JobCancelled                    409
 └── StateError                      503
@@ -289,6 +290,12 @@ class ContextOverflow(EngineError):
     """A prompt longer than the context window."""
 
     status = 422
+
+
+class ClientLeft(RagtuneError):
+    """The client closed the connection before its answer was complete."""
+
+    status = 499  # as nginx logs it; no client sees it
 
 
 class HubError(RagtuneError):

@@ -103,6 +103,7 @@ class GenerationRequest:
         grammar: GBNF that the text has to fit.
         json_schema: JSON schema that the text has to fit; at most one of the two.
         top_logprobs: how many of the likeliest tokens to report at each place.
+        logprobs: whether a stream's deltas hold the tokens (``Delta.tokens``), not only their text.
         timeout_s: when to give up, counted from the request's arrival.
     """
 
@@ -124,6 +125,7 @@ class GenerationRequest:
     grammar: str | None = None
     json_schema: str | None = None
     top_logprobs: int = 0
+    logprobs: bool = False
     timeout_s: float = 300.0
 
     @property
@@ -135,10 +137,25 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenChoice:
-    """A token that could have been written, as text, and its natural log-probability."""
+    """A token that could have been written.
+
+    Attributes:
+        text: as text; what is no whole character is U+FFFD there.
+        logprob: natural log-probability.
+        utf8: its bytes, () where they are not known; a character may begin in one token and end in another.
+    """
 
     text: str
     logprob: float
+    utf8: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenToken:
+    """A token that was written, and the likeliest ones at its place, best first (empty unless asked for)."""
+
+    choice: TokenChoice
+    likeliest: tuple[TokenChoice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +185,15 @@ class GenerationResult:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of streamed text; the last one carries the result."""
+    """A piece of streamed text; the last one carries the result.
+
+    ``tokens`` are those written since the delta before, where the request wanted them: text is held back while it
+    may become a stop string or a character is incomplete, so that they are not exactly those of ``text``.
+    """
 
     text: str
     result: GenerationResult | None = None
+    tokens: tuple[WrittenToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,6 +218,7 @@ class Answer:
     """What a question got. ``text`` keeps its citation marks; timings are milliseconds.
 
     ``passages`` are those the prompt held; ``passages_dropped`` did not fit into the context window.
+    ``adapters`` are all that were used, by ``name@version``, with their scales; ``adapter`` is the first of them.
     """
 
     id: str
@@ -233,6 +234,7 @@ class Answer:
     index_generation: int | None
     passages: tuple[Passage, ...] = ()
     passages_dropped: int = 0
+    adapters: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

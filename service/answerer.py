@@ -10,15 +10,16 @@ import time
 import uuid
 from collections.abc import Generator as Events
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from data.errors import Conflict, ContextOverflow, InvalidRequest, NothingIndexed, QuestionInvalid, UnknownCollection
 from data.prompt import Renumbering, abstains, answer_messages, asked_question, passage_labels, renumber
-from data.protocols import GenerationRequest, GenerationResult, Generator
+from data.protocols import Delta, GenerationRequest, GenerationResult, Generator, WrittenToken
 from data.records import Adapter, Answer, Filter, Message, Method, Model, Passage
-from service.arms import Arm, did_you_mean, find_adapter, resolve_mode
+from service.arms import Arm, did_you_mean, find_adapter, resolve_sum
 from service.citations import cite_passages
+from service.hangup import Hangup, generation
 from service.settings import Rerank, Settings
 
 if TYPE_CHECKING:
@@ -62,14 +63,18 @@ class AskRequest:
     """A question and how to answer it.
 
     ``filter`` narrows the search; ``rerank`` None takes the configured one.
-    ``arm`` overrides ``mode`` and ``adapter``. ``system`` replaces the default instruction.
-    ``max_tokens`` bounds the answer; ``temperature`` 0 is greedy.
+    ``adapters`` are names and scales of adapters that are summed onto ``adapter``.
+    ``arm`` overrides ``mode``, ``adapter`` and their scales. ``system`` replaces the default instruction.
+    ``max_tokens`` bounds the answer; ``temperature`` 0 is greedy. ``like`` overrides them and ``seed``: the answer is
+    generated with the settings of that request (sampling, stop strings, grammar, log-probabilities).
     """
 
     question: str
     collection: str = "default"
     mode: str = "auto"
     adapter: str | None = None
+    adapter_scale: float = 1.0
+    adapters: tuple[tuple[str, float], ...] = ()
     top_k: int = 4
     max_tokens: int = 256
     temperature: float = 0.0
@@ -81,6 +86,7 @@ class AskRequest:
     filter: Filter | None = None
     rerank: Rerank | None = None
     arm: Arm | None = None
+    like: GenerationRequest | None = None
     keep: bool = True
 
 
@@ -93,9 +99,14 @@ class PassagesFound:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A piece of a streamed answer's text."""
+    """A piece of a streamed answer's text.
+
+    ``tokens`` are those the model wrote since the piece before, where they were asked for: as it wrote them, so with
+    the passages' labels where the text has their ranks.
+    """
 
     text: str
+    tokens: tuple[WrittenToken, ...] = ()
 
 
 AnswerEvent = PassagesFound | Token | Answer
@@ -108,25 +119,24 @@ class _Turn:
 
     ask: AskRequest
     arm: Arm
-    adapter_key: str | None
+    keys: tuple[tuple[str, float], ...]
     passages: list[Passage]
     generation: int | None
     started: float
     retrieve_ms: float = 0.0
     dropped: int = 0
-    text: list[str] = field(default_factory=list)
 
     def request(self, timeout_s: float) -> GenerationRequest:
         """Return the generation request over the passages that are left."""
         ask = self.ask
-        return GenerationRequest(
-            answer_messages(ask.question, self.passages, ask.history, ask.system),
-            adapter=self.adapter_key,
-            max_tokens=ask.max_tokens,
-            temperature=ask.temperature,
-            seed=ask.seed,
-            timeout_s=timeout_s,
+        like = ask.like or GenerationRequest(
+            (), max_tokens=ask.max_tokens, temperature=ask.temperature, seed=ask.seed, timeout_s=timeout_s
         )
+        messages = answer_messages(ask.question, self.passages, ask.history, ask.system)
+        if not self.keys:
+            return replace(like, messages=messages)
+        (key, scale), *added = self.keys
+        return replace(like, messages=messages, adapter=key, adapter_scale=scale, added_adapters=tuple(added))
 
     def drop_passage(self, error: ContextOverflow) -> None:
         """Leave out the lowest passage, or give up where none is left."""
@@ -142,15 +152,18 @@ class Answerer:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
-    def answer(self, ask: AskRequest) -> Answer:
-        """Answer to the end.
+    def answer(self, ask: AskRequest, hangup: Hangup | None = None) -> Answer:
+        """Answer to the end, or until the client leaves.
 
         Raises:
+            ClientLeft: ``hangup`` was told that nobody waits any more.
             QuestionInvalid: empty or too long.
             UnknownMode, UnknownAdapter, UnknownCollection, NoLiveAdapter: what was named does not exist.
             NothingIndexed: the arm uses passages and the collection has none.
             EngineError: as ``Generator.generate`` raises.
         """
+        if hangup is not None:
+            return next(event for event in self.stream(ask, hangup) if isinstance(event, Answer))
         turn = self._begin(ask)
         while True:
             try:
@@ -159,44 +172,46 @@ class Answerer:
             except ContextOverflow as error:
                 turn.drop_passage(error)
 
-    def stream(self, ask: AskRequest) -> Events[AnswerEvent, None, None]:
+    def stream(self, ask: AskRequest, hangup: Hangup | None = None) -> Events[AnswerEvent, None, None]:
         """Yield the passages, the text as it comes, and the answer. Closing it stops the generation.
 
         Raises:
-            Everything ``answer`` raises, before the first event where the engine is not involved.
+            Everything ``answer`` raises, before the first event where the engine is not involved. It raises a full
+            queue before it, too.
         """
         turn = self._begin(ask)
-        yield PassagesFound(tuple(turn.passages))
+        found: PassagesFound | None = PassagesFound(tuple(turn.passages))
         while True:
+            request = turn.request(self._parts.settings.engine_timeout_s)
             try:
-                yield from self._stream_turn(turn)
+                # The generation begins before the passages are shown: until then a refusal can still have a status.
+                with generation(self._parts.generator, request, hangup or Hangup()) as deltas:
+                    if found is not None:
+                        yield found
+                        found = None
+                    yield from self._told(turn, deltas)
             except ContextOverflow as error:
                 turn.drop_passage(error)
             else:
                 return
 
-    def _stream_turn(self, turn: _Turn) -> Iterator[AnswerEvent]:
-        deltas = self._parts.generator.stream(turn.request(self._parts.settings.engine_timeout_s))
+    def _told(self, turn: _Turn, deltas: Iterator[Delta]) -> Iterator[AnswerEvent]:
         shown = Renumbering(passage_labels(turn.passages))
-        try:
-            for delta in deltas:
-                text = shown.feed(delta.text) + (shown.finish() if delta.result is not None else "")
-                if text:
-                    yield Token(text)
-                if delta.result is not None:
-                    yield self._finish(turn, delta.result)
-        finally:
-            close = getattr(deltas, "close", None)
-            if close is not None:
-                close()
+        for delta in deltas:
+            text = shown.feed(delta.text) + (shown.finish() if delta.result is not None else "")
+            if text or delta.tokens:
+                yield Token(text, delta.tokens)
+            if delta.result is not None:
+                yield self._finish(turn, delta.result)
 
     def _begin(self, ask: AskRequest) -> _Turn:
         started = time.perf_counter()
         self._check(ask)
         parts = self._parts
-        arm = ask.arm or resolve_mode(ask.mode, ask.adapter, parts.store, parts.model, ask.collection)
+        named = (ask.adapter, ask.adapter_scale)
+        arm = ask.arm or resolve_sum(ask.mode, named, ask.adapters, parts.store, parts.model, collection=ask.collection)
         passages: list[Passage] = []
-        generation = None
+        index: int | None = None
         if arm.passages:
             found = parts.retriever.retrieve(
                 ask.question,
@@ -207,12 +222,12 @@ class Answerer:
                 filter=ask.filter,
                 reranker=parts.reranker(ask.rerank),
             )
-            passages, generation = list(found.passages), found.generation
+            passages, index = list(found.passages), found.generation
             if not passages and not parts.store.documents.count(ask.collection):
                 raise nothing_indexed(ask.collection)
         retrieve_ms = (time.perf_counter() - started) * 1000
-        key = parts.adapter_key(find_adapter(parts.store, arm.adapter)) if arm.adapter else None
-        return _Turn(ask, arm, key, passages, generation, started, retrieve_ms)
+        keys = tuple((parts.adapter_key(find_adapter(parts.store, label)), n) for label, n in arm.adapters.items())
+        return _Turn(ask, arm, keys, passages, index, started, retrieve_ms)
 
     def _check(self, ask: AskRequest) -> None:
         check_question(ask.question, self._parts.settings.max_question_chars)
@@ -240,6 +255,7 @@ class Answerer:
             adapter=turn.arm.adapter,
             usage=result.usage,
             timings={
+                "queue": result.queued_ms,
                 "retrieve": turn.retrieve_ms,
                 "prefill": result.prefill_ms,
                 "generate": result.generate_ms,
@@ -248,6 +264,7 @@ class Answerer:
             index_generation=turn.generation,
             passages=tuple(turn.passages),
             passages_dropped=turn.dropped,
+            adapters=turn.arm.adapters,
         )
         if turn.ask.keep:
             self._parts.store.answers.add(answer, turn.ask.question, turn.ask.collection)

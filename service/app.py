@@ -56,7 +56,7 @@ def create_app(workspace: Workspace, *, run_jobs: bool = True) -> FastAPI:
         workspace: what the routes work on; it holds the lock on its state directory where jobs are run.
         run_jobs: whether queued jobs are run (in child processes) while the app is up.
     """
-    metrics = Metrics()
+    metrics = Metrics(lambda: workspace.started_generator)
     runner = JobRunner(workspace)
 
     @asynccontextmanager

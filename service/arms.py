@@ -8,8 +8,8 @@ nothing of how an arm is run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -25,11 +25,21 @@ AdapterFinder = Callable[["Store", str], Adapter]
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One way to answer. ``name`` is what a table shows; ``adapter`` is ``name@version`` or None."""
+    """One way to answer.
+
+    Attributes:
+        name: what a table shows.
+        passages: whether the prompt has any.
+        adapter: ``name@version``, None for the bare model.
+        scale: factor on that adapter's effect.
+        added: further adapters, ``name@version`` and scale, summed onto it.
+    """
 
     name: str
     passages: bool
     adapter: str | None = None
+    scale: float = 1.0
+    added: tuple[tuple[str, float], ...] = ()
 
     @property
     def mode(self) -> Mode:
@@ -37,6 +47,11 @@ class Arm:
         if self.adapter is None:
             return "rag" if self.passages else "base"
         return "combined" if self.passages else "tuned"
+
+    @property
+    def adapters(self) -> dict[str, float]:
+        """Return all adapters, ``name@version``, with their scales."""
+        return {} if self.adapter is None else {self.adapter: self.scale, **dict(self.added)}
 
 
 def did_you_mean(got: str, names: Iterable[str]) -> str:
@@ -171,3 +186,52 @@ def resolve_arm(
             hint=did_you_mean(name, names),
         ) from error
     return Arm(found.name, passages=True, adapter=adapter_label(found))
+
+
+def resolve_sum(
+    mode: str,
+    adapter: tuple[str | None, float],
+    added: Sequence[tuple[str, float]],
+    store: Store,
+    model: Model,
+    *,
+    collection: str = "default",
+) -> Arm:
+    """Return the arm of ``mode`` with scaled adapters, each named as for ``resolve_mode``.
+
+    Args:
+        mode: one of ``data.records.MODES``.
+        adapter: name (None stands for the live adapter, or for the first of ``added``) and scale.
+        added: names and scales of further adapters.
+        store: where adapters and evaluations are looked up.
+        model: the base model.
+        collection: the collection whose latest evaluation ``auto`` follows.
+
+    Raises:
+        As ``resolve_mode``; also InvalidRequest: a scale for no adapter, or one adapter named twice.
+    """
+    name, scale = adapter
+    if name is None and added:
+        if scale != 1.0:
+            raise InvalidRequest(
+                "adapter_scale is the scale of adapter, and none is named",
+                got=scale,
+                hint="Give each of adapters a scale of its own.",
+            )
+        (name, scale), *added = added
+    arm = resolve_mode(mode, name, store, model, collection)
+    if arm.adapter is None:
+        if scale != 1.0:
+            raise InvalidRequest(
+                f"The mode {arm.mode} uses no adapter that could be scaled",
+                got=scale,
+                hint="Ask with mode combined or tuned, or leave adapter_scale out.",
+            )
+        return arm
+    others = tuple((adapter_label(serving_adapter(store, other)), factor) for other, factor in added)
+    labels = [arm.adapter, *(label for label, _ in others)]
+    if len(set(labels)) < len(labels):
+        raise InvalidRequest(
+            "One adapter is named twice", got=", ".join(labels), hint="Name it once, with the sum of the scales."
+        )
+    return replace(arm, scale=scale, added=others)

@@ -9,83 +9,24 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
 
 from data.errors import InvalidRequest
-from data.protocols import GenerationRequest
+from data.protocols import TokenChoice, WrittenToken
 from data.records import Answer, Message, Usage
 from service.answerer import AskRequest, Token
 from service.arms import Arm, resolve_arm
-from service.schemas import Unicode
-from service.views import citation_view
+from service.chat_schemas import ChatBody
+from service.hangup import Hangup, generation
+from service.views import adapters_view, citation_view, timings_view
 from service.workspace import Workspace
 
 OWNER = "ragtune"
-
-
-class ContentPart(BaseModel):
-    """A part of a message's content; only text is understood."""
-
-    model_config = ConfigDict(extra="ignore")
-    type: str
-    text: str = ""
-
-
-class ChatMessage(BaseModel):
-    """One message, as OpenAI's clients send it."""
-
-    model_config = ConfigDict(extra="ignore")
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[ContentPart]
-
-    def message(self) -> Message:
-        """Return it as a prompt message.
-
-        Raises:
-            InvalidRequest: a part is not text.
-        """
-        parts = [ContentPart(type="text", text=self.content)] if isinstance(self.content, str) else self.content
-        for part in parts:
-            if part.type != "text":
-                raise InvalidRequest("Only text content is understood", got=part.type, wanted="text")
-        role = "system" if self.role == "developer" else self.role
-        return Message(role, tuple(part.text for part in parts))
-
-
-class StreamOptions(BaseModel):
-    """OpenAI's ``stream_options``."""
-
-    model_config = ConfigDict(extra="ignore")
-    include_usage: bool = False
-
-
-class ChatBody(Unicode):
-    """``POST /v1/chat/completions``. Fields that OpenAI knows and ragtune does not are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-    model: str
-    messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
-    max_tokens: int | None = Field(None, ge=1, le=8192)
-    max_completion_tokens: int | None = Field(None, ge=1, le=8192)
-    temperature: float = Field(0.0, ge=0, le=2)
-    top_p: float = Field(1.0, gt=0, le=1)
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    n: Literal[1] = 1
-    stream: bool = False
-    stream_options: StreamOptions = Field(default_factory=StreamOptions)
-    collection: str = "default"
-    top_k: int = Field(4, ge=1, le=50)
-
-    @property
-    def limit(self) -> int:
-        """Return the bound on generated tokens."""
-        return self.max_completion_tokens or self.max_tokens or 256
+_LEAST_LOGPROB = -9999.0
+"""What OpenAI's API says for a token that cannot come: JSON has no infinity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +37,25 @@ class Chat:
     arm: Arm
     id: str
     created: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Text as it comes."""
+
+    text: str
+    tokens: tuple[WrittenToken, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The whole text and what it took; ``answer`` where an arm answered. Timings in milliseconds."""
+
+    text: str
+    reason: str
+    usage: Usage
+    timings: Mapping[str, float]
+    answer: Answer | None = None
 
 
 def begin_chat(workspace: Workspace, body: ChatBody) -> Chat:
@@ -109,89 +69,84 @@ def begin_chat(workspace: Workspace, body: ChatBody) -> Chat:
     return Chat(body, arm, f"chatcmpl-{uuid.uuid4().hex}", int(time.time()))
 
 
-def complete(workspace: Workspace, chat: Chat) -> tuple[dict[str, Any], Answer | None]:
-    """Return the whole completion, and the answer where one was made."""
-    if _passes_through(chat):
-        result = workspace.generator.generate(_request(workspace, chat))
-        return _completion(chat, result.text, result.finish_reason, result.usage), None
-    answer = workspace.answerer.answer(_ask(chat))
-    return {**_completion(chat, answer.text, _reason(chat, answer), answer.usage), OWNER: _extension(answer)}, answer
+def complete(workspace: Workspace, chat: Chat, hangup: Hangup) -> tuple[dict[str, Any], Answer | None]:
+    """Return the whole completion, and the answer where one was made.
+
+    Raises:
+        ClientLeft: ``hangup`` was told that nobody waits any more.
+    """
+    tokens: list[WrittenToken] = []
+    with closing(_follow(workspace, chat, hangup)) as events:
+        for event in events:
+            if isinstance(event, _End):
+                return _completion(chat, event, tokens), event.answer
+            tokens += event.tokens
+    raise AssertionError("a generation ends with its result")
 
 
-def stream(workspace: Workspace, chat: Chat, on_answer: Callable[[Answer], None]) -> Generator[str, None, None]:
+def stream(
+    workspace: Workspace, chat: Chat, on_answer: Callable[[Answer], None], hangup: Hangup
+) -> Generator[str, None, None]:
     """Yield the completion in chunks, each as JSON; the last is ``[DONE]``. Closing it stops.
 
     ``on_answer`` is called where an arm answered.
     """
     yield _chunk(chat, {"role": "assistant", "content": ""})
-    yield from _pass_through(workspace, chat) if _passes_through(chat) else _answered(workspace, chat, on_answer)
+    with closing(_follow(workspace, chat, hangup)) as events:
+        for event in events:
+            if isinstance(event, _Piece):
+                yield _chunk(chat, {"content": event.text}, event.tokens)
+                continue
+            if event.answer is not None:
+                on_answer(event.answer)
+            yield _chunk(chat, {}, (), event)
+            options = chat.body.stream_options
+            if options is not None and options.include_usage:
+                head = _head(chat, "chat.completion.chunk")
+                yield json.dumps({**head, "choices": [], "usage": _usage(event.usage)})
     yield "[DONE]"
 
 
-def _pass_through(workspace: Workspace, chat: Chat) -> Iterator[str]:
-    deltas = workspace.generator.stream(_request(workspace, chat))
-    try:
+def _follow(workspace: Workspace, chat: Chat, hangup: Hangup) -> Generator[_Piece | _End, None, None]:
+    """Yield what is written and then the end, from the base model itself or from an arm's answer."""
+    if chat.arm.passages or chat.arm.adapter is not None:
+        yield from _answered(workspace, chat, hangup)
+        return
+    request = chat.body.request(workspace.settings.engine_timeout_s)
+    with generation(workspace.generator, request, hangup) as deltas:
         for delta in deltas:
-            if delta.text:
-                yield _chunk(chat, {"content": delta.text})
-            if delta.result is not None:
-                yield from _end(chat, delta.result.finish_reason, delta.result.usage, None)
-    finally:
-        close = getattr(deltas, "close", None)
-        if close is not None:
-            close()
+            if delta.text or delta.tokens:
+                yield _Piece(delta.text, delta.tokens)
+            if (result := delta.result) is not None:
+                took = {"queue": result.queued_ms, "prefill": result.prefill_ms, "generate": result.generate_ms}
+                yield _End(result.text, result.finish_reason, result.usage, took)
 
 
-def _answered(workspace: Workspace, chat: Chat, on_answer: Callable[[Answer], None]) -> Iterator[str]:
-    with closing(workspace.answerer.stream(_ask(chat))) as events:
+def _answered(workspace: Workspace, chat: Chat, hangup: Hangup) -> Iterator[_Piece | _End]:
+    ask = _ask(chat, workspace.settings.engine_timeout_s)
+    with closing(workspace.answerer.stream(ask, hangup)) as events:
         for event in events:
             if isinstance(event, Token):
-                yield _chunk(chat, {"content": event.text})
+                yield _Piece(event.text, event.tokens)
             elif isinstance(event, Answer):
-                on_answer(event)
-                yield from _end(chat, _reason(chat, event), event.usage, _extension(event))
+                reason = "length" if event.usage.completion_tokens >= chat.body.limit else "stop"
+                yield _End(event.text, reason, event.usage, event.timings, event)
 
 
-def _end(chat: Chat, reason: str, usage: Usage, extension: dict[str, Any] | None) -> Iterator[str]:
-    extra = {OWNER: extension} if extension is not None else {}
-    yield _chunk(chat, {}, reason, **extra)
-    if chat.body.stream_options.include_usage:
-        yield json.dumps({**_head(chat, "chat.completion.chunk"), "choices": [], "usage": _usage(usage)})
-
-
-def _passes_through(chat: Chat) -> bool:
-    return not chat.arm.passages and chat.arm.adapter is None
-
-
-def _request(workspace: Workspace, chat: Chat) -> GenerationRequest:
+def _ask(chat: Chat, timeout_s: float) -> AskRequest:
     body = chat.body
-    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
-    return GenerationRequest(
-        tuple(message.message() for message in body.messages),
-        max_tokens=body.limit,
-        temperature=body.temperature,
-        top_p=body.top_p,
-        seed=body.seed,
-        stop=stop,
-        timeout_s=workspace.settings.engine_timeout_s,
-    )
-
-
-def _ask(chat: Chat) -> AskRequest:
-    body = chat.body
-    messages = [message.message() for message in body.messages]
+    request = body.request(timeout_s)
+    messages = request.messages
     if messages[-1].role != "user":
         raise InvalidRequest("The last message is not the user's", got=messages[-1].role, wanted="user")
     return AskRequest(
         messages[-1].content,
         collection=body.collection,
-        top_k=body.top_k,
-        max_tokens=body.limit,
-        temperature=body.temperature,
-        seed=body.seed,
+        top_k=body.n_passages,
         history=tuple(message for message in messages[:-1] if message.role != "system"),
         system=_system(messages),
         arm=chat.arm,
+        like=request,
     )
 
 
@@ -203,24 +158,40 @@ def _head(chat: Chat, kind: str) -> dict[str, Any]:
     return {"id": chat.id, "object": kind, "created": chat.created, "model": chat.body.model}
 
 
-def _completion(chat: Chat, text: str, reason: str, usage: Usage) -> dict[str, Any]:
-    message = {"role": "assistant", "content": text, "refusal": None}
-    choice = {"index": 0, "message": message, "finish_reason": _openai_reason(reason), "logprobs": None}
-    return {**_head(chat, "chat.completion"), "choices": [choice], "usage": _usage(usage)}
+def _completion(chat: Chat, end: _End, tokens: Sequence[WrittenToken]) -> dict[str, Any]:
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": end.text, "refusal": None},
+        "finish_reason": _openai_reason(end.reason),
+        "logprobs": _logprobs(tokens) if chat.body.logprobs else None,
+    }
+    return {**_head(chat, "chat.completion"), "choices": [choice], "usage": _usage(end.usage), **_more(end)}
 
 
-def _chunk(chat: Chat, delta: dict[str, Any], reason: str | None = None, **extra: Any) -> str:
-    finish = None if reason is None else _openai_reason(reason)
-    choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
-    return json.dumps({**_head(chat, "chat.completion.chunk"), "choices": [choice], **extra}, ensure_ascii=False)
+def _chunk(chat: Chat, delta: dict[str, Any], tokens: Sequence[WrittenToken] = (), end: _End | None = None) -> str:
+    choice = {
+        "index": 0,
+        "delta": delta,
+        "finish_reason": None if end is None else _openai_reason(end.reason),
+        "logprobs": _logprobs(tokens) if tokens else None,
+    }
+    more = {} if end is None else _more(end)
+    return json.dumps({**_head(chat, "chat.completion.chunk"), "choices": [choice], **more}, ensure_ascii=False)
 
 
 def _openai_reason(reason: str) -> str:
     return "length" if reason == "length" else "stop"
 
 
-def _reason(chat: Chat, answer: Answer) -> str:
-    return "length" if answer.usage.completion_tokens >= chat.body.limit else "stop"
+def _logprobs(tokens: Sequence[WrittenToken]) -> dict[str, Any]:
+    content = [
+        {**_choice(token.choice), "top_logprobs": [_choice(other) for other in token.likeliest]} for token in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _choice(choice: TokenChoice) -> dict[str, Any]:
+    return {"token": choice.text, "logprob": max(choice.logprob, _LEAST_LOGPROB), "bytes": list(choice.utf8) or None}
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
@@ -232,13 +203,28 @@ def _usage(usage: Usage) -> dict[str, Any]:
     }
 
 
+def _more(end: _End) -> dict[str, Any]:
+    """Return the members that OpenAI's protocol does not have: llama-server's ``timings``, and ragtune's own."""
+    timings = {
+        "cache_n": end.usage.cached_tokens,
+        "prompt_n": end.usage.prompt_tokens - end.usage.cached_tokens,
+        "prompt_ms": round(end.timings["prefill"], 3),
+        "predicted_n": end.usage.completion_tokens,
+        "predicted_ms": round(end.timings["generate"], 3),
+    }
+    return {"timings": timings, **({} if end.answer is None else {OWNER: _extension(end.answer)})}
+
+
 def _extension(answer: Answer) -> dict[str, Any]:
     return {
         "answer_id": answer.id,
         "mode": answer.mode,
         "adapter": answer.adapter,
+        "adapters": adapters_view(answer),
         "abstained": answer.abstained,
         "confidence": answer.confidence,
         "citations": [citation_view(citation) for citation in answer.citations],
+        "passages_dropped": answer.passages_dropped,
+        "timings_ms": timings_view(answer),
         "index_generation": answer.index_generation,
     }

@@ -6,12 +6,14 @@ Each app has a registry of its own. Knows nothing of what the routes do.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from data.records import Answer, JobStatus
+from service.telemetry import EngineCollector
 
 if TYPE_CHECKING:
     from service.workspace import Workspace
@@ -21,10 +23,15 @@ _SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 class Metrics:
-    """The counters of one app."""
+    """The counters of one app.
 
-    def __init__(self) -> None:
+    Args:
+        generator: returns what generates now, None before it was started (see ``EngineCollector``).
+    """
+
+    def __init__(self, generator: Callable[[], object | None]) -> None:
         self.registry = CollectorRegistry()
+        self.registry.register(EngineCollector(generator))
         self.requests = Counter(
             "ragtune_http_requests", "Requests by route.", ("method", "route", "status"), registry=self.registry
         )

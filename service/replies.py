@@ -10,10 +10,11 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
-from data.errors import EngineBusy, RagtuneError, Unauthorized
+from data.errors import EngineBusy, EngineUnavailable, RagtuneError, Unauthorized
 from service.problems import MEDIA_TYPE, problem
 
-_BUSY_RETRY_S = 2
+_RETRY_AFTER_S: dict[type[RagtuneError], int] = {EngineBusy: 2, EngineUnavailable: 5}
+"""When to come back: a place in the queue is free soon, an engine that died takes a moment to start."""
 
 
 def problem_response(body: dict[str, Any], headers: dict[str, str] | None = None) -> JSONResponse:
@@ -31,6 +32,7 @@ def error_response(error: RagtuneError) -> JSONResponse:
     headers = {}
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, EngineBusy):
-        headers["Retry-After"] = str(math.ceil(error.retry_after_s or _BUSY_RETRY_S))
+    if type(error) in _RETRY_AFTER_S:
+        said = error.retry_after_s if isinstance(error, EngineBusy) else None
+        headers["Retry-After"] = str(math.ceil(said or _RETRY_AFTER_S[type(error)]))
     return problem_response(problem(error), headers)

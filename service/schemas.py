@@ -15,6 +15,9 @@ from data.records import Filter, Message, Method
 from service.answerer import AskRequest
 from service.settings import Rerank
 
+MOST_ADAPTERS = 8
+Scale = Annotated[float, Field(ge=-4, le=4)]
+
 
 class Unicode(BaseModel):
     """A request body whose text can be written as UTF-8: JSON can spell half a surrogate pair."""
@@ -68,6 +71,13 @@ def _seconds(moment: datetime | None) -> float | None:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
+class ScaledAdapter(Body):
+    """An adapter, ``name`` or ``name@version``, and the factor on its effect."""
+
+    name: str
+    scale: Scale = 1.0
+
+
 class Sampling(Body):
     """How an answer is retrieved and generated."""
 
@@ -93,16 +103,30 @@ class Sampling(Body):
 
 
 class AnswerBody(Sampling):
-    """``POST /v1/answers``."""
+    """``POST /v1/answers``: ``adapters`` are summed onto ``adapter`` (one of them, where that is left out)."""
 
     question: str
     mode: str = "auto"
     adapter: str | None = None
+    adapter_scale: Scale = 1.0
+    adapters: list[ScaledAdapter] = Field(default_factory=list, max_length=MOST_ADAPTERS)
     stream: bool = False
+
+    @model_validator(mode="after")
+    def _few_adapters(self) -> AnswerBody:
+        if self.adapter is not None and len(self.adapters) >= MOST_ADAPTERS:
+            raise ValueError(f"adapter and adapters are at most {MOST_ADAPTERS} together")
+        return self
 
     def ask(self) -> AskRequest:
         """Return it as the answerer's request."""
-        return self._ask(question=self.question, mode=self.mode, adapter=self.adapter)
+        return self._ask(
+            question=self.question,
+            mode=self.mode,
+            adapter=self.adapter,
+            adapter_scale=self.adapter_scale,
+            adapters=tuple((adapter.name, adapter.scale) for adapter in self.adapters),
+        )
 
 
 class CompareBody(Sampling):

@@ -46,13 +46,24 @@ def answer_view(answer: Answer) -> dict[str, Any]:
         "mode": answer.mode,
         "model": answer.model,
         "adapter": answer.adapter,
+        "adapters": adapters_view(answer),
         "citations": [citation_view(citation) for citation in answer.citations],
         "passages": [passage_view(passage) for passage in answer.passages],
         "passages_dropped": answer.passages_dropped,
         "usage": asdict(answer.usage),
-        "timings_ms": {name: round(ms, 3) for name, ms in answer.timings.items()},
+        "timings_ms": timings_view(answer),
         "index_generation": answer.index_generation,
     }
+
+
+def adapters_view(answer: Answer) -> list[dict[str, Any]]:
+    """Return the adapters of an answer: each ``name@version`` and its scale."""
+    return [{"name": name, "scale": scale} for name, scale in answer.adapters.items()]
+
+
+def timings_view(answer: Answer) -> dict[str, float]:
+    """Return what an answer took, in milliseconds."""
+    return {name: round(ms, 3) for name, ms in answer.timings.items()}
 
 
 def pair_view(pair: QAPair) -> dict[str, Any]:

@@ -249,6 +249,11 @@ class Workspace:
         else:
             raise EngineUnavailable("A trained adapter is checked on the local engine, and another one serves here")
 
+    @property
+    def started_generator(self) -> Generator | None:
+        """The engine if it was started, None before: to look at it starts nothing and waits for nothing."""
+        return self._generator
+
     def new_engine(self) -> Any:
         """Return a started engine of one's own (the caller closes it)."""
         from service.engine import Engine

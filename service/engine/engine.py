@@ -35,7 +35,8 @@ from service.engine.session import GRACE_S, Session, Stream
 
 START_TIMEOUT_S = 300.0
 ADAPTER_TIMEOUT_S = 120.0
-STATISTICS_TIMEOUT_S = 10.0
+STATISTICS_TIMEOUT_S = 5.0
+"""Half of what Prometheus waits for an answer unless it is told otherwise."""
 _CRASHES, _CRASH_WINDOW_S = 3, 60.0
 """So many crashes in such a time, and the engine stays down until the window has passed."""
 
@@ -108,6 +109,7 @@ class Engine:
         self._starting = threading.RLock()
         self._session: Session | None = None
         self._crashes: deque[float] = deque(maxlen=_CRASHES)
+        self._restarts = 0
         self._closed = False
 
     def __enter__(self) -> Engine:
@@ -192,12 +194,24 @@ class Engine:
         return TokenScores(tuple(value["prompt_ids"]), ids, logits)
 
     def statistics(self) -> dict[str, Any]:
-        """Return what the child is doing and has done (see ``Scheduler.report``), {} while there is none."""
-        session = self._session
+        """Return what the child is doing and has done (see ``Scheduler.report``), and how many died before it.
+
+        While there is no child, only ``restarts``: to ask starts none.
+
+        Raises:
+            EngineTimeout: it is within a step that takes longer than ``STATISTICS_TIMEOUT_S``.
+            EngineUnavailable: it died just now.
+        """
+        own = {"restarts": self._restarts}
+        session, number = self._session, next(self._numbers)
         if session is None or session.dead is not None:
-            return {}
-        value, _ = self._call({"op": "statistics"}, STATISTICS_TIMEOUT_S)
-        return dict(value)
+            return own
+        session.submit(number, {"op": "statistics"}, self._limit)
+        try:
+            message, _ = session.next(number, STATISTICS_TIMEOUT_S, hangs=False)
+        finally:
+            session.forget(number)
+        return {**own, **message["value"]}
 
     def tokenize(self, text: str) -> list[int]:
         """Return the tokens of plain text: no special tokens, nothing added."""
@@ -284,6 +298,7 @@ class Engine:
     def _bury(self, session: Session) -> None:
         session.child.close()
         self._session = None
+        self._restarts += 1
         self._crashes.append(time.monotonic())
         recent = [at for at in self._crashes if time.monotonic() - at < _CRASH_WINDOW_S]
         if len(recent) == _CRASHES:

@@ -11,13 +11,13 @@ import json
 import socket
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from data import errors
 from data.errors import RagtuneError
-from data.protocols import GenerationRequest, GenerationResult, TokenChoice
+from data.protocols import GenerationRequest, GenerationResult, TokenChoice, WrittenToken
 from data.records import Message, Usage
 
 _LENGTH = struct.Struct(">I")
@@ -137,9 +137,27 @@ def result_from_wire(value: Mapping[str, Any]) -> GenerationResult:
     own = {
         "usage": Usage(**value["usage"]),
         "logprobs": tuple(value["logprobs"]),
-        "top_logprobs": tuple(tuple(TokenChoice(**choice) for choice in place) for place in value["top_logprobs"]),
+        "top_logprobs": tuple(_choices(place) for place in value["top_logprobs"]),
     }
     return GenerationResult(**{**value, **own})
+
+
+def tokens_to_wire(tokens: Sequence[WrittenToken]) -> list[dict[str, Any]]:
+    """Return written tokens as JSON values."""
+    return [asdict(token) for token in tokens]
+
+
+def tokens_from_wire(values: Sequence[Mapping[str, Any]]) -> tuple[WrittenToken, ...]:
+    """Return the tokens of ``tokens_to_wire``."""
+    return tuple(WrittenToken(_choice(value["choice"]), _choices(value["likeliest"])) for value in values)
+
+
+def _choice(value: Mapping[str, Any]) -> TokenChoice:
+    return TokenChoice(value["text"], value["logprob"], tuple(value["utf8"]))
+
+
+def _choices(values: Sequence[Mapping[str, Any]]) -> tuple[TokenChoice, ...]:
+    return tuple(_choice(value) for value in values)
 
 
 def error_to_wire(error: RagtuneError) -> dict[str, Any]:

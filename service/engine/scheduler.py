@@ -93,6 +93,11 @@ class Scheduler:
             if task.id == number:
                 task.cancelled = True
 
+    def owner(self, grammar: object) -> int | None:
+        """Return the order whose task follows this grammar, None if there is none. From any thread."""
+        tasks = (*self._running, *self._waiting)
+        return next((task.id for task in tasks if isinstance(task, Writing) and task.grammar is grammar), None)
+
     def step(self) -> None:
         """Start what can start and decode once for the adapters whose turn it is."""
         self._end_unwanted()

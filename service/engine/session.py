@@ -14,7 +14,7 @@ from typing import Any
 from data.errors import EngineBusy, EngineTimeout, EngineUnavailable
 from data.protocols import Delta
 from service.engine.child import Child
-from service.engine.protocol import ProtocolError, error_from_wire, result_from_wire
+from service.engine.protocol import ProtocolError, error_from_wire, result_from_wire, tokens_from_wire
 
 GRACE_S = 15.0
 """How much later than a request's own deadline a silent child counts as hung."""
@@ -73,12 +73,16 @@ class Session:
             if message["op"] not in {"cancel", "ping"}:
                 raise _down(self.dead or "it hung up") from error
 
-    def next(self, number: int, timeout_s: float) -> tuple[dict[str, Any], bytes]:
-        """Return the next frame of an order; the errors it reports are raised."""
+    def next(self, number: int, timeout_s: float, *, hangs: bool = True) -> tuple[dict[str, Any], bytes]:
+        """Return the next frame of an order; the errors it reports are raised.
+
+        ``hangs`` says what a silence means: that the child hangs and is ended, or only that it is slow.
+        """
         try:
             message, binary = self._inboxes[number].get(timeout=timeout_s)
         except queue.Empty:
-            self.child.close()  # hung: only a new process helps
+            if hangs:
+                self.child.close()  # only a new process helps
             raise EngineTimeout("The engine does not answer", got=f"silent for {timeout_s:g} s") from None
         if message["event"] == "error":
             raise error_from_wire(message["error"])
@@ -91,10 +95,14 @@ class Session:
         with self._mutex:
             self._inboxes.pop(number, None)
 
-    def abandon(self, number: int) -> None:
-        """Close the inbox of an order, and cancel it if it is a generation that still runs."""
+    def cancel(self, number: int) -> None:
+        """Cancel an order if it is a generation that still runs; it ends with what it has written."""
         if self.running(number):
             self.send({"op": "cancel", "id": number})
+
+    def abandon(self, number: int) -> None:
+        """Close the inbox of an order, and cancel it if it is a generation that still runs."""
+        self.cancel(number)
         self.forget(number)
 
     def running(self, number: int) -> bool:
@@ -155,9 +163,13 @@ class Stream(Iterator[Delta]):
             self.close()
             raise
         if message["event"] == "delta":
-            return Delta(message["text"])
+            return Delta(message["text"], tokens=tokens_from_wire(message.get("tokens", ())))
         self.close()
         return Delta("", result_from_wire(message["value"]))
+
+    def cancel(self) -> None:
+        """End the generation here, from any thread: the next delta but those on their way is the last one."""
+        self._session.cancel(self._number)
 
     def close(self) -> None:
         """Cancel the generation unless it has ended."""

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import EngineError
-from data.protocols import GenerationRequest, GenerationResult, TokenChoice, TokenScores
+from data.errors import EngineError, InvalidRequest
+from data.protocols import GenerationRequest, GenerationResult, TokenChoice, TokenScores, WrittenToken
 from data.records import Usage
 from service.engine.llama import LlamaGrammar, LlamaModel, Run
 from service.engine.prompting import Prompt
@@ -31,8 +31,8 @@ _NGRAM = 3
 class Reply(Protocol):
     """Where a task's outcome goes."""
 
-    def text(self, text: str) -> None:
-        """Pass on text that cannot change any more."""
+    def text(self, text: str, tokens: Sequence[WrittenToken] = ()) -> None:
+        """Pass on text that cannot change any more, and the tokens written since, where the request wants them."""
 
     def done(self, value: object) -> None:
         """Pass on the result."""
@@ -121,6 +121,7 @@ class Writing(Task):
     shown: TextStream = field(init=False)
     logprobs: list[float] = field(init=False, default_factory=list)
     choices: list[tuple[TokenChoice, ...]] = field(init=False, default_factory=list)
+    unsent: list[WrittenToken] = field(init=False, default_factory=list)
     next_token: int | None = field(init=False, default=None)
     first_at: float = field(init=False, default=0.0)
     guessed: int = field(init=False, default=0)
@@ -160,6 +161,7 @@ class Writing(Task):
 
         Raises:
             EngineError: the logits are not numbers.
+            InvalidRequest: the grammar allows neither a token of this model nor the end.
         """
         self.next_token = None
         if not np.isfinite(normalizer):
@@ -169,17 +171,18 @@ class Writing(Task):
                 hint="The model or the adapter is damaged, or its scale too large.",
             )
         token = self.sampler.choose(logits, self.grammar)
-        if token is None or self.model.is_eog(token):
+        if token is None:
+            raise self._dead_end()
+        if self.model.is_eog(token):
             self._end("stop")
             return
         if self.grammar is not None:
             self.grammar.accept(token)
         self.sampler.accept(token)
         self.logprobs.append(float(logits[token]) - normalizer)
-        if self.request.top_logprobs:
-            self.choices.append(self._choices(logits, normalizer))
+        self._note(token, logits, normalizer)
         if text := self.shown.feed(self.model.piece(token)):
-            self.reply.text(text)
+            self._send(text)
         if self.shown.stopped or len(self.logprobs) == self.request.max_tokens:
             self._end("stop" if self.shown.stopped else "length")
             return
@@ -212,16 +215,37 @@ class Writing(Task):
         start = int(places[-1]) + _NGRAM
         return [int(token) for token in seen[start : start + length]]
 
-    def _choices(self, logits: NDArray[np.float32], normalizer: float) -> tuple[TokenChoice, ...]:
-        return tuple(
-            TokenChoice(self.model.piece(token).decode(errors="replace"), float(logits[token]) - normalizer)
-            for token in likeliest(logits, self.request.top_logprobs)
+    def _note(self, token: int, logits: NDArray[np.float32], normalizer: float) -> None:
+        """Take note of what the request wants to know about a token that was written."""
+
+        def choice(token: int) -> TokenChoice:
+            piece = self.model.piece(token)
+            return TokenChoice(piece.decode(errors="replace"), float(logits[token]) - normalizer, tuple(piece))
+
+        count = self.request.top_logprobs
+        best = tuple(choice(other) for other in likeliest(logits, count)) if count else ()
+        if count:
+            self.choices.append(best)
+        if self.request.logprobs:
+            self.unsent.append(WrittenToken(choice(token), best))
+
+    def _send(self, text: str) -> None:
+        self.reply.text(text, self.unsent)
+        self.unsent = []
+
+    def _dead_end(self) -> InvalidRequest:
+        return InvalidRequest(
+            "The grammar leads to a dead end: it allows no token of this model, and the text is not complete",
+            got=f"after {len(self.logprobs)} tokens: {self.shown.text[-100:]!r}",
+            wanted="a grammar that this model's tokens can complete",
+            hint="Check the character classes of the grammar, or leave it out.",
         )
 
     def _end(self, reason: str) -> None:
         self.next_token = None
-        if text := self.shown.finish():
-            self.reply.text(text)
+        text = self.shown.finish()
+        if text or self.unsent:
+            self._send(text)
         now = time.monotonic()
         first = self.first_at or now
         self.reply.done(

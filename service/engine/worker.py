@@ -13,21 +13,31 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from data.errors import EngineError, RagtuneError
-from data.protocols import GenerationResult, TokenScores
+from data.errors import EngineError, InvalidRequest, RagtuneError
+from data.protocols import GenerationResult, TokenScores, WrittenToken
 from service.engine.decoder import Decoder, DecoderOptions
-from service.engine.llama import ContextOptions, LlamaModel, quantize_file, start_backend
+from service.engine.llama import ContextOptions, LlamaGrammar, LlamaModel, quantize_file, start_backend
 from service.engine.probe import probe
-from service.engine.protocol import Channel, error_to_wire, messages_from_wire, request_from_wire, result_to_wire
+from service.engine.protocol import (
+    Channel,
+    error_to_wire,
+    messages_from_wire,
+    request_from_wire,
+    result_to_wire,
+    tokens_to_wire,
+)
 
 Order = dict[str, Any]
+
+_GRAMMAR_S = 8.0
+"""How long a grammar may take for one token before the process gives itself up: milliseconds are usual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +48,10 @@ class _Reply:
     order: int
     stream: bool = False
 
-    def text(self, text: str) -> None:
+    def text(self, text: str, tokens: Sequence[WrittenToken] = ()) -> None:
         if self.stream:
-            self.channel.send({"id": self.order, "event": "delta", "text": text})
+            extra = {"tokens": tokens_to_wire(tokens)} if tokens else {}
+            self.channel.send({"id": self.order, "event": "delta", "text": text, **extra})
 
     def done(self, value: object) -> None:
         if isinstance(value, TokenScores):
@@ -63,6 +74,7 @@ class Worker:
         self._channel = channel
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._decoder: Decoder | None = None
+        self._taken: int | None = None
         self._handlers: dict[str, Callable[[Order, _Reply], None]] = {
             "start": self._start,
             "generate": self._generate,
@@ -91,21 +103,42 @@ class Worker:
 
     def _carry_out(self, order: Order) -> None:
         reply = _Reply(self._channel, order["id"], bool(order.get("stream")))
+        self._taken = order["id"]
         try:
             self._handlers[order["op"]](order, reply)
         except RagtuneError as error:
             reply.fail(error)
+        finally:
+            self._taken = None
 
     def _read(self) -> None:
         try:
             while True:
                 order, _ = self._channel.receive()
                 if order["op"] == "ping":
+                    self._give_up_a_grammar()
                     self._channel.send({"id": order["id"], "event": "pong"})
                 else:
                     self._orders.put({**order, "arrived": time.monotonic()})
         except EOFError:
             os._exit(0)  # the main thread may be inside llama.cpp for long; nobody waits for what it does
+
+    def _give_up_a_grammar(self) -> None:
+        """End the process if a grammar keeps the main thread from everyone: it cannot be interrupted."""
+        work = LlamaGrammar.at_work
+        if work is None or time.monotonic() - work[1] < _GRAMMAR_S:
+            return
+        error = InvalidRequest(
+            "The grammar is too ambiguous: llama.cpp cannot follow all that it allows",
+            got=f"more than {_GRAMMAR_S:g} s for one token",
+            hint="Write it with fewer optional and repeated parts inside each other.",
+        )
+        whose = self._taken if self._taken is not None else self._ready.scheduler.owner(work[0])
+        if whose is not None:
+            _Reply(self._channel, whose).fail(error)
+        sys.stderr.write(f"{error.detail}\n")
+        sys.stderr.flush()
+        os._exit(1)
 
     @property
     def _ready(self) -> Decoder:

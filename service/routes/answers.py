@@ -13,27 +13,29 @@ from fastapi.sse import ServerSentEvent
 from data.records import Answer
 from service.answerer import AnswerEvent, PassagesFound, Token
 from service.deps import WorkspaceDep
+from service.hangup import Hangup
 from service.metrics import Metrics
 from service.problems import problem
 from service.schemas import AnswerBody
-from service.sse import event_stream
+from service.sse import event_stream, until_left
 from service.views import answer_view, passage_view
 
 router = APIRouter(tags=["answers"])
 
 
 @router.post("/answers", response_model=None)
-def create_answer(body: AnswerBody, request: Request, workspace: WorkspaceDep) -> Response:
+async def create_answer(body: AnswerBody, request: Request, workspace: WorkspaceDep) -> Response:
     """Answer a question. With ``stream``, events: passages, token (any number), answer or error."""
     metrics: Metrics = request.app.state.metrics
+    hangup = Hangup()
     if not body.stream:
-        answer = workspace.answerer.answer(body.ask())
+        answer = await until_left(request, hangup, lambda: workspace.answerer.answer(body.ask(), hangup))
         metrics.count(answer)
         return JSONResponse(answer_view(answer))
-    events = workspace.answerer.stream(body.ask())
+    events = workspace.answerer.stream(body.ask(), hangup)
     # What can be refused is refused with a status, before the stream begins.
-    first = next(events)
-    return event_stream(_events(first, events, metrics))
+    first = await until_left(request, hangup, lambda: next(events))
+    return event_stream(_events(first, events, metrics), hangup)
 
 
 def _events(

@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 from itertools import chain
 from typing import Any, Literal
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.sse import ServerSentEvent
@@ -14,10 +15,13 @@ from pydantic import BaseModel, ConfigDict
 
 from data.errors import InvalidRequest, UnknownModel
 from service.arms import did_you_mean
-from service.chat import OWNER, ChatBody, begin_chat, complete, stream
+from service.chat import OWNER, begin_chat, complete, stream
+from service.chat_schemas import ChatBody
 from service.deps import WorkspaceDep
+from service.hangup import Hangup
+from service.metrics import Metrics
 from service.problems import problem
-from service.sse import event_stream
+from service.sse import event_stream, until_left
 from service.workspace import Workspace
 
 router = APIRouter(tags=["openai"])
@@ -66,18 +70,20 @@ def _model(name: str, role: str) -> dict[str, Any]:
 
 
 @router.post("/chat/completions", response_model=None)
-def create_chat_completion(body: ChatBody, request: Request, workspace: WorkspaceDep) -> Response:
+async def create_chat_completion(body: ChatBody, request: Request, workspace: WorkspaceDep) -> Response:
     """Answer a chat, whole or streamed; an arm's citations are in the ``ragtune`` field."""
-    chat = begin_chat(workspace, body)
+    chat = await run_sync(begin_chat, workspace, body)
+    metrics: Metrics = request.app.state.metrics
+    hangup = Hangup()
     if not body.stream:
-        completion, answer = complete(workspace, chat)
+        completion, answer = await until_left(request, hangup, lambda: complete(workspace, chat, hangup))
         if answer is not None:
-            request.app.state.metrics.count(answer)
+            metrics.count(answer)
         return JSONResponse(completion)
-    chunks = stream(workspace, chat, request.app.state.metrics.count)
+    chunks = stream(workspace, chat, metrics.count, hangup)
     # The second chunk proves that the question was taken; until then a status can refuse it.
-    first = [next(chunks), next(chunks)]
-    return event_stream(_events(first, chunks))
+    first = await until_left(request, hangup, lambda: [next(chunks), next(chunks)])
+    return event_stream(_events(first, chunks), hangup)
 
 
 def _events(first: list[str], chunks: Generator[str, None, None]) -> Iterator[ServerSentEvent]:

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 
 from service.app import create_app
+from service.serve import bind
 from service.settings import Settings
 from service.workspace import Workspace
-from tests.service.parts import MODEL, HashEmbedder, ScriptedGenerator
+from tests.service.parts import MODEL, HashEmbedder, ScriptedGenerator, wait_until
 
 DOCUMENTS = {
     "lighthouse.md": "# Lighthouse\n\nThe lighthouse of Orrin was built in 1842. Its keeper was Mara Venn. "
@@ -85,3 +89,19 @@ def client(indexed: Workspace) -> Iterator[TestClient]:
 def empty_client(workspace: Workspace) -> Iterator[TestClient]:
     with open_client(workspace) as client:
         yield client
+
+
+@contextmanager
+def real_server(workspace: Workspace) -> Iterator[str]:
+    """Serve in a thread; yields the URL once the server accepts requests."""
+    with bind("127.0.0.1", 0) as listener:
+        server = uvicorn.Server(uvicorn.Config(create_app(workspace, run_jobs=False), log_config=None))
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            wait_until(lambda: server.started)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(20)
+        assert not thread.is_alive()

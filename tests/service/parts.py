@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import threading
 import time
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from data.errors import ContextOverflow
-from data.protocols import Delta, GenerationRequest, GenerationResult, Vectors
+from data.protocols import Delta, GenerationRequest, GenerationResult, TokenChoice, Vectors, WrittenToken
 from data.records import Adapter, Model, Usage
 
 MODEL = Model("scripted", "tests", "scripted.gguf", "scripted.gguf", "0" * 64, "llama")
@@ -67,19 +68,25 @@ class ScriptedGenerator:
             raise self.error
         prompt = sum(len(message.content.split()) for message in request.messages)
         if prompt > self.n_ctx:
-            raise ContextOverflow("Too long", got=prompt, wanted=f"at most {self.n_ctx}")
+            raise ContextOverflow("Too long", got=f"{prompt} tokens", wanted=f"at most {self.n_ctx}")
         text = self.reply if isinstance(self.reply, str) else self.reply(request)
         pieces = re.findall(r"\s*\S+", text)[: request.max_tokens]
         try:
             for number, piece in enumerate(pieces):
                 if number and self.hold is not None:
                     self.hold.wait(20)
-                yield Delta(piece)
+                yield Delta(piece, tokens=self._tokens(piece, request))
             reason = "length" if len(pieces) == request.max_tokens else "stop"
             usage = Usage(prompt, 0, len(pieces))
-            yield Delta("", GenerationResult("".join(pieces), reason, usage, 1.0, 2.0, (-0.1,) * len(pieces)))
+            yield Delta("", GenerationResult("".join(pieces), reason, usage, 1.0, 2.0, (-0.1,) * len(pieces), 3.0))
         finally:
             self.closed.set()
+
+    def _tokens(self, piece: str, request: GenerationRequest) -> tuple[WrittenToken, ...]:
+        if not request.logprobs:
+            return ()
+        likeliest = (TokenChoice(piece, -0.1, tuple(piece.encode())), TokenChoice("\ufffd", -math.inf, (0xE2,)))
+        return (WrittenToken(likeliest[0], likeliest[: request.top_logprobs]),)
 
     def generate(self, request: GenerationRequest) -> GenerationResult:
         for delta in self.stream(request):

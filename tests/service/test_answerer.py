@@ -29,7 +29,7 @@ def test_an_answer_cites_what_stands_in_its_document(indexed, generator):
     assert "1842" in citation.quote
     assert answer.index_generation == 1
     assert answer.confidence == pytest.approx(0.9048, abs=1e-3)
-    assert set(answer.timings) == {"retrieve", "prefill", "generate", "total"}
+    assert set(answer.timings) == {"queue", "retrieve", "prefill", "generate", "total"}
 
 
 def test_the_answer_is_kept(indexed):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import anyio
 import pytest
 
 from service.app import create_app
@@ -41,7 +42,7 @@ class Sender:
     async def receive(self):
         self.asked += 1
         if not self._pieces:
-            return {"type": "http.disconnect"}
+            await anyio.sleep_forever()  # it stays for the answer
         piece = self._pieces.pop(0)
         return {"type": "http.request", "body": piece, "more_body": bool(self._pieces)}
 
@@ -49,8 +50,6 @@ class Sender:
         self.messages.append(message)
 
     def __call__(self):
-        import anyio
-
         anyio.run(self._app, self._scope, self.receive, self.send)
         body = b"".join(m.get("body", b"") for m in self.messages if m["type"] == "http.response.body")
         return self.messages[0]["status"], json.loads(body)

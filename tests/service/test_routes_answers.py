@@ -1,20 +1,17 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import httpx
 import pytest
-import uvicorn
 
-from data.errors import EngineBusy, EngineTimeout
-from service.app import create_app
-from service.serve import bind
-from service.workspace import Workspace
-from tests.service.conftest import open_client
-from tests.service.parts import adapter, wait_until
+from data.errors import EngineBusy, EngineTimeout, EngineUnavailable, InvalidRequest
+from data.protocols import Delta, GenerationResult
+from data.records import Usage
+from tests.service.conftest import open_client, real_server
+from tests.service.parts import adapter
 
 QUESTION = "When was the lighthouse of Orrin built?"
 
@@ -35,7 +32,7 @@ def test_an_answer_has_the_documented_shape(client, generator):
     assert response.status_code == 200
     body = response.json()
     assert set(body) == {
-        "id", "answer", "abstained", "confidence", "mode", "model", "adapter", "citations", "passages",
+        "id", "answer", "abstained", "confidence", "mode", "model", "adapter", "adapters", "citations", "passages",
         "passages_dropped", "usage", "timings_ms", "index_generation",
     }  # fmt: skip
     assert (body["answer"], body["mode"], body["model"], body["index_generation"]) == ("1842 [1]", "rag", "scripted", 1)
@@ -46,7 +43,9 @@ def test_an_answer_has_the_documented_shape(client, generator):
     text = client.get(f"/v1/documents/{citation['document_id']}/text").json()["text"]
     assert text[citation["start"] : citation["end"]] == citation["quote"]
     assert set(body["usage"]) == {"prompt_tokens", "cached_tokens", "completion_tokens"}
-    assert set(body["timings_ms"]) == {"retrieve", "prefill", "generate", "total"}
+    assert set(body["timings_ms"]) == {"queue", "retrieve", "prefill", "generate", "total"}
+    assert (body["timings_ms"]["queue"], body["timings_ms"]["prefill"], body["timings_ms"]["generate"]) == (3, 1, 2)
+    assert body["adapters"] == []
 
 
 def test_a_streamed_answer_is_passages_tokens_answer(client, generator):
@@ -57,6 +56,7 @@ def test_a_streamed_answer_is_passages_tokens_answer(client, generator):
     assert [name for name, _ in events] == ["passages", "token", "token", "token", "answer"]
     assert "".join(data["text"] for name, data in events if name == "token") == "Mara Venn [1]"
     assert events[-1][1]["answer"] == "Mara Venn [1]"
+    assert set(events[-1][1]["timings_ms"]) == {"queue", "retrieve", "prefill", "generate", "total"}
     assert events[0][1]["passages"] == events[-1][1]["passages"]
 
 
@@ -109,13 +109,118 @@ def test_a_body_that_is_no_request(client, content):
     assert (response.status_code, response.json()["type"]) == (422, "invalid-request")
 
 
-def test_a_full_queue_says_when_to_come_back(client, generator):
-    generator.error = EngineBusy("The queue is full")
+@pytest.mark.parametrize(("error", "status"), [(EngineBusy("full"), 429), (EngineUnavailable("died"), 503)])
+def test_an_engine_that_is_busy_or_down_says_when_to_come_back(client, generator, error, status):
+    generator.error = error
     response = client.post("/v1/answers", json={"question": QUESTION})
-    assert response.status_code == 429
+    assert (response.status_code, response.json()["type"]) == (status, error.type)
     assert int(response.headers["Retry-After"]) >= 1
     generator.error.retry_after_s = 6.5  # as a server said that generates in the engine's place
     assert client.post("/v1/answers", json={"question": QUESTION}).headers["Retry-After"] == "7"
+
+
+def test_a_full_queue_refuses_a_stream_with_a_status(client, generator, monkeypatch):
+    """The engine refuses where it is called, not where its deltas are read."""
+
+    def refuses(request):
+        raise EngineBusy("full")
+
+    monkeypatch.setattr(generator, "stream", refuses)
+    response = client.post("/v1/answers", json={"question": QUESTION, "stream": True})
+    assert (response.status_code, response.json()["type"]) == (429, "engine-busy")
+    assert int(response.headers["Retry-After"]) >= 1
+
+
+def test_an_engine_that_dies_within_a_stream_is_an_event(client, generator, monkeypatch):
+    stream = generator.stream
+
+    def dies(request):
+        yield next(iter(stream(request)))
+        raise EngineUnavailable("The engine process died", got="killed by SIGKILL")
+
+    monkeypatch.setattr(generator, "stream", dies)
+    events = sse(client.post("/v1/answers", json={"question": QUESTION, "stream": True}).text)
+    assert [name for name, _ in events] == ["passages", "token", "error"]
+    assert (events[-1][1]["type"], events[-1][1]["got"]) == ("engine-unavailable", "killed by SIGKILL")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_whole_passages_that_do_not_fit_are_left_out_and_counted(client, generator, stream):
+    sent = {"question": QUESTION}
+    whole = client.post("/v1/answers", json=sent).json()["passages"]
+    generator.n_ctx = sum(len(m.content.split()) for m in generator.requests[-1].messages) - 1
+    response = client.post("/v1/answers", json={**sent, "stream": stream})
+    body = sse(response.text)[-1][1] if stream else response.json()
+    assert (body["passages"], body["passages_dropped"]) == (whole[:-1], 1)
+    shown = generator.requests[-1].messages[-1].content
+    assert all(passage["text"].strip() in shown for passage in body["passages"])
+    assert whole[-1]["text"].strip() not in shown
+
+
+def test_a_prompt_that_does_not_fit_is_refused_with_the_counts(client, generator):
+    generator.n_ctx = 3
+    response = client.post("/v1/answers", json={"question": QUESTION})
+    found = response.json()
+    assert (response.status_code, found["type"], found["wanted"]) == (422, "context-overflow", "at most 3")
+    assert found["got"].endswith(" tokens")
+
+
+def test_adapters_are_scaled_and_summed(client, indexed, generator):
+    for name in ("house", "style", "tone"):
+        indexed.store.adapters.add(adapter(name))
+    sent = {"question": QUESTION, "mode": "combined", "adapter": "house", "adapter_scale": 0.5,
+            "adapters": [{"name": "style@1", "scale": -0.25}, {"name": "tone"}]}  # fmt: skip
+    body = client.post("/v1/answers", json=sent).json()
+    request = generator.requests[-1]
+    assert (request.adapter, request.adapter_scale) == ("house@1", 0.5)
+    assert request.added_adapters == (("style@1", -0.25), ("tone@1", 1.0))
+    assert body["adapter"] == "house@1"
+    assert body["adapters"] == [
+        {"name": "house@1", "scale": 0.5}, {"name": "style@1", "scale": -0.25}, {"name": "tone@1", "scale": 1.0},
+    ]  # fmt: skip
+    alone = {"question": QUESTION, "adapters": [{"name": "style", "scale": 2}]}
+    body = client.post("/v1/answers", json=alone).json()
+    assert (body["mode"], body["adapters"]) == ("combined", [{"name": "style@1", "scale": 2.0}])
+    assert indexed.store.answers.get(body["id"]).answer.adapters == {"style@1": 2.0}
+
+
+def test_the_live_adapter_can_be_scaled(client, indexed, generator):
+    indexed.store.adapters.add(adapter())
+    indexed.store.adapters.promote("house", 1)
+    client.post("/v1/answers", json={"question": QUESTION, "adapter_scale": 0.5})
+    assert (generator.requests[-1].adapter, generator.requests[-1].adapter_scale) == ("house@1", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "kind"),
+    [
+        ({"adapters": [{"name": "hous"}]}, 404, "unknown-adapter"),
+        ({"adapter": "house", "adapters": [{"name": "stile"}]}, 404, "unknown-adapter"),
+        ({"adapter": "house", "adapters": [{"name": "house@1"}]}, 422, "invalid-request"),
+        ({"adapters": [{"name": "house"}], "mode": "rag"}, 422, "invalid-request"),
+        ({"adapters": [{"name": "house"}], "adapter_scale": 0.5}, 422, "invalid-request"),
+        ({"adapter_scale": 0.5, "mode": "rag"}, 422, "invalid-request"),
+        ({"adapter": "house", "adapter_scale": 4.5}, 422, "invalid-request"),
+        ({"adapters": [{"name": "house", "scale": -5}]}, 422, "invalid-request"),
+        ({"adapters": [{"name": "house", "scale": "x"}]}, 422, "invalid-request"),
+        ({"adapters": [{"name": "house"}] * 9}, 422, "invalid-request"),
+        ({"adapter": "house", "adapters": [{"name": "house"}] * 8}, 422, "invalid-request"),
+    ],
+)
+def test_adapters_that_are_refused(client, indexed, body, status, kind):
+    indexed.store.adapters.add(adapter())
+    response = client.post("/v1/answers", json={"question": QUESTION, **body})
+    assert (response.status_code, response.json()["type"]) == (status, kind)
+
+
+def test_adapters_that_the_engine_cannot_sum_are_the_callers_error(client, indexed, generator):
+    for name in ("house", "style"):
+        indexed.store.adapters.add(adapter(name))
+    generator.error = InvalidRequest("These adapters cannot be summed", got="house@1 (full), style@1 (blockwise)")
+    response = client.post(
+        "/v1/answers", json={"question": QUESTION, "adapters": [{"name": "house"}, {"name": "style"}]}
+    )
+    assert (response.status_code, response.json()["type"]) == (422, "invalid-request")
 
 
 def test_an_unexpected_error_is_a_problem_too(indexed, generator):
@@ -123,22 +228,6 @@ def test_an_unexpected_error_is_a_problem_too(indexed, generator):
     with open_client(indexed, raise_server_exceptions=False) as client:
         response = client.post("/v1/answers", json={"question": QUESTION})
     assert (response.status_code, response.json()["type"]) == (500, "internal-error")
-
-
-@contextmanager
-def real_server(workspace: Workspace) -> Iterator[str]:
-    """Serve in a thread; yields the URL once the server accepts requests."""
-    with bind("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(uvicorn.Config(create_app(workspace, run_jobs=False), log_config=None))
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        try:
-            wait_until(lambda: server.started)
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(20)
-        assert not thread.is_alive()
 
 
 def test_a_client_that_leaves_stops_the_generation(indexed, generator):
@@ -153,6 +242,56 @@ def test_a_client_that_leaves_stops_the_generation(indexed, generator):
                 pass
         generator.hold.set()
         assert generator.closed.wait(10)
+
+
+class Blocked:
+    """A generation that writes nothing until it is cancelled, as one that waits in the queue."""
+
+    def __init__(self) -> None:
+        self.begun, self.cancelled, self.closed = threading.Event(), threading.Event(), threading.Event()
+
+    def __iter__(self) -> Blocked:
+        return self
+
+    def __next__(self) -> Delta:
+        self.begun.set()
+        assert self.cancelled.wait(20)
+        return Delta("", GenerationResult("", "cancelled", Usage(), 0.0, 0.0))
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+ASKED = [{"role": "user", "content": QUESTION}]
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("answers", {"question": QUESTION}),
+        ("answers", {"question": QUESTION, "stream": True}),
+        ("chat/completions", {"model": "rag", "messages": ASKED}),
+        ("chat/completions", {"model": "rag", "messages": ASKED, "stream": True}),
+        ("chat/completions", {"model": "base", "messages": ASKED}),
+        ("chat/completions", {"model": "base", "messages": ASKED, "stream": True}),
+        ("compare", {"question": QUESTION, "arms": ["rag"]}),
+    ],
+)
+def test_a_client_that_leaves_before_the_first_token_cancels(indexed, generator, monkeypatch, route, body):
+    waiting = Blocked()
+    monkeypatch.setattr(generator, "stream", lambda request: waiting)
+    sent = json.dumps(body).encode()
+    with real_server(indexed) as url:
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            head = f"POST /v1/{route} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+            connection.sendall(f"{head}Content-Length: {len(sent)}\r\n\r\n".encode() + sent)
+            assert waiting.begun.wait(20)
+        assert waiting.closed.wait(20)
+        assert waiting.cancelled.is_set()
 
 
 def test_compare_answers_side_by_side(client, generator):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import httpx
 import openai
 import pytest
+from pydantic import BaseModel
 
 from service.starter import starter_folder
 from tests.service.conftest import DOCUMENTS
@@ -118,6 +121,70 @@ def test_the_official_client_talks_to_the_base_model(client):
     )
     assert done.choices[0].message.content
     assert "ragtune" not in (done.model_extra or {})
+
+
+CAPITAL = {
+    "model": "starter", "messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 12,
+}  # fmt: skip
+
+
+def test_the_official_client_reads_log_probabilities(client):
+    (choice,) = client.chat.completions.create(**CAPITAL, logprobs=True, top_logprobs=3).choices
+    tokens = choice.logprobs.content
+    assert b"".join(bytes(token.bytes) for token in tokens).decode() == choice.message.content
+    assert "".join(token.token for token in tokens) == choice.message.content
+    assert all(len(token.top_logprobs) == 3 for token in tokens)
+    assert all(token.logprob == token.top_logprobs[0].logprob <= 0 for token in tokens)  # greedy
+    streamed = []
+    for chunk in client.chat.completions.create(**CAPITAL, logprobs=True, top_logprobs=3, stream=True):
+        streamed += [token for part in chunk.choices if part.logprobs for token in part.logprobs.content]
+    assert streamed == tokens
+    (arm,) = client.chat.completions.create(model="rag", messages=MESSAGES, max_tokens=8, logprobs=True).choices
+    assert arm.logprobs.content
+
+
+class City(BaseModel):
+    city: Literal["Paris", "Rome"]
+    inhabitants: bool
+
+
+def test_the_official_client_gets_the_format_it_asks_for(client):
+    asked = {**CAPITAL, "max_tokens": 60}
+    parsed = client.chat.completions.parse(**asked, response_format=City).choices[0].message.parsed
+    assert parsed.city in ("Paris", "Rome")
+    schema = {"name": "year", "schema": {"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 2}}
+    form = {"type": "json_schema", "json_schema": schema}
+    for stream in (False, True):
+        done = client.chat.completions.create(**asked, response_format=form, stream=stream)
+        parts = [c.choices[0].delta.content or "" for c in done] if stream else [done.choices[0].message.content]
+        assert {type(value) for value in json.loads("".join(parts))} == {bool}
+    done = client.chat.completions.create(**asked, response_format={"type": "json_object"})
+    assert done.choices[0].message.content.lstrip().startswith("{")
+    done = client.chat.completions.create(**asked, extra_body={"grammar": 'root ::= "yes" | "no"'})
+    assert done.choices[0].message.content in ("yes", "no")
+
+
+def test_the_official_client_sets_every_knob(client):
+    knobs = {
+        "temperature": 1.0, "top_p": 0.9, "seed": 5, "presence_penalty": 0.5, "frequency_penalty": 0.5,
+        "extra_body": {"top_k": 20, "min_p": 0.02, "repeat_penalty": 1.1},
+    }  # fmt: skip
+    first, again = (client.chat.completions.create(**CAPITAL, **knobs) for _ in range(2))
+    assert first.choices[0].message.content == again.choices[0].message.content
+    assert again.usage.prompt_tokens_details.cached_tokens > 0
+    other = client.chat.completions.create(**CAPITAL, **{**knobs, "seed": 6, "temperature": 2.0})
+    assert other.choices[0].message.content != first.choices[0].message.content
+    plain = client.chat.completions.create(**CAPITAL).choices[0].message.content
+    word = plain.split()[2]
+    (cut,) = client.chat.completions.create(**CAPITAL, stop=[word, "never"]).choices
+    assert (cut.message.content, cut.finish_reason) == (plain[: plain.index(word)], "stop")
+    banned = client.chat.completions.create(**CAPITAL, logit_bias={str(n): -100 for n in range(200, 1200)})
+    assert banned.choices[0].message.content != plain
+    short = client.chat.completions.create(**{**CAPITAL, "max_completion_tokens": 2})
+    assert (short.usage.completion_tokens, short.choices[0].finish_reason) == (2, "length")
+    assert short.model_extra["timings"]["predicted_n"] == 2
+    with pytest.raises(openai.UnprocessableEntityError, match="n must be 1"):
+        client.chat.completions.create(**CAPITAL, n=2)
 
 
 def test_the_official_client_embeds(client):

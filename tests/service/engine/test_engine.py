@@ -432,6 +432,93 @@ def test_top_logprobs_and_bias(engine: Engine) -> None:
     assert (endless.finish_reason, endless.usage.completion_tokens) == ("length", 24)
 
 
+def test_a_stream_tells_its_tokens(engine: Engine) -> None:
+    request = replace(CAPITAL, logprobs=True, top_logprobs=2, stop=("never there",))
+    deltas = list(engine.stream(request))
+    result = deltas[-1].result
+    assert result is not None
+    tokens = [token for delta in deltas for token in delta.tokens]
+    assert bytes(byte for token in tokens for byte in token.choice.utf8).decode() == result.text
+    assert tuple(token.choice.logprob for token in tokens) == pytest.approx(result.logprobs)
+    assert tuple(token.likeliest for token in tokens) == result.top_logprobs
+    assert not any(delta.tokens for delta in engine.stream(CAPITAL))
+
+
+def test_a_character_of_several_tokens_is_known_by_their_bytes(engine: Engine) -> None:
+    request = replace(CAPITAL, logprobs=True, grammar='root ::= "\U0001f9ed" "." ')
+    deltas = list(engine.stream(request))
+    tokens = [token.choice for delta in deltas for token in delta.tokens]
+    assert len(tokens) > 2
+    assert bytes(byte for token in tokens for byte in token.utf8).decode() == "\U0001f9ed."
+    assert "".join(delta.text for delta in deltas) == "\U0001f9ed."
+
+
+def test_a_stream_can_be_cancelled_while_another_thread_waits_for_it(engine: Engine) -> None:
+    endless = replace(LONG, grammar='root ::= "one " root')
+    stream = engine.stream(endless)
+    next(stream)
+    with ThreadPoolExecutor(1) as pool:
+        rest = pool.submit(list, stream)
+        stream.cancel()
+        result = rest.result(60)[-1].result
+    assert result is not None
+    assert result.finish_reason == "cancelled"
+    assert result.usage.completion_tokens < LONG.max_tokens
+    stream.cancel()  # too late, and no harm
+
+
+def test_a_grammar_without_a_way_on_is_an_error_and_fails_alone(engine: Engine) -> None:
+    other = engine.stream(replace(LONG, max_tokens=20))
+    for grammar in (r"root ::= [^\x00-\U0010FFFF]", r'root ::= "so " [^\x00-\U0010FFFF]'):
+        with pytest.raises(errors.InvalidRequest, match="dead end"):
+            engine.generate(replace(CAPITAL, grammar=grammar))
+    assert list(other)[-1].result is not None
+
+
+def ambiguous(start: str) -> str:
+    """Return a grammar of 2 ** 22 ways to read the same letters, from its first token on or after a word."""
+    rules = [f"r{n} ::= r{n + 1}? r{n + 1}?" for n in range(22)]
+    return "\n".join([f'root ::= {start} r0 "."', *rules, 'r22 ::= "a"'])
+
+
+@pytest.mark.parametrize("start", ["", '"so "'])
+def test_a_grammar_that_llama_cpp_cannot_follow_fails_its_own_request(starter: Model, start: str) -> None:
+    with Engine(starter, n_threads=1, n_ctx=256, sequences=1) as engine:
+        with pytest.raises(errors.InvalidRequest, match="ambiguous"):
+            engine.generate(replace(CAPITAL, grammar=ambiguous(start)))
+        while engine.pid is not None:  # the process has said so with its last breath
+            time.sleep(0.01)
+        assert engine.generate(CAPITAL).text
+        assert engine.statistics()["restarts"] == 1
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    ["root ::= " + "(" * 20_000 + '"a"' + ")" * 20_000, 'root ::= "a"\0', " ", 'root ::= "' + "a" * 70_000 + '"'],
+)
+def test_a_grammar_that_is_too_much_is_refused(engine: Engine, grammar: str) -> None:
+    pid = engine.pid
+    with pytest.raises(errors.InvalidRequest, match="grammar"):
+        engine.generate(replace(CAPITAL, grammar=grammar))
+    assert engine.pid == pid
+
+
+def test_statistics_start_nothing_and_count_the_dead(starter: Model) -> None:
+    with Engine(starter, n_threads=1, n_ctx=256, sequences=1) as engine:
+        assert engine.statistics()["restarts"] == 0
+        first = engine.pid
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        while engine.pid is not None:
+            time.sleep(0.01)
+        assert engine.statistics() == {"restarts": 0}
+        assert engine.pid is None
+        engine.generate(replace(CAPITAL, max_tokens=1))
+        statistics = engine.statistics()
+        assert (statistics["restarts"], statistics["requests"]) == (1, 1)
+    assert engine.statistics() == {"restarts": 1}
+
+
 def test_a_json_schema_is_kept(engine: Engine) -> None:
     schema = {"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"]}
     result = engine.generate(replace(CAPITAL, json_schema=json.dumps(schema)))
