@@ -65,9 +65,7 @@ VLLM = Dialect(
 )
 # Ollama's route has no way to set top_k, min_p and repeat_penalty: the model's own (its Modelfile) count.
 OLLAMA = Dialect("Ollama", "models", _STANDARD)
-# Its top_k is how many passages to retrieve. What its chat route does not take yet would be ignored: the other
-# fields belong here as soon as service/chat.py has them.
-RAGTUNE = Dialect("ragtune", "models", frozenset({"seed", "stop"}), logprobs=False)
+RAGTUNE = Dialect("ragtune", "models", _EVERYTHING, top_k_all=0)
 OPENAI = Dialect("plain OpenAI", "models", _STANDARD | {"logit_bias"}, logprobs=False)
 
 _BEFORE_STRUCTURED_OUTPUTS = (0, 11)

@@ -47,10 +47,8 @@ FEATURES: dict[str, frozenset[str]] = {
     "ollama": STANDARD,
     "openai": STANDARD | {"logit_bias"},
     "engine": EVERYTHING,
-    # What ragtune's own chat route takes, as service/engine/dialects.py (RAGTUNE) has it. A field that is added to
-    # the route is added there and here, and is then under the contract. Its adapters are arms that retrieve
-    # passages, so they are none of a Generator's.
-    "ragtune": frozenset(),
+    # Its adapters are arms that retrieve passages, so they are none of a Generator's.
+    "ragtune": EVERYTHING - {"adapters", "scales"},
     "llama-server-binary": EVERYTHING,
 }
 FAST = ("llama-server", "vllm", "old-vllm", "ollama", "openai")
