@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data.errors import EngineError, EngineUnavailable, RagtuneError
-from data.protocols import Delta, GenerationResult, TokenChoice
+from data.protocols import Delta, GenerationRequest, GenerationResult, TokenChoice, WrittenToken
 from data.records import Usage
 from service.engine.remote import Reply, refusal
 
@@ -34,6 +34,7 @@ class _Completion:
     text: list[str] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     likeliest: list[tuple[TokenChoice, ...]] = field(default_factory=list)
+    unsent: list[WrittenToken] = field(default_factory=list)
     usage: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, Any] = field(default_factory=dict)
 
@@ -55,13 +56,19 @@ class _Completion:
 
     def _take_logprobs(self, places: Iterable[dict[str, Any]]) -> None:
         for place in places:
-            # Rounding may lift a certain token's above 0.
-            self.logprobs.append(min(float(place["logprob"]), 0.0))
+            chosen = _choice(place)
+            self.logprobs.append(chosen.logprob)
+            best: tuple[TokenChoice, ...] = ()
             if self.top_logprobs:
-                found = place.get("top_logprobs") or ()
-                choices = [TokenChoice(str(one["token"]), min(float(one["logprob"]), 0.0)) for one in found]
-                best = sorted(choices, key=lambda choice: -choice.logprob)[: self.top_logprobs]
-                self.likeliest.append(tuple(best))
+                found = sorted(map(_choice, place.get("top_logprobs") or ()), key=lambda choice: -choice.logprob)
+                best = tuple(found[: self.top_logprobs])
+                self.likeliest.append(best)
+            self.unsent.append(WrittenToken(chosen, best))
+
+    def new_tokens(self) -> tuple[WrittenToken, ...]:
+        """Return the tokens that came since the last call."""
+        tokens, self.unsent = tuple(self.unsent), []
+        return tokens
 
     def result(self) -> GenerationResult:
         """Return the result of what has come.
@@ -103,26 +110,31 @@ class _Completion:
         return Usage(int(self.usage.get("prompt_tokens") or 0), int(cached), int(written))
 
 
-def read_completion(lines: Iterator[str], top_logprobs: int) -> Iterator[Delta]:
+def _choice(place: dict[str, Any]) -> TokenChoice:
+    # Rounding may lift a certain token's above 0.
+    return TokenChoice(str(place["token"]), min(float(place["logprob"]), 0.0), tuple(place.get("bytes") or ()))
+
+
+def read_completion(lines: Iterator[str], request: GenerationRequest) -> Iterator[Delta]:
     """Yield the pieces of a streamed completion and, last, its result.
 
     Args:
         lines: of a server-sent event stream.
-        top_logprobs: how many of the likeliest tokens were asked for.
+        request: what was asked for; with ``logprobs`` the deltas have tokens.
 
     Raises:
         EngineError: what comes is no such stream, or the server reports a failure in it.
         EngineUnavailable: it ends before the answer does.
     """
-    completion = _Completion(top_logprobs, time.monotonic())
+    completion = _Completion(request.top_logprobs, time.monotonic())
     for event in _events(lines):
         with _readable(event):
             pieces = list(completion.take(event))
         for piece in pieces:
-            yield Delta(piece)
+            yield Delta(piece, tokens=completion.new_tokens() if request.logprobs else ())
     with _readable(completion.usage):
         result = completion.result()
-    yield Delta("", result)
+    yield Delta("", result, completion.new_tokens() if request.logprobs else ())
 
 
 @contextmanager

@@ -144,7 +144,7 @@ def request_body(request: GenerationRequest, dialect: Dialect) -> dict[str, Any]
     body |= _said_anyway(request, dialect)
     for name, value in asked.items():
         _put(body, name, value, dialect)
-    if dialect.logprobs or request.top_logprobs:
+    if dialect.logprobs or request.logprobs or request.top_logprobs:
         # llama-server reports no log-probability at all where none of the likeliest tokens is asked for.
         body |= {"logprobs": True, "top_logprobs": max(request.top_logprobs, int(dialect is LLAMA_SERVER))}
     return body

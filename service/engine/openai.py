@@ -126,7 +126,7 @@ class OpenAIGenerator:
         if left <= 0:
             raise too_late(request.timeout_s)
         with self._server.lines("/chat/completions", body, left) as lines:
-            yield from read_completion(lines, request.top_logprobs)
+            yield from read_completion(lines, request)
 
     def add_adapter(self, key: str, gguf_path: str | Path, base_sha256: str, attention: str = "full") -> float:
         """Make ``key`` usable: find it on the server, or have it loaded from its folder; return NaN.

@@ -178,6 +178,19 @@ def test_log_probabilities_are_those_of_the_tokens(backend: Backend) -> None:
     assert "".join(places[0].text for places in result.top_logprobs).strip() == result.text.strip()
 
 
+def test_a_stream_gives_its_tokens_where_they_are_wanted(backend: Backend) -> None:
+    request = replace(STORY, max_tokens=6, logprobs=True, top_logprobs=2)
+    if not has(backend, "logprobs", request):
+        return
+    deltas = list(backend.generator.stream(request))
+    result = deltas[-1].result
+    assert result is not None
+    tokens = [token for delta in deltas for token in delta.tokens]
+    assert tuple(token.choice.logprob for token in tokens) == result.logprobs
+    assert tuple(token.likeliest for token in tokens) == result.top_logprobs
+    assert not any(delta.tokens for delta in backend.generator.stream(replace(request, logprobs=False)))
+
+
 def test_a_text_fits_its_schema(backend: Backend) -> None:
     schema = {
         "type": "object",
