@@ -21,7 +21,6 @@ import http.client
 import json
 import math
 import os
-import random
 import shlex
 import socket
 import subprocess
@@ -34,23 +33,25 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from bench.prompts import COLLECTION, conversations, rounds
 from bench.sides import STATE, peak_mb, ratio, run_side
 from data.formats import read_questions
 from data.prompt import answer_messages, render
 from data.protocols import GenerationRequest
-from data.records import Message, Model, Passage, Question, Usage
+from data.records import Message, Model, Usage
 from service.engine import Engine
-from service.engine.protocol import messages_from_wire, messages_to_wire
+from service.engine.protocol import messages_from_wire
 
 if TYPE_CHECKING:
-    from service.workspace import Workspace
+    pass
 
 SERVER_LOG = STATE / "bench.serving.server.log"
 SAMPLES = Path(__file__).parents[1] / "data" / "samples"
-COLLECTION = "bench-serving"
 OURS, PEER = "ours", "llama-server"
-N_CTX, MAX_TOKENS, TURNS, CHAT_PASSAGES = 2048, 32, 10, 2
+N_CTX, MAX_TOKENS = 2048, 32
 FORBIDDEN = -1e4
+RUN_FIGURES = ("peak_mb", "python_share")
+"""Of a whole process, not of one of its scenarios."""
 START_TIMEOUT_S = TIMEOUT_S = 600.0
 
 
@@ -72,6 +73,11 @@ class Ours:
     def __init__(self, engine: Engine, adapter: str | None, end_tokens: Sequence[int]) -> None:
         self._engine, self._adapter = engine, adapter
         self._bias = dict.fromkeys(end_tokens, FORBIDDEN)
+
+    def python_share(self) -> float:
+        """Return the share of the time of writing that is spent outside of llama.cpp."""
+        statistics = self._engine.statistics()
+        return 1 - float(statistics["llama_write_s"]) / float(statistics["write_s"])
 
     def prepare(self, messages: tuple[Message, ...]) -> Any:
         """Return the messages: the engine renders them itself."""
@@ -155,7 +161,9 @@ Side = Ours | LlamaServer
 def start_ours(setup: dict[str, Any], options: argparse.Namespace) -> Iterator[Side]:
     """Start the engine with as many sequences as clients."""
     model, adapter, slots = Model(**setup["model"]), setup["adapter"], options.clients
-    with Engine(model, n_ctx=N_CTX, n_threads=options.threads, sequences=slots, queue_size=slots) as engine:
+    with Engine(
+        model, n_ctx=N_CTX, n_threads=options.threads, sequences=slots, queue_size=slots, **setup["engine"]
+    ) as engine:
         if adapter:
             engine.add_adapter(adapter["name"], adapter["gguf"], model.sha256, adapter["attention"])
         yield Ours(engine, adapter["name"] if adapter else None, setup["end_tokens"])
@@ -203,62 +211,16 @@ def prepare(options: argparse.Namespace) -> None:
             found = find_adapter(workspace.store, options.adapter)
             attention = options.attention or found.attention
             adapter = {"name": options.adapter, "gguf": str(workspace.adapter_gguf(found)), "attention": attention}
+        workspace.ensure_tuned()
+        measured = workspace.engine_options(workspace.model)
+        engine = {name: getattr(measured, name) for name in ("n_batch", "flash_attention", "kv_type", "drafts")}
         model = {**asdict(workspace.model), "meta": {}}
         workspace.ingestor.ingest(COLLECTION, [SAMPLES / "corpus"])
         questions = list(read_questions(SAMPLES / "questions.jsonl"))
         cold, warm = rounds(workspace, questions, options.requests)
         prompts = {"cold": cold, "warm": warm, "chat": conversations(workspace, questions, options.conversations)}
-    setup = {"model": model, "adapter": adapter, "end_tokens": end_tokens(model["gguf"]), **prompts}
+    setup = {"model": model, "adapter": adapter, "engine": engine, "end_tokens": end_tokens(model["gguf"]), **prompts}
     Path(options.prepared).write_text(json.dumps(setup), encoding="utf-8")
-
-
-def rounds(workspace: Workspace, questions: Sequence[Question], count: int) -> tuple[list[Any], list[Any]]:
-    """Return ``count`` prompts over passages of their own, and as many over those same passages in a new order."""
-    shuffled = random.Random(0).sample(list(questions), len(questions))
-    everything = {chunk.id for _, chunk, _ in workspace.store.chunks.iterate(COLLECTION)}
-    seen: set[str] = set()
-    begun: set[tuple[str, ...]] = set()
-
-    def ask(place: int, question: Question, excluded: set[str]) -> Any:
-        wanted = 2 + place % 3
-        found = workspace.retriever.search(question.question, COLLECTION, wanted, exclude_chunks=excluded)
-        if len(found) < wanted or 2 * count > len(questions):
-            raise SystemExit(f"the samples have not enough questions and passages for {count} requests")
-        ordered = unread_order(found, begun)
-        seen.update(passage.chunk.id for passage in ordered)
-        return messages_to_wire(answer_messages(question.question, ordered))
-
-    cold = [ask(i, question, seen) for i, question in enumerate(shuffled[:count])]
-    unseen = everything - seen
-    warm = [ask(i, question, unseen) for i, question in enumerate(shuffled[count : 2 * count])]
-    return cold, warm
-
-
-def unread_order(passages: Sequence[Passage], begun: set[tuple[str, ...]]) -> list[Passage]:
-    """Rotate passages until they begin least like an earlier prompt; ``begun`` holds all beginnings so far."""
-
-    def beginnings(order: Sequence[Passage]) -> list[tuple[str, ...]]:
-        ids = tuple(passage.chunk.id for passage in order)
-        return [ids[:end] for end in range(1, len(ids) + 1)]
-
-    rotations = [[*passages[i:], *passages[:i]] for i in range(len(passages))]
-    best = min(rotations, key=lambda order: sum(beginning in begun for beginning in beginnings(order)))
-    begun.update(beginnings(best))
-    return best
-
-
-def conversations(workspace: Workspace, questions: Sequence[Question], count: int) -> list[dict[str, Any]]:
-    """Return conversations of ``TURNS`` questions about one article, each with passages and again without."""
-    found: list[dict[str, Any]] = []
-    for document in list(dict.fromkeys(question.document for question in questions))[:count]:
-        asked = [question.question for question in questions if question.document == document][:TURNS]
-        for kind, top_k in (("passages", CHAT_PASSAGES), ("plain", 0)):
-            found.append({"kind": kind, "turns": []})
-            for before, question in zip(["", *asked], asked, strict=False):
-                passages = workspace.retriever.search(question, COLLECTION, top_k, context=before) if top_k else []
-                messages = messages_to_wire(answer_messages(question, passages))
-                found[-1]["turns"].append({"question": question, "messages": messages})
-    return found
 
 
 def end_tokens(gguf: str) -> list[int]:
@@ -322,7 +284,8 @@ def compare(found: dict[str, dict[str, Any]], scenario: str, clients: int) -> di
     """Return one row: the figures of each side, and ours over the peer's where both were measured."""
     row: dict[str, Any] = {"scenario": scenario, "clients": clients}
     texts = [result[scenario].pop("texts") for result in found.values()]
-    row |= {side: {**result[scenario], "peak_mb": result["peak_mb"]} for side, result in found.items()}
+    whole = {side: {name: result[name] for name in RUN_FIGURES if name in result} for side, result in found.items()}
+    row |= {side: {**result[scenario], **whole[side]} for side, result in found.items()}
     if len(found) == 2:
         names = ("tokens_per_s", "first_p50_s", "first_p95_s", "stream_per_s", "peak_mb")
         row[f"{OURS}/{PEER}"] = {name: ratio(row[OURS][name], row[PEER][name]) for name in names} | {
@@ -360,7 +323,9 @@ def run(options: argparse.Namespace) -> None:
     for clients, chat in [(n, []) for n in options.clients_list] + [(1, ["--chat"])] * bool(options.conversations):
         given = [*passed, "--clients", str(clients), *chat]
         found = {side: run_side("bench.serving", side, *given) for side in options.sides}
-        rows += [compare(found, scenario, clients) for scenario in found[options.sides[0]] if scenario != "peak_mb"]
+        rows += [
+            compare(found, scenario, clients) for scenario in found[options.sides[0]] if scenario not in RUN_FIGURES
+        ]
         print(*table(rows[-1:], options.sides), sep="\n", flush=True)
     line = {name: getattr(options, name) for name in ("model", "adapter", "attention", "threads", "server_arguments")}
     print(json.dumps({"bench": "serving", **line, "max_tokens": MAX_TOKENS, "rows": rows}))
@@ -397,6 +362,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         start = start_ours if options.side == OURS else start_llama_server
         with start(setup, options) as side:
             result = measure(side, setup, options)
+            if isinstance(side, Ours):
+                result["python_share"] = round(side.python_share(), 4)
         print(json.dumps({**result, "peak_mb": peak_mb()}))
 
 
