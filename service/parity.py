@@ -6,12 +6,14 @@ Knows nothing of jobs, HTTP or the command line.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import data
 from data.formats import read_questions
 from data.protocols import Report
+from data.records import Chunk, Passage, content_id
 from service.workspace import ADAPTER_GGUF
 
 if TYPE_CHECKING:
@@ -57,8 +59,28 @@ def measure_parity(
 
 
 def probe_examples() -> list[Example]:
-    """Return sample questions with their answers: for an adapter that came without its training rows."""
+    """Return sample questions over the passage that answers them and its neighbour, for an adapter without its rows.
+
+    With passages, as adapters are served: without them one that was trained to read has nothing to say, and rounding
+    alone decides which token is likeliest.
+    """
     from finetune.rows import answer_example
 
-    questions = read_questions(Path(data.__file__).parent / "samples" / "questions.jsonl")
-    return [answer_example(question.question, question.answers[0], (), None) for question in questions]
+    samples = Path(data.__file__).parent / "samples"
+    found = []
+    for question in read_questions(samples / "questions.jsonl"):
+        passages = _paragraphs(samples / "corpus" / str(question.document))
+        gold = next((place for place, p in enumerate(passages) if question.answers[0] in p.chunk.text), None)
+        if gold is not None and len(passages) > 1:
+            pair = [passages[gold], passages[gold - 1]]  # of the first paragraph, the last one
+            found.append(answer_example(question.question, question.answers[0], pair, 1))
+    return found
+
+
+@cache
+def _paragraphs(path: Path) -> tuple[Passage, ...]:
+    whole = path.read_text(encoding="utf-8")
+    heading, *paragraphs = whole.strip().split("\n\n")
+    title, places = heading.lstrip("# "), [(text, whole.index(text)) for text in paragraphs]
+    chunks = [Chunk(content_id(text), path.name, text, start, start + len(text), title) for text, start in places]
+    return tuple(Passage(chunk, 1.0, 1, "sample", path.name, title) for chunk in chunks)
