@@ -20,7 +20,7 @@ help:
 	@echo "make fast     the tests that need no model"
 	@echo "make check    formatting, lint, types"
 	@echo "make bench    measure speed against named peers"
-	@echo "make starter  train the two starter adapters again (about an hour on 2 cores)"
+	@echo "make starter  train the two starter adapters again (an hour and a half on 2 cores)"
 
 preflight:
 	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "error: '$(PYTHON)' not found. Wanted: Python 3.11, 3.12 or 3.13. Install it, or say where it is: make $(firstword $(MAKECMDGOALS)) PYTHON=/path/to/python3.12" >&2; exit 2; }

@@ -40,6 +40,8 @@ MISS_SHARE = 0.1
 TOP_K = (1, 2, 3, 4)
 """The reader is trained on so many passages, drawn with these weights, so that any ``top_k`` works."""
 TOP_K_WEIGHTS = (2, 4, 4, 2)
+PARAGRAPHS = {PAIR_WRITER: 600, READER: 0}
+"""How many paragraphs each adapter is trained on; 0 stands for all."""
 LICENCE = "CC BY-SA 4.0 (trained on SQuAD 1.0 questions and Wikipedia paragraphs)"
 
 
@@ -185,14 +187,8 @@ def train_adapter(
     return manifest
 
 
-def main(
-    name: Annotated[str, typer.Argument(help="reader, pair-writer or all")] = "all",
-    state_dir: Annotated[Path, typer.Option(help="Where to keep the index and checkpoints.")] = Path("var/starter"),
-    limit: Annotated[int, typer.Option(help="Use so many paragraphs (0 = all 1505).")] = 600,
-    attention: Annotated[str, typer.Option(help="The reader's: blockwise, or full to compare with.")] = "blockwise",
-    out: Annotated[Path | None, typer.Option(help="Where the adapters go; the package by default.")] = None,
-) -> None:
-    """Train the starter adapters from data/starter/squad.jsonl; checkpoints resume."""
+def train_starter(name: str, state_dir: Path, limit: int, attention: Attention, out: Path) -> dict[str, Any]:
+    """Train one starter adapter from ``limit`` paragraphs (0: all) into ``out``; return its manifest."""
     from finetune.recipe import Recipe
 
     paragraphs = read_paragraphs(starter_folder() / "squad.jsonl")
@@ -202,13 +198,30 @@ def main(
             ingest(workspace, paragraphs, report)
         pairs = list(human_pairs(paragraphs, chunks_by_title(workspace)))
         recipe = Recipe(base_model="starter", r=8, lora_alpha=16, learning_rate=5e-4, gradient_accumulation_steps=4)
-        for wanted in (PAIR_WRITER, READER) if name == "all" else (name,):
-            writes = wanted == PAIR_WRITER
-            examples = list(writer_examples(pairs, 0) if writes else reader_examples(workspace, pairs, 0))
-            chosen = recipe if writes else replace(recipe, attention=cast("Attention", attention))
-            with ProgressView(wanted) as report:
-                manifest = train_adapter(workspace, (out or starter_folder()) / wanted, examples, chosen, report)
-            typer.echo(f"{wanted}: {json.dumps(manifest['metrics'])}")
+        writes = name == PAIR_WRITER
+        examples = list(writer_examples(pairs, 0) if writes else reader_examples(workspace, pairs, 0))
+        chosen = recipe if writes else replace(recipe, attention=attention)
+        with ProgressView(name) as report:
+            return train_adapter(workspace, out / name, examples, chosen, report)
+
+
+def main(
+    name: Annotated[str, typer.Argument(help="reader, pair-writer or all")] = "all",
+    state_dir: Annotated[Path, typer.Option(help="Where to keep indexes and checkpoints.")] = Path("var/starter"),
+    limit: Annotated[
+        int | None, typer.Option(help="Use so many paragraphs (0 = all 1505; by default as the packaged ones).")
+    ] = None,
+    attention: Annotated[str, typer.Option(help="The reader's: blockwise, or full to compare with.")] = "blockwise",
+    out: Annotated[Path | None, typer.Option(help="Where the adapters go; the package by default.")] = None,
+) -> None:
+    """Train the starter adapters from data/starter/squad.jsonl; checkpoints resume."""
+    if name not in (*PARAGRAPHS, "all"):
+        raise typer.BadParameter(f"{name} is none of {', '.join(PARAGRAPHS)}, all", param_hint="NAME")
+    for wanted in PARAGRAPHS if name == "all" else (name,):
+        paragraphs = PARAGRAPHS[wanted] if limit is None else limit
+        folder = out or starter_folder()
+        manifest = train_starter(wanted, state_dir / wanted, paragraphs, cast("Attention", attention), folder)
+        typer.echo(f"{wanted}: {json.dumps(manifest['metrics'])}")
 
 
 if __name__ == "__main__":
