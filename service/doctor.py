@@ -156,7 +156,8 @@ def check_tuning(workspace: Workspace) -> Finding:
     try:
         model = workspace.model
         tuning = workspace.models.tuning(model)
-        memory = demand(model, workspace.engine_options(model))
+        options = workspace.engine_options(model)
+        memory = demand(model, options)
     except RagtuneError as error:
         return Finding("serving", "failed", error.detail, error.hint)
     again = f"Close other work, then: ragtune models tune {model.name}"

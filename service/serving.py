@@ -21,17 +21,15 @@ if TYPE_CHECKING:
 _ARCHITECTURE = "served by URL"
 
 
-def local_options(settings: Settings, model: Model, tuning: Tuning | None, kv_folder: Path) -> EngineOptions:
-    """Return how the local engine serves ``model``: as set, else as measured, else by default.
+def local_options(settings: Settings, tuning: Tuning | None, kv_folder: Path) -> EngineOptions:
+    """Return how the local engine serves a model: as set, else as measured, else by default.
 
     Args:
         settings: what was set wins.
-        model: whose memory is added up: 8-bit keys and values are taken where only those fit.
         tuning: what was measured for it on this machine, None if nothing was.
         kv_folder: where passages that were read are kept.
     """
     from service.engine import EngineOptions
-    from service.engine.memory import smaller_if_needed
 
     options = EngineOptions(
         n_ctx=settings.n_ctx,
@@ -46,7 +44,9 @@ def local_options(settings: Settings, model: Model, tuning: Tuning | None, kv_fo
     given = {name: getattr(settings, name) for name in names if name in settings.model_fields_set}
     measured = {} if tuning is None else {name: getattr(tuning, name) for name in names}
     options = replace(options, **(measured | {name: value for name, value in given.items() if value is not None}))
-    return options if given.get("kv_type") else smaller_if_needed(model, options)
+    if "drafts" not in given and not options.flash_attention:
+        options = replace(options, drafts=0)  # guesses are exact with it alone
+    return options
 
 
 def open_server(settings: Settings, local: Model | None) -> OpenAIGenerator:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from service.engine import EngineOptions
     from service.engine.models import ModelRegistry
     from service.engine.openai import OpenAIGenerator
+    from service.engine.tuning import Tuning
 
 ADAPTER_GGUF = "adapter.gguf"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -268,7 +270,7 @@ class Workspace:
 
     def engine_options(self, model: Model) -> EngineOptions:
         """Return how ``model`` is served: as set, else as measured on this machine, else by default."""
-        return local_options(self.settings, model, self.models.tuning(model), self.state.kv)
+        return local_options(self.settings, self.models.tuning(model), self.state.kv)
 
     def teacher_at(self, url: str) -> Generator:
         """Return the OpenAI-compatible server at ``url`` as a generator."""
@@ -344,7 +346,25 @@ class Workspace:
         """Measure how the base model is served fastest here, unless that is known or another server serves it."""
         elsewhere = self._generator is not None or self.settings.engine_url
         if not elsewhere and self.models.tuning(self.model) is None:
-            self.models.tune(self.model)
+            self.tune(self.model)
+
+    def tune(self, model: Model) -> Tuning:
+        """Measure how ``model`` is served fastest here, and keep it.
+
+        Keys and values take 8 bits where only those fit into memory.
+
+        Raises:
+            As ``ModelRegistry.tune``.
+        """
+        from service.engine.memory import smaller_if_needed
+
+        tuning = self.models.tune(model)
+        options = self.engine_options(model)
+        small = smaller_if_needed(model, options)
+        if small != options and self.settings.kv_type is None:
+            tuning = replace(tuning, kv_type=small.kv_type, flash_attention=small.flash_attention)
+            self.models.keep_tuning(model, tuning)
+        return tuning
 
     def warm(self) -> None:
         """Start the engine and answer one trivial question, so that the first real one is not slow."""

@@ -72,7 +72,7 @@ def tune_model(
 
     with session(ctx).workspace(mutates=True) as workspace:
         model = workspace.model if name is None else workspace.models.resolve(name)
-        tuning = workspace.models.tune(model)
+        tuning = workspace.tune(model)
     if as_json:
         print_json({"name": model.name, **asdict(tuning)})
     else:
@@ -80,7 +80,7 @@ def tune_model(
 
 
 def _add(ctx: typer.Context, source: str, name: str, default: bool, as_json: bool) -> None:
-    from service.engine.memory import check_memory, demand
+    from service.engine.memory import check_memory, demand, smaller_if_needed
     from service.engine.models import STARTER
     from service.views import model_view
 
@@ -93,11 +93,11 @@ def _add(ctx: typer.Context, source: str, name: str, default: bool, as_json: boo
         )
     with session(ctx).workspace(mutates=True) as workspace:
         resolved = workspace.models.resolve(source)
-        if workspace.models.tuning(resolved) is None:
+        check_memory(name, demand(resolved, smaller_if_needed(resolved, workspace.engine_options(resolved))))
+        if resolved.source not in {known.source for known in workspace.store.models.list()}:
             resolved = workspace.models.choose_quantization(resolved)
+        tuning = workspace.models.tuning(resolved) or workspace.tune(resolved)
         model: Model = replace(resolved, name=name)
-        check_memory(name, demand(model, workspace.engine_options(model)))
-        tuning = workspace.models.tuning(model) or workspace.models.tune(model)
         workspace.store.models.add(model, default)
     if as_json:
         print_json({**model_view(model), "default": default, "tuning": str(tuning)})

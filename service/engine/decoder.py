@@ -18,6 +18,7 @@ from data.protocols import GenerationRequest
 from data.records import Message
 from service.engine.kvstore import KVStore, block_key
 from service.engine.llama import (
+    LLAMA_VERSION,
     ContextOptions,
     LlamaAdapter,
     LlamaContext,
@@ -43,7 +44,7 @@ class DecoderOptions:
 
     Attributes:
         gguf: its file.
-        sha256: of the file: kept blocks are of this model only.
+        identity: of the file's content: kept blocks are of this model only.
         context: how its context is made.
         repack: lay the weights out for this CPU.
         adapters: how many stay loaded.
@@ -54,7 +55,7 @@ class DecoderOptions:
     """
 
     gguf: Path
-    sha256: str
+    identity: str
     context: ContextOptions
     repack: bool
     adapters: int
@@ -79,8 +80,8 @@ class Decoder:
         self.prompter = Prompter(self.model)
         self._warm_up()
         store = KVStore(options.kv_memory, options.kv_folder, options.kv_disk)
-        how = f"{context.kv_type} {context.flash_attention} {context.n_batch} {context.n_threads}"
-        reader = Reader(self.model, self.context, store, block_key(options.sha256, how))
+        how = f"{context.kv_type} {context.flash_attention} {context.n_batch} {context.n_threads} {options.repack}"
+        reader = Reader(self.model, self.context, store, block_key(options.identity, LLAMA_VERSION, how))
         adapters = AdapterTable(self.model, options.adapters, self._canary)
         self.scheduler = Scheduler(
             self.context, adapters, reader, store, StreamTable(context.sequences), options.drafts

@@ -38,7 +38,7 @@ ADAPTER_TIMEOUT_S = 120.0
 STATISTICS_TIMEOUT_S = 5.0
 """Half of what Prometheus waits for an answer unless it is told otherwise."""
 _CRASHES, _CRASH_WINDOW_S = 3, 60.0
-"""So many crashes in such a time, and the engine stays down until the window has passed."""
+"""So many crashes in such a time, and the request that finds the last of them is told so; the next one tries again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,7 @@ class EngineOptions:
         """Return them as the child's order to start has them."""
         names = ("n_ctx", "sequences", "n_batch", "kv_type", "flash_attention")
         context = {name: getattr(self, name) for name in names} | {"n_threads": self.n_threads or os.cpu_count() or 1}
+        context["n_batch"] = max(self.n_batch, self.sequences, self.drafts + 1)  # one step writes in all sequences
         return {
             "context": context,
             "adapters": self.adapters,
@@ -331,13 +332,15 @@ class Engine:
 
     def _open(self, session: Session) -> Session:
         number = next(self._numbers)
-        gguf = str(Path(self._model.gguf).resolve())
-        order = {"op": "start", "gguf": gguf, "sha256": self._model.sha256, "repack": self._repack}
+        gguf = Path(self._model.gguf).resolve()
+        # The hash is of the weights that the file was made from, in one of several quantizations.
+        identity = f"{self._model.sha256} {gguf.name} {gguf.stat().st_size if gguf.exists() else 0}"
+        order = {"op": "start", "gguf": str(gguf), "identity": identity, "repack": self._repack}
         session.submit(number, {**order, **self._options.order()}, self._limit)
         message, _ = session.next(number, START_TIMEOUT_S)
         session.forget(number)
         session.info = message["value"]
-        for key, adapter in self._adapters.items():
+        for key, adapter in list(self._adapters.items()):
             try:
                 self._load(session, key, adapter)
                 adapter.broken = None

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import AdapterInert, InvalidRequest, UnknownAdapter
+from data.errors import AdapterInert, InvalidModel, InvalidRequest, UnknownAdapter
 from data.state import sha256_file
 from service.engine.llama import LlamaAdapter, LlamaModel
 from service.engine.streams import AdapterSet
@@ -68,8 +68,10 @@ class AdapterTable:
                 hint="Train it longer, or export it again.",
             )
         self._known[key] = _Known(path, attention, sha256_file(path))
-        self._loaded[key] = adapter
-        self._loaded.move_to_end(key)
+        if len(self._loaded) < self._limit:
+            self._loaded[key] = adapter
+        else:  # which of the others is in use is the caller's to know: this one waits for its first request
+            adapter.free()
         return change
 
     def remove(self, key: str) -> None:
@@ -88,9 +90,16 @@ class AdapterTable:
         self.check(adapters)
         for key, _ in adapters:
             if key not in self._loaded:
-                self._loaded[key] = LlamaAdapter(self._model, self._known[key].path)
+                self._loaded[key] = self._load(self._known[key])
             self._loaded.move_to_end(key)
         return [(self._loaded[key], scale) for key, scale in adapters]
+
+    def _load(self, known: _Known) -> LlamaAdapter:
+        if not known.path.is_file() or sha256_file(known.path) != known.sha256:
+            raise InvalidModel(
+                "The adapter's file has changed since it was added", got=known.path.name, hint="Add the adapter again."
+            )
+        return LlamaAdapter(self._model, known.path)
 
     def shrink(self, used: Iterable[str]) -> None:
         """Unload the least recently used adapters above the limit, except those in use."""
@@ -123,7 +132,7 @@ class AdapterTable:
 
     def fingerprint(self, adapters: AdapterSet) -> str:
         """Return what names the contents of a set: its files' hashes and scales."""
-        return " ".join(f"{self._known[key].sha256}*{scale:g}" for key, scale in adapters)
+        return " ".join(f"{self._known[key].sha256}*{scale!r}" for key, scale in adapters)
 
     @property
     def loaded(self) -> int:

@@ -28,27 +28,27 @@ class Demand:
         weights: the file, which is laid out anew for the CPU.
         kv: keys and values of all sequences.
         kept: of prompts and passages read before.
-        logits: of one batch.
+        batch: what one batch computes with: its logits and, without flash attention, its attention weights.
         arithmetic: how ``kv`` comes about.
     """
 
     weights: int
     kv: int
     kept: int
-    logits: int
+    batch: int
     arithmetic: str
 
     @property
     def total(self) -> int:
         """The sum."""
-        return self.weights + self.kv + self.kept + self.logits
+        return self.weights + self.kv + self.kept + self.batch
 
     def __str__(self) -> str:
         parts = (
             f"weights {_mb(self.weights)}",
             f"keys and values {_mb(self.kv)} ({self.arithmetic})",
             f"kept passages up to {_mb(self.kept)}",
-            f"logits of a batch {_mb(self.logits)}",
+            f"one batch {_mb(self.batch)}",
         )
         return f"{' + '.join(parts)} = {_mb(self.total)}"
 
@@ -57,11 +57,12 @@ def demand(model: Model, options: EngineOptions) -> Demand:
     """Add up what serving ``model`` takes; 0 for keys and values whose size the model's file does not tell."""
     n_ctx = min(options.n_ctx, int(model.meta.get("n_ctx_train") or options.n_ctx))
     token = int(int(model.meta.get("kv_width") or 0) * KV_BYTES[options.kv_type])
+    attended = 0 if options.flash_attention else n_ctx * int(model.meta.get("heads") or 0)
     return Demand(
         weights=int(model.meta.get("gguf_bytes") or 0),
         kv=options.sequences * n_ctx * token,
         kept=options.kv_memory_mb * 2**20,
-        logits=options.n_batch * int(model.meta.get("n_vocab") or 0) * 4,
+        batch=options.n_batch * (int(model.meta.get("n_vocab") or 0) + attended) * 4,
         arithmetic=f"{options.sequences} sequences x {n_ctx} tokens x {token / 1e3:.1f} kB in {options.kv_type}",
     )
 
@@ -106,9 +107,12 @@ def available_bytes() -> int | None:
     with suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         free = int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024
-        with suppress(OSError, ValueError):  # no limit reads "max"; on a machine without cgroups there is no file
+        with suppress(OSError, ValueError, KeyError):  # no limit reads "max"; without cgroups there is no file
             limit = int((_CGROUP / "memory.max").read_text(encoding="ascii"))
-            free = min(free, limit - int((_CGROUP / "memory.current").read_text(encoding="ascii")))
+            used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
+            stat = dict(line.split() for line in (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines())
+            # Cached files count as used there, and are given up when memory is wanted.
+            free = min(free, limit - used + int(stat["inactive_file"]) + int(stat["active_file"]))
         return free
     with suppress(ValueError, OSError, AttributeError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

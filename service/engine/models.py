@@ -69,7 +69,7 @@ def inspect(gguf: str | Path) -> dict[str, Any]:
 
     Returns:
         architecture, name, license, file_type, n_vocab, n_ctx_train, has_template, kv_width (numbers in one
-        token's keys and values), gguf_bytes.
+        token's keys and values), heads, gguf_bytes.
 
     Raises:
         InvalidModel: not a GGUF, truncated or damaged.
@@ -147,6 +147,10 @@ class ModelRegistry:
         """Return how ``model`` is served fastest on this machine, None where that was not measured."""
         return tuning.load(self._tuning_file(model), model)
 
+    def keep_tuning(self, model: Model, found: Tuning) -> None:
+        """Keep ``found`` as the way to serve ``model`` on this machine."""
+        tuning.save(self._tuning_file(model), found)
+
     def tune(self, model: Model) -> Tuning:
         """Measure how ``model`` is served fastest, and keep it (seconds to minutes).
 
@@ -155,11 +159,11 @@ class ModelRegistry:
             EngineTimeout: it is too slow here to be measured.
         """
         found = tuning.tune(model, cpus=self._settings.n_threads)
-        tuning.save(self._tuning_file(model), found)
+        self.keep_tuning(model, found)
         return found
 
     def _tuning_file(self, model: Model) -> Path:
-        return self._state.models("tuning") / f"{model.sha256[:32]}.json"
+        return self._state.models("tuning") / f"{model.sha256[:32]}-{model.meta.get('gguf_bytes', 0)}.json"
 
     def _known(self, name: str) -> Model | None:
         return next((model for model in self._store.models.list() if model.name == name), None)
@@ -226,7 +230,7 @@ class ModelRegistry:
         try:
             manifest = json.loads((folder / _MANIFEST).read_bytes())
             model = Model(**manifest["model"])
-            model.meta["kv_width"], model.meta["gguf_bytes"]
+            model.meta["kv_width"], model.meta["gguf_bytes"], model.meta["heads"]
             current = _file_state([Path(path) for path, _, _ in manifest["files"]])
         except (FileNotFoundError, ValueError, TypeError, KeyError):
             return None  # absent, or written by another version: it is made again

@@ -94,11 +94,21 @@ class Probe:
             timing, prompt_s=min(timing.prompt_s, second.prompt_s), token_s=min(timing.token_s, second.token_s)
         )
 
-    def divergence(self, other: Path, *, n_threads: int, repack: bool) -> float:
-        """Return the mean KL divergence of ``other``'s next-token distributions from this model's, in nats."""
-        reference = self._log_probabilities(self._model, n_threads)
-        compared = self._log_probabilities(LlamaModel(other, repack=repack), n_threads)
-        return float((np.exp(reference) * (reference - compared)).sum(axis=-1).mean())
+    def log_probabilities(self, n_threads: int) -> NDArray[np.float64]:
+        """Return the natural log-probabilities of every next token in a short text; shape (tokens, n_vocab)."""
+        tokens = self._model.tokenize(_TEXT, parse_special=False)
+        context = LlamaContext(self._model, ContextOptions(max(256, len(tokens)), n_threads, 1, n_batch=len(tokens)))
+        try:
+            logits = context.decode([Run(0, 0, tokens, 0)]).astype(np.float64)
+        finally:
+            context.free()
+        logits -= logits.max(axis=-1, keepdims=True)
+        result: NDArray[np.float64] = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        return result
+
+    def free(self) -> None:
+        """Release the model."""
+        self._model.free()
 
     def _rate(self, options: ContextOptions) -> float:
         """Return tokens read a second, from one stretch after a first one that is not timed."""
@@ -136,18 +146,6 @@ class Probe:
         text = self._model.tokenize(_TEXT, parse_special=False)
         return (text * (count // len(text) + 1))[:count]
 
-    @staticmethod
-    def _log_probabilities(model: LlamaModel, n_threads: int) -> NDArray[np.float64]:
-        tokens = model.tokenize(_TEXT, parse_special=False)
-        context = LlamaContext(model, ContextOptions(max(256, len(tokens)), n_threads, 1, n_batch=len(tokens)))
-        try:
-            logits = context.decode([Run(0, 0, tokens, 0)]).astype(np.float64)
-        finally:
-            context.free()
-        logits -= logits.max(axis=-1, keepdims=True)
-        result: NDArray[np.float64] = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-        return result
-
 
 def _choose(timed: Sequence[Timing]) -> Timing:
     """Return the fastest, but a smaller batch where a larger one gains next to nothing."""
@@ -160,14 +158,18 @@ def probe(order: dict[str, Any]) -> dict[str, Any]:
     """Carry out the worker's order: time ``gguf``, and compare ``other`` with it where it is given.
 
     Returns:
-        ``timings``, best first; with ``other`` also ``other`` (its timings) and ``divergence`` (nats).
+        ``timings``, best first; with ``other`` also ``other`` (its timings) and ``divergence``: the mean KL divergence
+        of its next-token distributions from those of ``gguf``, in nats.
     """
     repack = bool(order["repack"])
     first = Probe(Path(order["gguf"]), repack=repack)
     found: dict[str, Any] = {"timings": [asdict(timing) for timing in first.run(order["threads"])]}
     if order.get("other"):
-        other = Path(order["other"])
         n_threads = found["timings"][0]["n_threads"]
-        found["divergence"] = first.divergence(other, n_threads=n_threads, repack=repack)
-        found["other"] = [asdict(timing) for timing in Probe(other, repack=repack).run([n_threads])]
+        reference = first.log_probabilities(n_threads)
+        first.free()  # both together may not fit
+        second = Probe(Path(order["other"]), repack=repack)
+        compared = second.log_probabilities(n_threads)
+        found["divergence"] = float((np.exp(reference) * (reference - compared)).sum(axis=-1).mean())
+        found["other"] = [asdict(timing) for timing in second.run([n_threads])]
     return found

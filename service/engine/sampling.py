@@ -116,8 +116,10 @@ class Sampler:
         tokens = np.arange(len(logits))
         if 0 < options.top_k < len(logits):
             tokens = np.argpartition(logits, -options.top_k)[-options.top_k :]
-        scaled = logits[tokens].astype(np.float64) / options.temperature
-        weights = np.exp(scaled - scaled.max())
+        exact = logits[tokens].astype(np.float64)
+        weights = np.exp(
+            (exact - exact.max()) / options.temperature
+        )  # in this order: a tiny temperature overflows to 0
         if options.min_p > 0:
             likely = weights >= options.min_p  # the likeliest weighs 1
             tokens, weights = tokens[likely], weights[likely]

@@ -106,9 +106,12 @@ class Scheduler:
             return
         adapters = self._choose_turn()
         group = [task for task in self._running if task.adapters == adapters]
-        if self.context.set_adapters(self.adapters.handles(adapters)):
-            self.statistics.adapter_swaps += 1
-            self.adapters.shrink(name for task in self._running for name, _ in task.adapters)
+        try:
+            self._swap(adapters)
+        except RagtuneError as error:  # an adapter's file is gone: the others are served
+            for task in group:
+                self._fail(task, error)
+            return
         reading = [task for task in group if task.pending is not None]
         if reading:
             now = time.monotonic()
@@ -117,9 +120,14 @@ class Scheduler:
         if writing:
             self._write(writing, alone=len(self._running) == 1)
 
+    def _swap(self, adapters: AdapterSet) -> None:
+        if self.context.set_adapters(self.adapters.handles(adapters)):
+            self.statistics.adapter_swaps += 1
+            self.adapters.shrink(name for task in self._running for name, _ in task.adapters)
+
     def flush_adapter(self, key: str) -> None:
         """Let the context forget everything of an adapter that is about to go; its tasks fail."""
-        for task in [t for t in self._running if any(name == key for name, _ in t.adapters)]:
+        for task in [t for t in (*self._waiting, *self._running) if any(name == key for name, _ in t.adapters)]:
             self._fail(task, EngineError("The adapter was removed while it was used", got=key))
         self.context.set_adapters([])
         self.streams.forget(key)
@@ -202,7 +210,7 @@ class Scheduler:
         self._settle(task)
 
     def _write(self, tasks: Sequence[Writing], *, alone: bool) -> None:
-        started = time.perf_counter()
+        started, computed = time.perf_counter(), self.context.computed_s
         by_stream = {task.stream.number: task for task in tasks if task.stream is not None}
         if alone:
             self._write_alone(tasks[0])
@@ -211,6 +219,7 @@ class Scheduler:
                 self._write_span(span, by_stream)
         self.statistics.write_steps += 1
         self.statistics.write_s += time.perf_counter() - started
+        self.statistics.llama_write_s += self.context.computed_s - computed
 
     def _write_span(self, span: range, by_stream: dict[int, Writing]) -> None:
         """Decode one token in each stream of a span; in those that do not write, one that is forgotten at once."""
@@ -229,7 +238,6 @@ class Scheduler:
                     self.context.keep(run.sequence, run.position)
         took = time.perf_counter() - started
         self.together.add(len(span), took)
-        self.statistics.llama_write_s += took
         normalizers = log_normalizers(rows)
         for row, normalizer, number in zip(rows, normalizers, wanted, strict=True):
             task = by_stream[number]
@@ -260,7 +268,6 @@ class Scheduler:
             self.alone.add(len(run.tokens), took)
             if not guesses:
                 self.together.add(1, took)
-            self.statistics.llama_write_s += took
             normalizers = log_normalizers(rows)
             for place, (row, normalizer) in enumerate(zip(rows, normalizers, strict=True)):
                 self._wrote(task)
@@ -291,6 +298,8 @@ class Scheduler:
             action(*arguments)
         except RagtuneError as error:
             self._fail(task, error)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # a bug must not cost the others
+            self._fail(task, EngineError(f"The generation failed: {type(error).__name__}: {error}"))
 
     def _settle(self, task: Task) -> None:
         """Free the stream of a task that has ended."""

@@ -3,8 +3,8 @@
 A prompt is read in stretches that follow from its tokens (``Prompt.ends``), and only whole stretches are
 reused: their state is to the last bit the one a cold run would compute. The one exception are tokens that the
 model itself wrote: they were computed one by one, a following prompt that begins with them reuses them, and its
-logits may differ in the last bits from those of a cold run. A sequence never serves another set of adapters
-than the one that filled it.
+logits may differ in the last bits from those of a cold run; nothing behind them counts as exact. A sequence never
+serves another set of adapters than the one that filled it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Stream:
         prompt: that it was last read for, None while one is being read.
         logits: after the prompt.
         stitched: whether its passages were computed apart.
+        exact: how many tokens, from the first, are in the state of a cold run to the last bit.
         busy: whether a request runs in it.
         used: when it was last taken, in takes.
     """
@@ -42,6 +43,7 @@ class Stream:
     prompt: Prompt | None = None
     logits: NDArray[np.float32] | None = None
     stitched: bool = False
+    exact: int = 0
     busy: bool = False
     used: int = 0
 
@@ -52,7 +54,7 @@ class Stream:
 
     def forget(self) -> None:
         """Mark the state as worthless."""
-        self.tokens, self.prompt, self.logits, self.stitched = [], None, None, False
+        self.tokens, self.prompt, self.logits, self.stitched, self.exact = [], None, None, False, 0
 
 
 class StreamTable:
@@ -90,14 +92,14 @@ def _reusable(stream: Stream, adapters: AdapterSet, prompt: Prompt, ends: Sequen
     if stream.adapters != adapters or not stream.tokens:
         return 0
     common = common_prefix(stream.tokens, prompt.tokens)
-    if common == len(prompt.tokens) == stream.read and stream.logits is not None and stream.stitched == stitched:
+    if stream.prompt == prompt and stream.logits is not None and stream.stitched == stitched:
         return common
     if stream.stitched or stitched:
         return 0
     if stream.read < common < len(prompt.tokens):
         return common
     # Its logits were computed with the last stretch, so at least that is read again.
-    return max((end for end in ends[:-1] if end <= min(common, stream.read)), default=0)
+    return max((end for end in ends[:-1] if end <= min(common, stream.exact)), default=0)
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:

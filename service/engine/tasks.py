@@ -80,9 +80,9 @@ class Task:
 
     @property
     def left_to_read(self) -> int:
-        """Upper bound of the prompt's tokens that are still to be decoded."""
+        """About how many of the prompt's tokens are still to be decoded."""
         assert self.stream is not None
-        return len(self.prompt.tokens) - (0 if self.stream.stitched else len(self.stream.tokens))
+        return len(self.prompt.tokens) - len(self.stream.tokens)
 
     def begin(self, steps: Steps) -> None:
         """Start to read."""

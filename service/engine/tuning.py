@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from data.errors import InvalidModel
 from data.records import Model
 from data.state import write_atomic
 from service.engine.child import run_once
@@ -128,9 +129,13 @@ def _probe(model: Model, cpus: int | None, other: str | None = None) -> dict[str
         "gguf": model.gguf,
         "other": other,
         "threads": sorted({most, max(1, most // 2)}, reverse=True),
-        "repack": True,
     }
-    found: dict[str, Any] = run_once(order, path=Path(model.gguf), timeout_s=TUNING_TIMEOUT_S)
+    path = Path(model.gguf)
+    found: dict[str, Any]
+    try:
+        found = run_once({**order, "repack": True}, path=path, timeout_s=TUNING_TIMEOUT_S)
+    except InvalidModel:  # some builds of llama.cpp crash on repacked weights, see ``Engine``
+        found = run_once({**order, "repack": False}, path=path, timeout_s=TUNING_TIMEOUT_S)
     return found
 
 

@@ -151,7 +151,7 @@ class Worker:
         self._decoder = Decoder(
             DecoderOptions(
                 gguf=Path(order["gguf"]),
-                sha256=order["sha256"],
+                identity=order["identity"],
                 context=ContextOptions(**order["context"]),
                 repack=order["repack"],
                 adapters=order["adapters"],
@@ -199,6 +199,7 @@ def _inspect(order: Order, reply: _Reply) -> None:
             "n_vocab": model.n_vocab,
             "n_ctx_train": model.n_ctx_train,
             "kv_width": model.kv_width,
+            "heads": model.heads,
             "has_template": bool(model.template),
         }
     )

@@ -3,7 +3,7 @@
 Meant for a child process: a damaged file may crash it.
 """
 
-from service.engine.llama.backend import start_backend
+from service.engine.llama.backend import LLAMA_VERSION, start_backend
 from service.engine.llama.context import KV_TYPES, ContextOptions, LlamaContext, Run, State
 from service.engine.llama.grammar import LlamaGrammar, schema_to_gbnf
 from service.engine.llama.model import LlamaAdapter, LlamaModel, Rope
@@ -11,6 +11,7 @@ from service.engine.llama.quantize import quantize_file
 
 __all__ = [
     "KV_TYPES",
+    "LLAMA_VERSION",
     "ContextOptions",
     "LlamaAdapter",
     "LlamaContext",

@@ -18,6 +18,9 @@ os.putenv("GOMP_SPINCOUNT", "3000")
 
 import llama_cpp
 
+LLAMA_VERSION: str = llama_cpp.__version__
+"""Of llama-cpp-python, which comes with one llama.cpp."""
+
 _WARN, _ERROR, _CONTINUED = 3, 4, 5  # enum ggml_log_level in ggml.h
 
 _log: deque[str] = deque(maxlen=200)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,7 @@ class LlamaContext:
     """A model's working memory: ``sequences`` independent sequences of ``n_ctx`` tokens each.
 
     Every sequence has a memory stream of its own (``kv_unified`` off), so what one holds changes
-    neither the speed nor the rounding of another.
+    neither the speed nor the rounding of another. ``computed_s`` is the time that llama.cpp took so far, in seconds.
     """
 
     def __init__(self, model: LlamaModel, options: ContextOptions) -> None:
@@ -91,6 +92,7 @@ class LlamaContext:
         self._adapters: tuple[tuple[int, float], ...] = ()
         self.n_ctx = int(llama_cpp.llama_n_ctx_seq(self._handle))
         self.n_batch = options.n_batch
+        self.computed_s = 0.0
 
     def decode(self, runs: Sequence[Run]) -> NDArray[np.float32]:
         """Run tokens (at most ``n_batch``) through the model, one run for each sequence.
@@ -103,14 +105,17 @@ class LlamaContext:
             EngineError: llama.cpp failed.
         """
         count, wanted = self._batch.fill(runs)
+        started = time.perf_counter()
         status = llama_cpp.llama_decode(self._handle, self._batch.struct)
+        if not status:
+            llama_cpp.llama_synchronize(self._handle)
+        self.computed_s += time.perf_counter() - started
         if status == 1:
             full = max(run.position + len(run.tokens) for run in runs)
             raise ContextOverflow("The context is full", got=full, wanted=f"at most {self.n_ctx} tokens")
         if status:
             raise EngineError("llama.cpp failed to decode", got=f"{count} tokens, status {status}; {log_tail()}")
         if not wanted:
-            llama_cpp.llama_synchronize(self._handle)
             return np.empty((0, self._n_vocab), np.float32)
         pointer = llama_cpp.llama_get_logits(self._handle)
         return np.ctypeslib.as_array(pointer, shape=(wanted, self._n_vocab))

@@ -58,6 +58,10 @@ class LlamaModel:
                 wanted="a model that generates text by itself (llama, qwen2, qwen3 …)",
             )
 
+    def free(self) -> None:
+        """Release the memory; no context or adapter of it may be left."""
+        llama_cpp.llama_model_free(self.handle)
+
     @property
     def vocab(self) -> Any:
         """The handle of the vocabulary."""
@@ -130,6 +134,12 @@ class LlamaModel:
         return int(llama_cpp.llama_model_n_head_kv(self.handle))
 
     @property
+    def heads(self) -> int:
+        """Attention heads of a layer; 0 where the file does not say."""
+        text = self.meta(f"{self.architecture}.attention.head_count")
+        return int(text) if text.isdecimal() else 0
+
+    @property
     def kv_width(self) -> int:
         """Numbers in one token's keys and values, all layers together; 0 where the file does not say."""
 
@@ -137,7 +147,7 @@ class LlamaModel:
             text = self.meta(f"{self.architecture}.{key}")
             return int(text) if text.isdecimal() else 0
 
-        heads = number("attention.head_count")
+        heads = self.heads
         key_heads = number("attention.head_count_kv") or heads
         head = number("embedding_length") // heads if heads else 0
         keys, values = number("attention.key_length") or head, number("attention.value_length") or head

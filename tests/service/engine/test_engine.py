@@ -393,6 +393,40 @@ def test_more_adapters_than_may_stay_loaded_are_served(starter: Model, tmp_path:
         assert small.statistics()["adapters_loaded"] <= 2
 
 
+def test_an_adapter_that_is_removed_fails_those_that_wait_for_it_and_no_other(starter: Model, tmp_path: Path) -> None:
+    with Engine(starter, n_threads=2, n_ctx=1024, sequences=1, queue_size=4) as engine:
+        engine.add_adapter("going", write_lora(tmp_path / "going.gguf", 0.2), starter.sha256)
+        running = engine.stream(LONG)
+        next(running)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(engine.generate, replace(CAPITAL, adapter="going"))
+            while engine.statistics()["waiting"] == 0:
+                time.sleep(0.01)
+            pid = engine.pid
+            engine.remove_adapter("going")
+            with pytest.raises(errors.EngineError, match="removed"):
+                waiting.result()
+        next(running)
+        running.close()
+        assert engine.pid == pid
+
+
+def test_a_file_that_changed_since_it_was_added_is_refused_and_costs_nobody_else(
+    starter: Model, tmp_path: Path
+) -> None:
+    with Engine(starter, n_threads=2, n_ctx=256, sequences=2, adapters=1) as engine:
+        for number in range(2):
+            adapter = write_lora(tmp_path / f"{number}.gguf", 0.1 * (number + 1))
+            engine.add_adapter(f"n@{number}", adapter, starter.sha256)
+        engine.generate(replace(CAPITAL, adapter="n@0"))
+        write_lora(tmp_path / "1.gguf", 0.4)
+        pid = engine.pid
+        with pytest.raises(errors.InvalidModel, match="changed"):
+            engine.generate(replace(CAPITAL, adapter="n@1"))
+        assert engine.generate(CAPITAL).text
+        assert engine.pid == pid
+
+
 def test_scales_and_sums_of_adapters(engine: Engine, starter: Model, tmp_path: Path) -> None:
     for name, strength in (("plus", 0.2), ("minus", -0.2)):
         engine.add_adapter(name, write_lora(tmp_path / f"{name}.gguf", strength), starter.sha256)

@@ -52,6 +52,12 @@ def test_a_low_temperature_sharpens() -> None:
     assert shares(sampler(temperature=0.5, seed=0)) == pytest.approx(list(squared / squared.sum()), abs=0.03)
 
 
+@pytest.mark.parametrize("temperature", [1e-308, 1e-30])
+def test_a_temperature_next_to_nothing_takes_the_likeliest(temperature: float) -> None:
+    chooser = sampler(temperature=temperature, seed=1)
+    assert chooser.choose(LOGITS) == int(LOGITS.argmax())
+
+
 def test_top_k_keeps_the_likeliest() -> None:
     assert shares(sampler(temperature=1.0, top_k=2, seed=0)) == pytest.approx([0.625, 0.375, 0, 0], abs=0.03)
 

@@ -16,7 +16,7 @@ def fill(table: StreamTable, tokens: list[int], adapters: tuple = (), written: t
     prompt = Prompt(tuple(tokens))
     stream, _ = table.take(adapters, prompt, prompt.ends(BATCH), stitched=False)
     stream.adapters, stream.prompt, stream.logits = adapters, prompt, LOGITS
-    stream.tokens, stream.busy = [*tokens, *written], False
+    stream.tokens, stream.exact, stream.busy = [*tokens, *written], len(tokens), False
     return stream.number
 
 
@@ -54,6 +54,20 @@ def test_what_was_written_is_reused_by_a_prompt_that_goes_on_from_it() -> None:
     assert reuse(table, Prompt((*range(10), 50, 51, 52, 60))) == (0, 13)
     assert reuse(table, Prompt((*range(10), 50, 51, 99, 60))) == (0, 12)
     assert reuse(table, Prompt((*range(10), 99, 60))) == (0, 8)
+
+
+def test_nothing_behind_what_was_written_counts_as_exact() -> None:
+    table = StreamTable(1)
+    fill(table, list(range(10)))
+    table.streams[0].exact = 5
+    assert reuse(table, Prompt((*range(9), 77, 78))) == (0, 4)
+    assert reuse(table, Prompt(tuple(range(10)))) == (0, 10)
+
+
+def test_the_same_tokens_with_other_passages_are_another_prompt() -> None:
+    table = StreamTable(1)
+    fill(table, list(range(10)))
+    assert reuse(table, Prompt(tuple(range(10)), passages=((2, 5),)))[1] == 8
 
 
 def test_adapters_do_not_share() -> None:

@@ -13,9 +13,11 @@ from service.engine import Engine, EngineOptions
 from service.engine.memory import available_bytes, check_memory, demand, smaller_if_needed
 from service.engine.models import ModelRegistry
 from service.engine.tuning import Tuning, load, machine, save
+from service.serving import local_options
+from service.settings import Settings
 
 # Qwen2.5-7B: 28 layers, 4 key heads of 128, so 2 * 28 * 4 * 128 numbers a token.
-META = {"gguf_bytes": 4_680_000_000, "kv_width": 28_672, "n_vocab": 152_064, "n_ctx_train": 32_768}
+META = {"gguf_bytes": 4_680_000_000, "kv_width": 28_672, "n_vocab": 152_064, "n_ctx_train": 32_768, "heads": 28}
 MODEL = Model("qwen", "qwen.gguf", "qwen.gguf", "qwen.gguf", "a" * 64, "qwen2", META)
 TUNING = Tuning(2, 256, True, "f16", 8, 1.5, 0.02, 0.4, MODEL.sha256, machine(), ({"n_threads": 2},))
 
@@ -25,8 +27,10 @@ def test_the_memory_of_a_model_adds_up() -> None:
     assert wanted.weights == 4_680_000_000
     assert wanted.kv == 8 * 4096 * 28_672 * 2
     assert wanted.kept == 512 * 2**20
-    assert wanted.logits == 128 * 152_064 * 4
-    assert wanted.total == wanted.weights + wanted.kv + wanted.kept + wanted.logits
+    assert wanted.batch == 128 * (152_064 + 4096 * 28) * 4
+    assert wanted.total == wanted.weights + wanted.kv + wanted.kept + wanted.batch
+    fused = demand(MODEL, EngineOptions(n_ctx=4096, sequences=8, n_batch=128, flash_attention=True))
+    assert fused.batch == 128 * 152_064 * 4
     assert demand(MODEL, EngineOptions(n_ctx=4096, sequences=8, kv_type="q8_0")).kv == pytest.approx(
         wanted.kv * 17 / 32
     )
@@ -40,7 +44,7 @@ def test_what_does_not_fit_is_refused_with_the_sum() -> None:
         check_memory("qwen", wanted, wanted.total - 1)
     assert "8 sequences x 4096 tokens x 57.3 kB in f16" in str(caught.value.got)
     assert "RAGTUNE_SEQUENCES" in caught.value.hint
-    check_memory("nothing", replace(wanted, weights=0, kv=0, kept=0, logits=0))
+    check_memory("nothing", replace(wanted, weights=0, kv=0, kept=0, batch=0))
     assert (available_bytes() or 1) > 0
 
 
@@ -68,6 +72,22 @@ def test_a_tuning_is_kept_for_its_model_and_machine(tmp_path: Path) -> None:
     assert load(file, MODEL) is None
     assert not TUNING.disturbed
     assert replace(TUNING, load=1000.0).disturbed
+
+
+def test_what_is_set_overrules_what_was_measured(tmp_path: Path) -> None:
+    def options(**values: object) -> EngineOptions:
+        return local_options(Settings.load(state_dir=tmp_path, **values), TUNING, tmp_path / "kv")
+
+    assert (options().n_batch, options().flash_attention, options().drafts) == (256, True, 8)
+    assert (options(n_batch=64).n_batch, options(n_threads=1).n_threads) == (64, 1)
+    assert (options(flash_attention=False).flash_attention, options(flash_attention=False).drafts) == (False, 0)
+    assert options(flash_attention=False, drafts=3).drafts == 3
+    assert local_options(Settings.load(state_dir=tmp_path), None, tmp_path).n_batch == EngineOptions().n_batch
+
+
+def test_a_step_has_room_for_every_sequence_and_guess() -> None:
+    assert EngineOptions(n_batch=32, sequences=64).order()["context"]["n_batch"] == 64
+    assert EngineOptions(n_batch=16, sequences=2, drafts=31).order()["context"]["n_batch"] == 32
 
 
 @pytest.mark.slow
