@@ -117,9 +117,8 @@ class Sampler:
         if 0 < options.top_k < len(logits):
             tokens = np.argpartition(logits, -options.top_k)[-options.top_k :]
         exact = logits[tokens].astype(np.float64)
-        weights = np.exp(
-            (exact - exact.max()) / options.temperature
-        )  # in this order: a tiny temperature overflows to 0
+        with np.errstate(over="ignore"):  # a tiny temperature leaves the likeliest alone: exp(-inf) is 0
+            weights = np.exp((exact - exact.max()) / options.temperature)
         if options.min_p > 0:
             likely = weights >= options.min_p  # the likeliest weighs 1
             tokens, weights = tokens[likely], weights[likely]
