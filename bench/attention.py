@@ -1,4 +1,4 @@
-"""What reading passages apart from each other costs in answers: one adapter, both ways.
+"""What reading passages apart from each other costs in answers: one adapter both ways, or two adapters.
 
 ``python -m bench.attention --data FOLDER`` (FOLDER holds ``squad2`` and ``xquad``). The same questions over the same
 passages of the production retriever, in the same engine: once under full attention, once with each passage read
@@ -27,6 +27,7 @@ from service.workspace import Workspace
 
 WAYS = ("full", "blockwise")
 SETS = {"squad2": "squad2", "xquad": "xquad/en"}
+"""The packaged reader knows English alone."""
 MAX_TOKENS, TOP_K = 48, 3
 
 
@@ -56,18 +57,26 @@ def score(results: Sequence[GenerationResult], questions: Sequence[Question]) ->
     }
 
 
-def measure(workspace: Workspace, folder: Path, name: str, count: int, adapter: str) -> dict[str, Any]:
-    """Measure one set of questions."""
+def adapter_files(workspace: Workspace, adapter: str, full: Path | None) -> dict[str, str]:
+    """Return the GGUF that each way reads with: the same one, or for full attention that of the folder ``full``."""
+    from finetune.export import lora_to_gguf
     from service.arms import find_adapter
 
+    own = str(workspace.adapter_gguf(find_adapter(workspace.store, adapter)))
+    if full is None:
+        return dict.fromkeys(WAYS, own)
+    return {"full": str(lora_to_gguf(full, workspace.model.gguf, STATE / "full.gguf")), "blockwise": own}
+
+
+def measure(workspace: Workspace, folder: Path, name: str, count: int, files: dict[str, str]) -> dict[str, Any]:
+    """Measure one set of questions."""
     workspace.ingestor.ingest(f"attention-{name}", [next(p for p in (folder / "docs", folder) if p.is_dir())])
     questions = sample(read_questions(folder / "questions.jsonl"), count)
     asked = requests(workspace, questions, f"attention-{name}")
-    gguf = str(workspace.adapter_gguf(find_adapter(workspace.store, adapter)))
     scored: dict[str, dict[str, Any]] = {}
     with Engine(workspace.model, workspace.engine_options(workspace.model), n_ctx=2048, kv_folder=None) as engine:
         for way in WAYS:
-            engine.add_adapter(way, gguf, workspace.model.sha256, way)
+            engine.add_adapter(way, files[way], workspace.model.sha256, way)
             scored[way] = score([engine.generate(replace(request, adapter=way)) for request in asked], questions)
     parts = {"all": range(len(questions))}
     parts["answerable"] = [i for i, question in enumerate(questions) if question.answerable]
@@ -101,12 +110,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with squad2 and xquad")
     parser.add_argument("--questions", type=int, default=300, help="of each set")
     parser.add_argument("--adapter", default="reader")
+    parser.add_argument("--full-adapter", type=Path, help="folder of another adapter, to read with full attention")
     parser.add_argument("--sets", nargs="+", choices=tuple(SETS), default=tuple(SETS))
     options = parser.parse_args()
     with Workspace(Settings.load(state_dir=STATE, model="starter", embedder="starter")) as workspace:
         workspace.ensure_starter_adapters()
+        files = adapter_files(workspace, options.adapter, options.full_adapter)
         for name in options.sets:
-            found = measure(workspace, options.data / SETS[name], name, options.questions, options.adapter)
+            found = measure(workspace, options.data / SETS[name], name, options.questions, files)
             print(json.dumps({"set": name, **found}), flush=True)
 
 
