@@ -22,17 +22,25 @@ PADDING = -1
 class Layout:
     """Where each token of a row stands; every tensor has shape (length,), int64.
 
-    ``branch`` is 0 for the context and counts branches from 1; ``passage`` is 0 outside passages.
+    ``branch`` is 0 for the context and counts branches from 1; ``passage`` is 0 outside passages. ``before`` is the
+    passage that has the token before it: of the instruction the first, of its copies the others, else 0.
     """
 
     ids: torch.Tensor
     position: torch.Tensor
     branch: torch.Tensor
     passage: torch.Tensor
+    before: torch.Tensor
+    copied: torch.Tensor
 
 
-def lay_out(row: Row) -> Layout:
-    """Put the branches one after the other behind the context, each continuing its positions."""
+def lay_out(row: Row, attention: Attention = "full") -> Layout:
+    """Put the branches one after the other behind the context, each continuing its positions.
+
+    Under ``blockwise`` a copy of the instruction for every passage but the first comes before all: served, each
+    passage is read right behind the instruction and then moved to its place, so it has to see the instruction at the
+    distance that it had. Only distances count (rotary position embedding), so a copy stands right before its passage.
+    """
     start = len(row.context_ids)
     ids, position = list(row.context_ids), list(range(start))
     branch, passage = [0] * start, list(row.passages)
@@ -41,23 +49,38 @@ def lay_out(row: Row) -> Layout:
         position += range(start, start + len(item))
         branch += [number] * len(item)
         passage += [0] * len(item)
-    return Layout(*(torch.tensor(values, dtype=torch.int64) for values in (ids, position, branch, passage)))
+    places = {number: place for place, number in reversed(list(enumerate(row.passages))) if number}
+    instruction = min(places.values(), default=0)
+    others = sorted(places, key=places.__getitem__)[1:] if attention == "blockwise" else []
+    copies = [number for number in others for _ in range(instruction)]
+    first = row.passages[instruction] if places else 0
+    before = [*copies, *[first] * instruction, *[0] * (len(ids) - instruction)]
+    position = [places[number] - instruction + i for number in others for i in range(instruction)] + position
+    ids = list(row.context_ids[:instruction]) * len(others) + ids
+    none = [0] * len(copies)
+    copied = [1] * len(copies) + [0] * (len(ids) - len(copies))
+    columns = (ids, position, none + branch, none + passage, before, copied)
+    return Layout(*(torch.tensor(values, dtype=torch.int64) for values in columns))
 
 
 def allowed(layout: Layout, attention: Attention) -> torch.Tensor:
     """Return who may see whom: (length, length) bool, True where the row's token sees the column's.
 
     Everything is causal; a branch sees the context and itself. Under ``blockwise`` a passage's tokens
-    see only the instruction before the first passage and their own passage, while instruction and
-    branches see everything before them.
+    see only the instruction, or their copy of it, and their own passage, while instruction and
+    branches see everything before them but copies, and a copy itself.
     """
     length = len(layout.ids)
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     tree = (layout.branch[None] == 0) | (layout.branch[None] == layout.branch[:, None])
     mask = causal & tree
     if attention == "blockwise":
-        instruction = layout.passage.cumsum(0) == 0
-        mask &= (layout.passage[:, None] == 0) | instruction[None] | (layout.passage[:, None] == layout.passage[None])
+        own = layout.passage[:, None] == layout.passage[None]
+        introduces = layout.passage[:, None] == layout.before[None]
+        original = (layout.copied[:, None] == 0) & (layout.copied[None] == 0)
+        same_copy = (layout.copied[:, None] == 1) & (layout.before[:, None] == layout.before[None])
+        in_passage = layout.passage[:, None] != 0
+        mask &= torch.where(in_passage, own | introduces, original | (same_copy & (layout.copied[None] == 1)))
     return mask
 
 
@@ -105,17 +128,18 @@ class Collator:
             ``targets`` (trained tokens,): the flat index row * length + place that predicts each
             trained token, and that token; ``counts`` (2,): tokens (padding left out) and branches.
         """
-        layouts = [_pad(lay_out(row), max(map(len, rows)), self.pad_id) for row in rows]
-        length = len(layouts[0].ids)
-        visible = torch.stack(
-            [allowed(layout, self._attention(row)) for row, layout in zip(rows, layouts, strict=True)]
-        )
+        ways = [self._attention(row) for row in rows]
+        layouts = [lay_out(row, way) for row, way in zip(rows, ways, strict=True)]
+        copies = [len(layout.ids) - len(row) for row, layout in zip(rows, layouts, strict=True)]
+        length = max(len(layout.ids) for layout in layouts)
+        layouts = [_pad(layout, length, self.pad_id) for layout in layouts]
+        visible = torch.stack([allowed(layout, way) for layout, way in zip(layouts, ways, strict=True)])
         mask = torch.zeros(visible.shape, dtype=self.dtype).masked_fill_(~visible, torch.finfo(self.dtype).min)
         sources: list[int] = []
         targets: list[int] = []
         for number, row in enumerate(rows):
             places, tokens = losses(row)
-            sources += [number * length + place for place in places]
+            sources += [number * length + copies[number] + place for place in places]
             targets += tokens
         counts = (sum(map(len, rows)), sum(len(row.branches) for row in rows))
         return {
@@ -136,7 +160,7 @@ def _pad(layout: Layout, length: int, pad_id: int) -> Layout:
     missing = length - len(layout.ids)
     if not missing:
         return layout
-    fills = {"ids": pad_id, "position": 0, "branch": PADDING, "passage": 0}
+    fills = {"ids": pad_id, "position": 0, "branch": PADDING, "passage": 0, "before": 0, "copied": 0}
     return Layout(
         **{
             name: torch.nn.functional.pad(getattr(layout, name), (0, missing), value=fill)
