@@ -42,6 +42,9 @@ TOP_K = (1, 2, 3, 4)
 TOP_K_WEIGHTS = (2, 4, 4, 2)
 PARAGRAPHS = {PAIR_WRITER: 600, READER: 0}
 """How many paragraphs each adapter is trained on; 0 stands for all."""
+SETTLING_STEPS = 72
+"""Optimizer steps of the blockwise reader's second stage."""
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 LICENCE = "CC BY-SA 4.0 (trained on SQuAD 1.0 questions and Wikipedia paragraphs)"
 
 
@@ -151,10 +154,57 @@ def reader_examples(workspace: Workspace, pairs: Sequence[tuple[QAPair, Chunk]],
             yield answer_example(example.question, example.answer or "", example.passages, gold)
 
 
-def train_adapter(
-    workspace: Workspace, target: Path, examples: Sequence[Example], recipe: Recipe, report: Report
+def stages(attention: Attention, init: Path | None) -> list[Recipe]:
+    """Return the reader's recipes, one after the other.
+
+    Blockwise it learns to read both ways, and then only as it is served. ``init`` leaves the first stage out.
+    """
+    first = base_recipe(attention)
+    if attention == "full":
+        return [replace(first, init_adapter=None if init is None else str(init))]
+    settle = replace(first, learning_rate=2e-4, max_steps=SETTLING_STEPS, full_share=0.0, seed=1)
+    return [replace(settle, init_adapter=str(init))] if init is not None else [first, settle]
+
+
+def base_recipe(attention: Attention = "full") -> Recipe:
+    """Return what all recipes have in common."""
+    from finetune.recipe import Recipe
+
+    return Recipe(
+        base_model="starter",
+        r=8,
+        lora_alpha=16,
+        learning_rate=5e-4,
+        gradient_accumulation_steps=4,
+        attention=attention,
+    )
+
+
+def train_stages(
+    workspace: Workspace, target: Path, examples: Sequence[Example], recipes: Sequence[Recipe], report: Report
 ) -> dict[str, Any]:
-    """Train one adapter and put it, with its manifest, into the folder ``target``, which is named as it is."""
+    """Train one adapter stage by stage, each from the last, and put it into the folder ``target``."""
+    manifest: dict[str, Any] = {}
+    earlier: list[dict[str, Any]] = []
+    out = workspace.state.root / "trained"
+    folder: Path | None = None
+    for number, recipe in enumerate(recipes, 1):
+        chained = recipe if folder is None else replace(recipe, init_adapter=str(folder))
+        folder = out / f"{target.name}-{number}"
+        manifest = train_adapter(workspace, folder, examples, chained, report)
+        earlier.append({name: manifest[name] for name in ("recipe", "metrics")})
+    manifest |= {"name": target.name, "earlier_stages": earlier[:-1]}
+    target.mkdir(parents=True, exist_ok=True)
+    for file in ADAPTER_FILES:
+        shutil.copyfile(out / f"{target.name}-{len(recipes)}" / file, target / file)
+    (target / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return manifest
+
+
+def train_adapter(
+    workspace: Workspace, out: Path, examples: Sequence[Example], recipe: Recipe, report: Report
+) -> dict[str, Any]:
+    """Train one adapter into the folder ``out``; return its manifest."""
     from finetune.export import lora_to_gguf
     from finetune.rows import build_rows
     from finetune.train import train
@@ -165,53 +215,48 @@ def train_adapter(
     rows = build_rows(
         examples, tokenizer, tokenizer.template, max_length=recipe.max_length, max_branches=recipe.max_branches
     )
-    out = workspace.state.root / "trained" / target.name
     result = train(recipe, rows, model, out, report)
     lora_to_gguf(out, model.gguf, out / ADAPTER_GGUF)
     parity = measure_parity(workspace, out, examples, report, recipe.attention)
-    target.mkdir(parents=True, exist_ok=True)
-    for file in ("adapter_model.safetensors", "adapter_config.json"):
-        shutil.copyfile(out / file, target / file)
-    manifest = {
-        "name": target.name,
+    return {
+        "name": out.name,
         "base_model": "SmolLM2-135M-Instruct",
         "base_sha256": model.sha256,
-        "recipe": recipe.to_mapping(),
+        # The folder of the stage before is of this machine alone.
+        "recipe": replace(recipe, init_adapter=None).to_mapping(),
         "rows_sha256": rows.sha256,
         "attention": recipe.attention,
         "metrics": {**result.metrics, "refused": dict(rows.refused), "parity": parity},
         "lineage": {"data": "data/starter/squad.jsonl", "data_sha256": sha256_file(starter_folder() / "squad.jsonl")},
         "licence": LICENCE,
     }
-    (target / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return manifest
 
 
-def train_starter(name: str, state_dir: Path, limit: int, attention: Attention, out: Path) -> dict[str, Any]:
+def train_starter(
+    name: str, state_dir: Path, limit: int, *, attention: Attention, init: Path | None, out: Path
+) -> dict[str, Any]:
     """Train one starter adapter from ``limit`` paragraphs (0: all) into ``out``; return its manifest."""
-    from finetune.recipe import Recipe
-
     paragraphs = read_paragraphs(starter_folder() / "squad.jsonl")
     paragraphs = Random(0).sample(paragraphs, min(limit or len(paragraphs), len(paragraphs)))  # noqa: S311
     with Workspace(Settings.load(state_dir=state_dir, model="starter", embedder="starter")) as workspace:
         with ProgressView("ingest") as report:
             ingest(workspace, paragraphs, report)
         pairs = list(human_pairs(paragraphs, chunks_by_title(workspace)))
-        recipe = Recipe(base_model="starter", r=8, lora_alpha=16, learning_rate=5e-4, gradient_accumulation_steps=4)
         writes = name == PAIR_WRITER
         examples = list(writer_examples(pairs, 0) if writes else reader_examples(workspace, pairs, 0))
-        chosen = recipe if writes else replace(recipe, attention=attention)
+        recipes = [base_recipe()] if writes else stages(attention, init)
         with ProgressView(name) as report:
-            return train_adapter(workspace, out / name, examples, chosen, report)
+            return train_stages(workspace, out / name, examples, recipes, report)
 
 
-def main(
+def main(  # noqa: PLR0917  (typer's options)
     name: Annotated[str, typer.Argument(help="reader, pair-writer or all")] = "all",
     state_dir: Annotated[Path, typer.Option(help="Where to keep indexes and checkpoints.")] = Path("var/starter"),
     limit: Annotated[
         int | None, typer.Option(help="Use so many paragraphs (0 = all 1505; by default as the packaged ones).")
     ] = None,
     attention: Annotated[str, typer.Option(help="The reader's: blockwise, or full to compare with.")] = "blockwise",
+    init: Annotated[Path | None, typer.Option(help="An adapter that the reader continues from.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where the adapters go; the package by default.")] = None,
 ) -> None:
     """Train the starter adapters from data/starter/squad.jsonl; checkpoints resume."""
@@ -220,7 +265,9 @@ def main(
     for wanted in PARAGRAPHS if name == "all" else (name,):
         paragraphs = PARAGRAPHS[wanted] if limit is None else limit
         folder = out or starter_folder()
-        manifest = train_starter(wanted, state_dir / wanted, paragraphs, cast("Attention", attention), folder)
+        manifest = train_starter(
+            wanted, state_dir / wanted, paragraphs, attention=cast("Attention", attention), init=init, out=folder
+        )
         typer.echo(f"{wanted}: {json.dumps(manifest['metrics'])}")
 
 
