@@ -149,7 +149,7 @@ class OpenAIGenerator:
         self._found()[1].add(key, Path(gguf_path).absolute())
         if attention == "blockwise":
             said = "%s was trained with blockwise attention, and %s reads with full attention: it may answer badly"
-            log.warning(said + "; train with attention = full to serve there", key, self.url)
+            log.warning(said + " unless some of its rows were trained so (full_share)", key, self.url)
         return math.nan
 
     def remove_adapter(self, key: str) -> None:
