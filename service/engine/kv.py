@@ -81,6 +81,7 @@ class StateLayout:
         Raises:
             StateMismatch: it is not laid out as expected.
         """
+        self._buffer = np.empty(0, np.uint8)
         try:
             self._read_layout(state)
         except (ValueError, IndexError) as error:
@@ -162,9 +163,15 @@ class StateLayout:
         return Block(block.position + start, block.keys[:, start:end].copy(), values.copy())
 
     def write(self, blocks: Sequence[Block]) -> Bytes:
-        """Return the state of a sequence that holds ``blocks`` one after the other, the first at position 0."""
+        """Return the state of a sequence that holds ``blocks`` one after the other, the first at position 0.
+
+        A view that the next call overwrites: fresh memory for each would cost more than filling it.
+        """
         count = sum(map(len, blocks))
-        state = np.empty(self._size(count), np.uint8)
+        size = self._size(count)
+        if len(self._buffer) < size:
+            self._buffer = np.empty(size, np.uint8)
+        state = self._buffer[:size]
         state[: _HEADER.itemsize].view(_HEADER)[0] = (self._magic, 0, self._streams)
         at = _HEADER.itemsize + 4
         state[at - 4 : at].view(_COUNT)[0] = count
