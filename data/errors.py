@@ -264,16 +264,16 @@ class StarterMissing(InvalidModel):
 
 
 class EngineError(RagtuneError):
-    """The inference engine failed."""
+    """The inference engine failed. ``retry_after_s`` is when to try again, in seconds, where it was told."""
 
     status = 503
+    retry_after_s: float | None = None
 
 
 class EngineBusy(EngineError):
-    """The engine's queue is full. ``retry_after_s`` is when to try again, in seconds, where it was told."""
+    """The engine's queue is full."""
 
     status = 429
-    retry_after_s: float | None = None
 
 
 class EngineUnavailable(EngineError):

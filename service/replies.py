@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
-from data.errors import EngineBusy, EngineUnavailable, RagtuneError, Unauthorized
+from data.errors import EngineBusy, EngineError, EngineUnavailable, RagtuneError, Unauthorized
 from service.problems import MEDIA_TYPE, problem
 
 _RETRY_AFTER_S: dict[type[RagtuneError], int] = {EngineBusy: 2, EngineUnavailable: 5}
@@ -33,6 +33,6 @@ def error_response(error: RagtuneError) -> JSONResponse:
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     if type(error) in _RETRY_AFTER_S:
-        said = error.retry_after_s if isinstance(error, EngineBusy) else None
+        said = error.retry_after_s if isinstance(error, EngineError) else None
         headers["Retry-After"] = str(math.ceil(said or _RETRY_AFTER_S[type(error)]))
     return problem_response(problem(error), headers)
