@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.errors import EngineError
 from service.engine.llama import ContextOptions, LlamaContext, LlamaModel, Run
 
 _PROMPT, _ANSWER = 512, 24
@@ -78,12 +79,19 @@ class Probe:
         timed = [self._time(replace(middle, n_threads=count)) for count in threads]
         fixed = replace(middle, n_threads=min(timed, key=lambda timing: timing.answer_s).n_threads)
         ways = [replace(fixed, n_batch=size, flash_attention=flash) for size in batches for flash in (False, True)]
-        timed += [self._time(options) for options in ways if options != fixed]
+        timed += [timing for options in ways if options != fixed for timing in self._possible(options)]
         # Once more for the best: a moment of other work must not decide.
         timed = [self._again(timing, fixed) for timing in sorted(timed, key=lambda timing: timing.answer_s)[:3]] + timed
         best = _choose(timed[:3])
         small = replace(fixed, n_batch=best.n_batch, flash_attention=True, kv_type="q8_0")
-        return [best, *(timing for timing in timed[3:] if timing.way != best.way), self._time(small)]
+        return [best, *(timing for timing in timed[3:] if timing.way != best.way), *self._possible(small)]
+
+    def _possible(self, options: ContextOptions) -> list[Timing]:
+        """Time one way, if the model can be served so: not every head has a kernel, or fits 8-bit blocks of 32."""
+        try:
+            return [self._time(options)]
+        except EngineError:
+            return []
 
     def _again(self, timing: Timing, options: ContextOptions) -> Timing:
         way = replace(

@@ -100,6 +100,15 @@ def test_fewer_bits_that_change_the_answers_are_not_served(registry: ModelRegist
     assert not list(Path(starter.gguf).parent.glob("candidate*"))
 
 
+def test_a_model_that_cannot_be_served_in_every_way_is_measured_in_the_others(
+    registry: ModelRegistry, tmp_path: Path
+) -> None:
+    model = registry.resolve(str(save_model(tmp_path / "tiny-heads", "qwen2", tokenizer=train_tokenizer("qwen2"))))
+    found = registry.tune(model)  # its heads are too narrow for 8-bit keys
+    assert found.kv_type == "f16"
+    assert {timing["kv_type"] for timing in found.timings} == {"f16"}
+
+
 def test_fewer_bits_that_pay_are_served_from_then_on(
     registry: ModelRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
