@@ -197,7 +197,8 @@ def _inspect(order: Order, reply: _Reply) -> None:
             "license": model.meta("general.license"),
             "file_type": model.meta("general.file_type"),
             "n_vocab": model.n_vocab,
-            "n_ctx_train": model.n_ctx_train,
+            # llama.cpp knows 0 where only the vocabulary is loaded.
+            "n_ctx_train": int(model.meta(f"{model.architecture}.context_length") or model.n_ctx_train),
             "kv_width": model.kv_width,
             "heads": model.heads,
             "has_template": bool(model.template),

@@ -94,6 +94,7 @@ def test_a_step_has_room_for_every_sequence_and_guess() -> None:
 @pytest.mark.slow
 def test_the_starter_is_measured_and_served_so(registry: ModelRegistry, starter: Model) -> None:
     assert starter.meta["kv_width"] == 30 * 2 * 3 * 64
+    assert starter.meta["n_ctx_train"] == 8192
     assert starter.meta["gguf_bytes"] == Path(starter.gguf).stat().st_size
     tuning = registry.tune(starter)
     assert registry.tuning(starter) == replace(tuning, timings=list(tuning.timings))
