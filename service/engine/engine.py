@@ -52,7 +52,7 @@ class EngineOptions:
         queue_size: requests that may wait beside those.
         n_batch: most tokens decoded at a time, so how long a new prompt can delay a text that is being written.
         kv_type: of keys and values: f16, f32, bf16 or q8_0; passages are kept for f16 alone.
-        flash_attention: on a CPU it reads a prompt faster but writes slower.
+        flash_attention: reads a prompt faster, and on some CPUs writes slower: measured, see ``tuning``.
         adapters: how many stay loaded.
         drafts: most tokens guessed ahead of a text that is written alone, where such guesses have paid. Without flash
             attention the logits of guessed tokens differ in the last bits from those of tokens decoded one by one.

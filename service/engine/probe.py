@@ -166,18 +166,19 @@ def probe(order: dict[str, Any]) -> dict[str, Any]:
     """Carry out the worker's order: time ``gguf``, and compare ``other`` with it where it is given.
 
     Returns:
-        ``timings``, best first; with ``other`` also ``other`` (its timings) and ``divergence``: the mean KL divergence
-        of its next-token distributions from those of ``gguf``, in nats.
+        ``timings``, best first; with ``other`` also ``time_share``, the share of the time in which it answers, and
+        ``divergence``, the mean KL divergence of its next-token distributions from those of ``gguf``, in nats.
     """
     repack = bool(order["repack"])
     first = Probe(Path(order["gguf"]), repack=repack)
-    found: dict[str, Any] = {"timings": [asdict(timing) for timing in first.run(order["threads"])]}
+    timings = first.run(order["threads"])
+    found: dict[str, Any] = {"timings": [asdict(timing) for timing in timings]}
     if order.get("other"):
-        n_threads = found["timings"][0]["n_threads"]
+        n_threads = timings[0].n_threads
         reference = first.log_probabilities(n_threads)
         first.free()  # both together may not fit
         second = Probe(Path(order["other"]), repack=repack)
         compared = second.log_probabilities(n_threads)
         found["divergence"] = float((np.exp(reference) * (reference - compared)).sum(axis=-1).mean())
-        found["other"] = [asdict(timing) for timing in second.run([n_threads])]
+        found["time_share"] = second.run([n_threads])[0].answer_s / timings[0].answer_s
     return found

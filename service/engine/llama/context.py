@@ -33,7 +33,7 @@ class ContextOptions:
         sequences: sequences that can be in memory at a time.
         n_batch: most tokens in one call of ``decode``.
         kv_type: of keys and values, one of ``KV_TYPES``.
-        flash_attention: on a CPU it reads a prompt faster but writes slower.
+        flash_attention: reads a prompt faster, and on some CPUs writes slower.
     """
 
     n_ctx: int
