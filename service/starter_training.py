@@ -42,7 +42,7 @@ TOP_K = (1, 2, 3, 4)
 TOP_K_WEIGHTS = (2, 4, 4, 2)
 PARAGRAPHS = {PAIR_WRITER: 600, READER: 0}
 """How many paragraphs each adapter is trained on; 0 stands for all."""
-SETTLING_STEPS = 72
+SETTLING_STEPS = 150
 """Optimizer steps of the blockwise reader's second stage."""
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 LICENCE = "CC BY-SA 4.0 (trained on SQuAD 1.0 questions and Wikipedia paragraphs)"
