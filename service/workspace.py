@@ -348,23 +348,35 @@ class Workspace:
         if not elsewhere and self.models.tuning(self.model) is None:
             self.tune(self.model)
 
-    def tune(self, model: Model) -> Tuning:
+    def tune(self, model: Model, *, anew: bool = True) -> Tuning:
         """Measure how ``model`` is served fastest here, and keep it.
 
         Keys and values take 8 bits where only those fit into memory.
 
+        Args:
+            model: a resolved one.
+            anew: measure it although it was measured.
+
         Raises:
             As ``ModelRegistry.tune``.
         """
-        from service.engine.memory import smaller_if_needed
-
-        tuning = self.models.tune(model)
-        options = self.engine_options(model)
-        small = smaller_if_needed(model, options)
-        if small != options and self.settings.kv_type is None:
-            tuning = replace(tuning, kv_type=small.kv_type, flash_attention=small.flash_attention)
+        tuning = (None if anew else self.models.tuning(model)) or self.models.tune(model)
+        fitting = self.fitting_options(model)
+        if fitting != self.engine_options(model):
+            tuning = replace(tuning, kv_type=fitting.kv_type, flash_attention=fitting.flash_attention)
             self.models.keep_tuning(model, tuning)
         return tuning
+
+    def fitting_options(self, model: Model) -> EngineOptions:
+        """Return the engine's options for ``model``, its keys and values in 8 bits where only those fit into memory.
+
+        What was set stays as it was set.
+        """
+        from service.engine.memory import smaller_if_needed
+
+        options = self.engine_options(model)
+        free = self.settings.kv_type is None and self.settings.flash_attention is not False
+        return smaller_if_needed(model, options) if free else options
 
     def warm(self) -> None:
         """Start the engine and answer one trivial question, so that the first real one is not slow."""

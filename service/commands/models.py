@@ -80,7 +80,7 @@ def tune_model(
 
 
 def _add(ctx: typer.Context, source: str, name: str, default: bool, as_json: bool) -> None:
-    from service.engine.memory import check_memory, demand, smaller_if_needed
+    from service.engine.memory import check_memory, demand
     from service.engine.models import STARTER
     from service.views import model_view
 
@@ -93,10 +93,10 @@ def _add(ctx: typer.Context, source: str, name: str, default: bool, as_json: boo
         )
     with session(ctx).workspace(mutates=True) as workspace:
         resolved = workspace.models.resolve(source)
-        check_memory(name, demand(resolved, smaller_if_needed(resolved, workspace.engine_options(resolved))))
+        check_memory(name, demand(resolved, workspace.fitting_options(resolved)))
         if resolved.source not in {known.source for known in workspace.store.models.list()}:
             resolved = workspace.models.choose_quantization(resolved)
-        tuning = workspace.models.tuning(resolved) or workspace.tune(resolved)
+        tuning = workspace.tune(resolved, anew=False)
         model: Model = replace(resolved, name=name)
         workspace.store.models.add(model, default)
     if as_json:

@@ -135,7 +135,9 @@ class ModelRegistry:
         smaller = served.parent / f"candidate.{SMALLER_TYPE}.gguf"
         try:
             quantize(served, smaller, SMALLER_TYPE, n_threads=self._settings.n_threads)
-            if not tuning.smaller_pays(model, smaller, cpus=self._settings.n_threads):
+            trial = tuning.try_smaller(model, smaller, cpus=self._settings.n_threads)
+            if not trial.pays:
+                self.keep_tuning(model, trial.tuning)
                 return model
         finally:
             smaller.unlink(missing_ok=True)

@@ -87,10 +87,30 @@ def tune(model: Model, *, cpus: int | None = None) -> Tuning:
     return _tuning(model, _probe(model, cpus)["timings"])
 
 
-def smaller_pays(model: Model, smaller: Path, *, cpus: int | None = None) -> bool:
-    """Tell whether ``smaller``, the same model in fewer bits, answers so much faster that it is worth its loss."""
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A model in fewer bits against the model as it is.
+
+    Attributes:
+        tuning: how the model as it is is served fastest.
+        time_share: the share of its time in which the smaller one answers.
+        divergence: of the smaller one's next tokens from its own, in nats.
+    """
+
+    tuning: Tuning
+    time_share: float
+    divergence: float
+
+    @property
+    def pays(self) -> bool:
+        """Whether the smaller one answers so much faster that it is worth its loss."""
+        return self.time_share <= LEAST_GAIN and self.divergence <= MOST_DIVERGENCE
+
+
+def try_smaller(model: Model, smaller: Path, *, cpus: int | None = None) -> Trial:
+    """Time ``model`` as ``tune`` does, and ``smaller``, the same in fewer bits, against it; raises as ``tune``."""
     found = _probe(model, cpus, other=str(smaller))
-    return bool(found["time_share"] <= LEAST_GAIN and found["divergence"] <= MOST_DIVERGENCE)
+    return Trial(_tuning(model, found["timings"]), found["time_share"], found["divergence"])
 
 
 def machine() -> str:

@@ -98,6 +98,7 @@ def test_fewer_bits_that_change_the_answers_are_not_served(registry: ModelRegist
     assert registry.choose_quantization(starter) == starter  # a model of 135M parameters suffers from 4 bits
     assert registry.resolve("starter") == starter
     assert not list(Path(starter.gguf).parent.glob("candidate*"))
+    assert registry.tuning(starter) is not None  # the comparison timed it, too
 
 
 def test_a_model_that_cannot_be_served_in_every_way_is_measured_in_the_others(
@@ -113,7 +114,7 @@ def test_fewer_bits_that_pay_are_served_from_then_on(
     registry: ModelRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = save_model(tmp_path / "tiny-pays", "qwen2", tokenizer=train_tokenizer("qwen2"))
-    monkeypatch.setattr("service.engine.tuning.smaller_pays", lambda *_arguments, **_options: True)
+    monkeypatch.setattr("service.engine.tuning.Trial.pays", True)
     first = registry.resolve(str(folder))
     second = registry.choose_quantization(first)
     assert inspect(second.gguf)["file_type"] == "15"  # LLAMA_FTYPE_MOSTLY_Q4_K_M

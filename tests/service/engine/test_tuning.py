@@ -15,6 +15,7 @@ from service.engine.models import ModelRegistry
 from service.engine.tuning import Tuning, load, machine, save
 from service.serving import local_options
 from service.settings import Settings
+from service.workspace import Workspace
 
 # Qwen2.5-7B: 28 layers, 4 key heads of 128, so 2 * 28 * 4 * 128 numbers a token.
 META = {"gguf_bytes": 4_680_000_000, "kv_width": 28_672, "n_vocab": 152_064, "n_ctx_train": 32_768, "heads": 28}
@@ -56,6 +57,19 @@ def test_keys_and_values_take_8_bits_only_where_16_do_not_fit() -> None:
     assert smaller_if_needed(MODEL, options, half - 1) == options  # it is refused as it was asked for
     small = smaller_if_needed(MODEL, options, half)
     assert (small.kv_type, small.flash_attention) == ("q8_0", True)
+
+
+@pytest.mark.parametrize(("flash", "kv_type"), [(None, "q8_0"), (True, "q8_0"), (False, "f16")])
+def test_what_was_set_is_kept_where_memory_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flash: bool | None, kv_type: str
+) -> None:
+    settings = Settings.load(state_dir=tmp_path, flash_attention=flash, n_ctx=4096)
+    with Workspace(settings) as workspace:
+        monkeypatch.setattr(workspace.models, "tune", lambda model: TUNING)
+        options = replace(workspace.engine_options(MODEL), kv_type="q8_0", flash_attention=True)
+        monkeypatch.setattr("service.engine.memory.available_bytes", lambda: demand(MODEL, options).total)
+        assert workspace.tune(MODEL).kv_type == kv_type
+        assert workspace.fitting_options(MODEL).flash_attention is (flash is not False and kv_type == "q8_0")
 
 
 def test_a_tuning_is_kept_for_its_model_and_machine(tmp_path: Path) -> None:
