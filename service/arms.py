@@ -19,6 +19,9 @@ from data.records import MODES, Adapter, Mode, Model
 if TYPE_CHECKING:
     from data.store import Store
 
+MOST_SCALE = 4.0
+"""Largest factor on an adapter's effect, either way: our choice."""
+
 AdapterFinder = Callable[["Store", str], Adapter]
 """``find_adapter`` or ``serving_adapter``: what a bare name means."""
 

@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from data.records import Filter, Message, Method
 from service.answerer import AskRequest
+from service.arms import MOST_SCALE
 from service.settings import Rerank
 
 MOST_ADAPTERS = 8
-Scale = Annotated[float, Field(ge=-4, le=4)]
+Scale = Annotated[float, Field(ge=-MOST_SCALE, le=MOST_SCALE)]
 
 
 class Unicode(BaseModel):

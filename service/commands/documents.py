@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import asdict
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 
 from data.errors import RagtuneError
 from data.records import METHODS, Answer, Filter, Method
+from service.arms import MOST_SCALE
 from service.commands.foreground import run_here
 from service.commands.session import (
     FAILED,
@@ -187,8 +189,11 @@ def ask(
     question: Annotated[str, typer.Argument(help="The question.")],
     mode: Annotated[str, typer.Option("--mode", "-m", help="base, rag, tuned, combined or auto.")] = "auto",
     adapter: Annotated[
-        str | None,
-        typer.Option(help="NAME (its live version, else the newest) or NAME@VERSION; by default the live one."),
+        list[str] | None,
+        typer.Option(
+            help="NAME (its live version, else the newest) or NAME@VERSION, with =SCALE for more or less of it; "
+            "several are summed; by default the live one."
+        ),
     ] = None,
     collection: Collection = "default",
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=50)] = 4,
@@ -204,7 +209,7 @@ def ask(
         question,
         collection=collection,
         mode=mode,
-        adapter=adapter,
+        adapters=tuple(_scaled(text) for text in adapter or ()),
         top_k=top_k,
         max_tokens=max_tokens,
         temperature=temperature,
@@ -218,6 +223,20 @@ def ask(
             print_json(answer_view(workspace.answerer.answer(request)))
             return
         _stream(workspace.answerer.stream(request))
+
+
+def _scaled(text: str) -> tuple[str, float]:
+    """Return the name and the scale of ``NAME`` or ``NAME=SCALE``."""
+    name, given, scale = text.partition("=")
+    try:
+        factor = float(scale) if given else 1.0
+    except ValueError:
+        factor = math.nan
+    if not abs(factor) <= MOST_SCALE:
+        raise typer.BadParameter(
+            f"{scale!r} is no scale: a number from -{MOST_SCALE:g} to {MOST_SCALE:g}", param_hint="--adapter"
+        )
+    return name, factor
 
 
 def _stream(events: Any) -> None:

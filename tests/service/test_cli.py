@@ -459,6 +459,11 @@ def test_compare_and_promote_of_a_bare_name_mean_the_same_version(filled, questi
     assert filled.json("adapters", "show", "house")["version"] == 2
     answer = filled.json("ask", "When was the lighthouse of Orrin built?", "--adapter", "house")
     assert answer["adapter"] == "house@1", "an answer comes from what is live"
+    scaled = ("ask", "When was the lighthouse of Orrin built?", "--adapter", "house@1=0.5", "--adapter", "house@2=-1")
+    used = filled.json(*scaled)["adapters"]
+    assert used == [{"name": "house@1", "scale": 0.5}, {"name": "house@2", "scale": -1.0}]
+    for wrong in ("house=much", "house=", "house=5", "house=nan"):
+        assert "is no scale" in filled("ask", "When?", "--adapter", wrong, code=2).stderr
     assert filled.json("adapters", "promote", "house")["version"] == 2
     assert filled.json("adapters", "show", "house@1")["stage"] == "retired"
     assert filled.json("adapters", "delete", "house@1") == {"deleted": ["house@1"]}
