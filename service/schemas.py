@@ -239,13 +239,14 @@ class PromoteBody(Body):
 
 
 class EvaluationBody(Body):
-    """``POST /v1/evaluations``: the arms over held-out questions."""
+    """``POST /v1/evaluations``: the arms over held-out questions; ``style`` are answers written as the house does."""
 
     questions: list[EvaluationQuestion] = Field(default_factory=list, max_length=10_000)
     collection: str = "default"
     arms: list[str] = Field(default_factory=list, max_length=16)
     adapter: str | None = None
     top_k: int = Field(4, ge=1, le=50)
+    style: list[str] = Field(default_factory=list, max_length=1000)
 
 
 class EvaluationQuestion(Body):

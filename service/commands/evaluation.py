@@ -122,6 +122,10 @@ def compare(
     ] = None,
     collection: Collection = "default",
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=50)] = 4,
+    style: Annotated[
+        Path | None,
+        typer.Option(help="JSONL of rows or questions whose answers are in the house style: measures it.", **_FILE),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report; else under the state directory.")] = None,
     max_false_answer_rate: Annotated[float | None, typer.Option(min=0, max=1)] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ask again what an earlier run has answered.")] = False,
@@ -144,8 +148,17 @@ def compare(
         "out": str(out) if out else None,
         "fresh": fresh,
         "questions_file": str(path),
+        "style": _style_examples(style),
     }
     _compare(ctx, inputs, as_json)
+
+
+def _style_examples(path: Path | None) -> list[str]:
+    from service.compare.style import check_examples, read_examples
+
+    examples = read_examples(path) if path is not None else ()
+    check_examples(examples)
+    return list(examples)
 
 
 def _compare(ctx: typer.Context, inputs: dict[str, Any], as_json: bool) -> None:

@@ -9,7 +9,7 @@ import shlex
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from service.answerer import nothing_indexed
 from service.compare.report import write_reports
 from service.compare.result import Comparison
 from service.compare.run import MAX_TOKENS, Setup, check_questions, choose_arms, compare, run_id
+from service.compare.style import check_examples, style_summary
 
 if TYPE_CHECKING:
     from service.workspace import Workspace
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRequest:
-    """What to compare. ``arms`` empty means all that can run; ``out`` None a folder of its own."""
+    """What to compare. ``arms`` empty means all that can run; ``out`` None a folder of its own.
+
+    ``style``: answers of the house, against whose style every arm's answers are measured; none, and they are not.
+    """
 
     questions: tuple[Question, ...]
     arms: tuple[str, ...] = ()
@@ -37,6 +41,7 @@ class EvaluationRequest:
     out: Path | None = None
     fresh: bool = False
     questions_file: str = ""
+    style: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
@@ -92,13 +97,17 @@ def evaluate(workspace: Workspace, request: EvaluationRequest, report: Report) -
     """Run the comparison, write its reports and keep its result.
 
     Raises:
-        NoQuestions, InvalidRequest: the questions cannot be used.
+        NoQuestions, InvalidRequest: the questions, or the examples of the style, cannot be used.
         Everything ``plan`` and ``compare`` raise.
     """
     check_questions(request.questions)
+    check_examples(request.style)
     setup = plan(workspace, request)
     folder = request.out or workspace.state.reports / f"compare-{run_id(request.questions, setup)[:12]}"
     comparison = compare(workspace.answerer, request.questions, setup, folder, report, fresh=request.fresh)
+    if request.style:
+        style = style_summary(request.style, comparison.outcomes)
+        comparison = replace(comparison, result={**comparison.result, "style": style})
     identity = uuid.uuid4().hex
     stored = dict(comparison.result) | {"id": identity, "folder": str(folder), "created_at": time.time()}
     write_reports(comparison, folder, command=request.command)

@@ -39,7 +39,9 @@ def comparison_table(result: Mapping[str, Any]) -> RenderableType:
         table.add_column(column, justify="left" if position == 0 else "right", no_wrap=True)
     for arm, figures in result["arms"].items():
         table.add_row(*_row(arm, figures), style="bold" if arm == best else "")
-    return Group(table, *_adapters(result), *_differences(result), Text(), Text(result["verdict"], style="bold"))
+    return Group(
+        table, *_adapters(result), *_differences(result), *_style(result), Text(), Text(result["verdict"], style="bold")
+    )
 
 
 def _adapters(result: Mapping[str, Any]) -> list[Text]:
@@ -57,6 +59,28 @@ def _differences(result: Mapping[str, Any]) -> list[Text]:
     smallest = result["minimum_detectable_difference"]
     lines.append(Text(f"Smallest difference these questions can show: {smallest:.1f} F1 points (80 % power)", "dim"))
     return lines
+
+
+def _style(result: Mapping[str, Any]) -> list[Text]:
+    """Return how each arm writes, and whether its facts are another's; nothing where that was not measured."""
+    style = result.get("style")
+    if style is None:
+        return []
+    lines = [Text(), Text(f"Style, 0 to 100 ({style['examples']} examples reach {style['ceiling']:.1f}):")]
+    for arm, found in style["arms"].items():
+        shown = f"{found['total']:5.1f}   95 % {_interval(found)}   n {found['n']}" if found["n"] else "no answer"
+        lines.append(Text(f"{arm:<18} {shown}"))
+    for name, found in style["difference"].items():
+        facts = found["facts"]
+        shown = f"{found['total']:+5.1f}   95 % {_interval(found)}   " if found["n"] else ""
+        shown += f"facts +{facts['gained']} -{facts['lost']}, McNemar p {facts['p']:.2g}"
+        lines.append(Text(f"{name:<18} {shown}", "dim"))
+    return lines
+
+
+def _interval(figures: Mapping[str, Any]) -> str:
+    low, high = figures["ci"]
+    return f"{low:.1f} to {high:.1f}"
 
 
 def print_comparison(result: Mapping[str, Any], console: Console | None = None) -> None:

@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from data.errors import NoQuestions, UnknownEvaluation, UnknownJob
 from service.answerer import check_collection
 from service.compare.run import check_questions, choose_arms
+from service.compare.style import check_examples
 from service.deps import IdempotencyKey, RunnerDep, WorkspaceDep, accepted
 from service.schemas import EvaluationBody
 from service.work.evaluate import question_from
@@ -28,6 +29,7 @@ def create_evaluation(
         raise NoQuestions("There are no questions to evaluate on", hint='Send "questions".')
     check_collection(workspace.store, body.collection)
     check_questions([question_from(question.model_dump()) for question in body.questions])
+    check_examples(body.style)
     choose_arms(workspace.store, workspace.model, body.arms, body.adapter, body.collection)
     return accepted(workspace, runner, "evaluate", body.model_dump(), idempotency_key)
 

@@ -1,7 +1,7 @@
 """The ``evaluate`` job: the arms over held-out questions, with its reports.
 
 Inputs: ``questions``, ``arms``, ``adapter``, ``collection``, ``top_k``, ``max_tokens``, ``out`` (a
-folder of one's own), ``fresh``, ``questions_file`` (named in the report).
+folder of one's own), ``fresh``, ``questions_file`` (named in the report), ``style`` (answers of the house).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
         out=Path(inputs["out"]) if inputs.get("out") else None,
         fresh=inputs.get("fresh", False),
         questions_file=inputs.get("questions_file", ""),
+        style=tuple(inputs.get("style", ())),
     )
     evaluation = evaluate(workspace, request, report)
     return {"evaluation_id": evaluation.id, "folder": str(evaluation.folder), **evaluation.result}

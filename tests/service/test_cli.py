@@ -469,6 +469,17 @@ def test_compare_and_promote_of_a_bare_name_mean_the_same_version(filled, questi
     assert filled.json("adapters", "delete", "house@1") == {"deleted": ["house@1"]}
 
 
+def test_compare_measures_the_style_of_a_house(filled, questions, tmp_path):
+    house = tmp_path / "house.jsonl"
+    rows = [{"instruction": "", "input": f"When {i}?", "output": f"**Answer:** {1830 + i}."} for i in range(10)]
+    house.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ("compare", "--questions", questions, "--arms", "rag,base", "--style", house)
+    assert filled.json(*words)["style"]["examples"] == 10
+    assert "10 examples reach" in filled(*words).stdout
+    house.write_text(json.dumps(rows[0]) + "\n")
+    assert "Too few examples" in filled(*words, code=1).stderr
+
+
 def test_wrong_usage_exits_2(shell):
     assert "No such command 'injest'. Did you mean 'ingest'?" in shell("injest", code=2).stderr
     shell("ingest", code=2)

@@ -35,6 +35,11 @@ def test_an_evaluation_is_a_job_with_a_result_and_a_page(client, indexed, genera
     assert len(client.get("/v1/evaluations").json()["evaluations"]) == 1
 
 
+def test_an_evaluation_measures_the_style_of_a_house(client, indexed):
+    job = run_job(indexed, start(client, style=[f"It is {year}." for year in range(1830, 1840)]).json()["job_id"])
+    assert set(job.outputs["style"]["arms"]) == {"base", "rag"}
+
+
 @pytest.mark.parametrize(
     ("changes", "status", "kind"),
     [
@@ -44,6 +49,7 @@ def test_an_evaluation_is_a_job_with_a_result_and_a_page(client, indexed, genera
         ({"arms": ["tuned"]}, 409, "no-live-adapter"),
         ({"collection": "no"}, 404, "unknown-collection"),
         ({"question": []}, 422, "invalid-request"),
+        ({"style": ["Yes.", "No."]}, 422, "invalid-request"),
     ],
 )
 def test_evaluations_that_are_refused_at_once(client, changes, status, kind):
