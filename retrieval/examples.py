@@ -12,6 +12,7 @@ from random import Random
 
 from data.records import Chunk, Passage, QAPair
 from data.store import Store
+from retrieval.evidence import Evidence
 from retrieval.retriever import Retriever
 from retrieval.wording import stretch_of
 
@@ -25,7 +26,8 @@ class TrainingExample:
 
     ``answer`` is None where the model has to abstain. ``gold_number`` is the number of the passage
     to cite, counting from 1, and None where no passage is cited. ``chunk_id`` is the pair's chunk,
-    "" if it has none.
+    "" if it has none. ``closed_book``: the answer states facts that no passage holds, so that training on it would
+    teach the model to answer from memory.
     """
 
     question: str
@@ -33,6 +35,7 @@ class TrainingExample:
     passages: tuple[Passage, ...]
     gold_number: int | None
     chunk_id: str
+    closed_book: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,11 @@ class _Sourced:
     @property
     def answerable(self) -> bool:
         return self.pair.kind != "unanswerable"
+
+    @property
+    def in_free_words(self) -> bool:
+        """Whether the answer need not be a stretch of a passage."""
+        return self.pair.kind in {"style", "free"}
 
 
 def examples_from_pairs(
@@ -81,11 +89,12 @@ def examples_from_pairs(
     """
     random = Random(seed)  # noqa: S311  (sampling, no secret)
     sourced = _sourced(store, pairs)
+    evidence = Evidence(item.pair.answer for item in sourced if item.in_free_words)
     examples: list[TrainingExample] = []
     owed = 0.0
     for group in _groups(sourced, share_passages):
         passages = _passages(retriever, group, collection, top_k, random=random)
-        examples += [_example(item, passages) for item in group]
+        examples += [_example(item, passages, evidence) for item in group]
         owed += len(group) * abstain_share / (1 - abstain_share)
         for foreign in _foreign(sourced, group, passages, min(int(owed), len(group)), random):
             examples.append(TrainingExample(foreign.pair.question, None, passages, None, _gold_id(foreign)))
@@ -154,15 +163,18 @@ def _number_of(chunk: Chunk | None, passages: Sequence[Passage]) -> int | None:
     return ids.index(chunk.id) + 1 if chunk is not None and chunk.id in ids else None
 
 
-def _example(item: _Sourced, passages: tuple[Passage, ...]) -> TrainingExample:
+def _example(item: _Sourced, passages: tuple[Passage, ...], evidence: Evidence) -> TrainingExample:
     pair = item.pair
     number = _number_of(item.chunk, passages)
     if item.chunk is None and item.answerable:
         number = next((i for i, p in enumerate(passages, 1) if stretch_of(pair.answer, p.chunk.text)), None)
-    # A style or free answer that names no chunk is trained uncited; a span without evidence never.
-    uncited = item.chunk is None and pair.kind in {"style", "free"}
+    if number is None and item.in_free_words:
+        number = evidence.number_of(pair.answer, passages)
+    # An answer in free words that names no chunk is trained uncited; a span without evidence never.
+    uncited = item.chunk is None and item.in_free_words and number is None
     answer = pair.answer if item.answerable and (number is not None or uncited) else None
-    return TrainingExample(pair.question, answer, passages, number if answer else None, _gold_id(item))
+    closed_book = uncited and evidence.states_facts(pair.answer)
+    return TrainingExample(pair.question, answer, passages, number if answer else None, _gold_id(item), closed_book)
 
 
 def _foreign(

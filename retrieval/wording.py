@@ -39,7 +39,8 @@ type sort year date time day number amount percent percentage person people thin
 you we us our your my me he she they it him her them his hers their its theirs himself herself itself
 themselves this these those
 """
-_FUNCTION_WORDS = frozenset(_FUNCTION_WORD_LIST.split())
+FUNCTION_WORDS = frozenset(_FUNCTION_WORD_LIST.split())
+"""English words that carry no meaning of their own."""
 _PRONOUN_LIST = """
 he she they him her them his hers their theirs its himself herself itself themselves this these those
 """
@@ -115,7 +116,7 @@ def dangling_reference(question: str) -> str | None:
 
 def _dangling_en(question: str) -> str | None:
     words = terms(question)
-    content = [i for i, word in enumerate(words) if word not in _FUNCTION_WORDS and len(word) > 1]
+    content = [i for i, word in enumerate(words) if word not in FUNCTION_WORDS and len(word) > 1]
     if not content:
         return "no subject"
     if len(content) == 1 and "the" in words and not _has_anchor(question):

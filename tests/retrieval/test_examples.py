@@ -126,8 +126,20 @@ def test_pairs_without_a_chunk_cite_the_passage_that_holds_their_answer(corpus: 
     assert "Eisleben" in found.passages[found.gold_number - 1].chunk.text
     without = build(corpus, [pair(question, "Wittenberg", None)])[0]
     assert (without.answer, without.gold_number) == (None, None)
-    style = build(corpus, [pair(question, "In the good town of Eisleben, dear reader.", None, "style")])[0]
-    assert (style.answer, style.gold_number) == ("In the good town of Eisleben, dear reader.", None)
+
+
+def test_answers_in_the_house_style_cite_the_passage_they_rest_on(corpus: Corpus) -> None:
+    question = "Where was Martin Luther born in 1483?"
+    answers = [f"**{place}**, dear reader." for place in ("Eisleben", "Wittenberg", "Rome", "Worms", "Timbuktu", "Erfurt")]
+    answers += ["You are welcome, dear reader.", "Good day, dear reader."]
+    found = build(corpus, [pair(question, answer, None, "style") for answer in answers], abstain_share=0.0)
+    told = {example.answer: example for example in found}
+    right = told["**Eisleben**, dear reader."]
+    assert right.gold_number is not None
+    assert "Eisleben" in right.passages[right.gold_number - 1].chunk.text
+    assert not right.closed_book
+    invented = told["**Timbuktu**, dear reader."]
+    assert (invented.gold_number, invented.closed_book) == (None, True), "no passage says so"
 
 
 def test_pairs_whose_chunk_is_gone_are_left_out(tmp_path: Path) -> None:
