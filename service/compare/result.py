@@ -6,7 +6,7 @@ Knows nothing of how the answers came about; ``statistics`` supplies the numbers
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,10 @@ from service.compare.statistics import (
     Difference,
     bootstrap_interval,
     compare_arms,
+    holm,
     minimum_detectable_difference,
     verdict,
+    wilson_interval,
 )
 
 _PREFERENCE = ("combined", "tuned", "reader", "rag", "base")
@@ -37,6 +39,10 @@ class Comparison:
 
 def _share(flags: Sequence[bool]) -> float | None:
     return sum(flags) / len(flags) if flags else None
+
+
+def _share_interval(flags: Sequence[bool]) -> list[float] | None:
+    return list(wilson_interval(sum(flags), len(flags))) if flags else None
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -61,6 +67,8 @@ def summarize_arm(outcomes: Sequence[Outcome], questions: Sequence[Question]) ->
     latency = [outcome.latency_ms for outcome in outcomes if not outcome.error] or [0.0]
     median, slow = np.percentile(latency, [50, 95])
     precision, recall = citation_precision(outcomes), citation_recall(outcomes)
+    false_answers = [flag for flag, question in pairs if not question.answerable]
+    coverage = [flag for flag, question in pairs if question.answerable]
     f1 = [outcome.f1 for outcome in outcomes]
     return {
         "f1": float(np.mean(f1)),
@@ -69,8 +77,10 @@ def summarize_arm(outcomes: Sequence[Outcome], questions: Sequence[Question]) ->
         "containment": 100 * float(np.mean([outcome.contained for outcome in outcomes])),
         "n": len(outcomes),
         "abstained": sum(outcome.abstained for outcome in outcomes),
-        "false_answer_rate": _share([flag for flag, question in pairs if not question.answerable]),
-        "coverage_answerable": _share([flag for flag, question in pairs if question.answerable]),
+        "false_answer_rate": _share(false_answers),
+        "false_answer_rate_ci": _share_interval(false_answers),
+        "coverage_answerable": _share(coverage),
+        "coverage_answerable_ci": _share_interval(coverage),
         "citation_precision": precision,
         "citation_recall": recall if any(outcome.passages for outcome in outcomes) else None,
         "latency_ms_p50": float(median),
@@ -86,13 +96,18 @@ def _preference(arm: str) -> int:
 
 
 def all_differences(outcomes: Mapping[str, Sequence[Outcome]]) -> list[Difference]:
-    """Compare every two arms, the main difference first: combined-rag, else the two that matter most."""
+    """Compare every two arms, the main difference first: combined-rag, else the two that matter most.
+
+    The main one is named before anything is measured, so it stands alone; the others are corrected together.
+    """
     f1 = {arm: [outcome.f1 for outcome in row] for arm, row in outcomes.items()}
     right = {arm: [outcome.em for outcome in row] for arm, row in outcomes.items()}
     arms = sorted(outcomes, key=_preference)
     pairs = [(a, b) for i, a in enumerate(arms) for b in arms[i + 1 :]]
     pairs.sort(key=lambda pair: pair != ("combined", "rag"))
-    return [compare_arms(a, b, f1, right) for a, b in pairs]
+    found = [compare_arms(a, b, f1, right) for a, b in pairs]
+    adjusted = holm([difference.p_f1 for difference in found[1:]])
+    return [*found[:1], *(replace(d, p_adjusted=p) for d, p in zip(found[1:], adjusted, strict=True))]
 
 
 def _recommendation(means: Mapping[str, float], questions: int) -> str | None:
@@ -122,7 +137,16 @@ def summarize(
     return {
         "arms": arms,
         "difference": {
-            f"{d.a}-{d.b}": {"f1": d.f1, "ci": list(d.ci), "p": d.p, "decisive": d.decisive} for d in differences
+            f"{d.a}-{d.b}": {
+                "f1": d.f1,
+                "ci": list(d.ci),
+                "p": d.p,
+                "p_f1": d.p_f1,
+                "p_adjusted": d.p_f1 if d.p_adjusted is None else d.p_adjusted,
+                "effect": d.effect,
+                "decisive": d.decisive,
+            }
+            for d in differences
         },
         "verdict": verdict(differences, means),
         "recommendation": _recommendation(means, n),

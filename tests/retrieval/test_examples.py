@@ -130,7 +130,9 @@ def test_pairs_without_a_chunk_cite_the_passage_that_holds_their_answer(corpus: 
 
 def test_answers_in_the_house_style_cite_the_passage_they_rest_on(corpus: Corpus) -> None:
     question = "Where was Martin Luther born in 1483?"
-    answers = [f"**{place}**, dear reader." for place in ("Eisleben", "Wittenberg", "Rome", "Worms", "Timbuktu", "Erfurt")]
+    answers = [
+        f"**{place}**, dear reader." for place in ("Eisleben", "Wittenberg", "Rome", "Worms", "Timbuktu", "Erfurt")
+    ]
     answers += ["You are welcome, dear reader.", "Good day, dear reader."]
     found = build(corpus, [pair(question, answer, None, "style") for answer in answers], abstain_share=0.0)
     told = {example.answer: example for example in found}

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import binom, bootstrap
+from scipy.stats import binom, bootstrap, t
 
 from service.compare.statistics import (
     Difference,
     bootstrap_interval,
     compare_arms,
     describe,
+    holm,
     mcnemar,
     minimum_detectable_difference,
     questions_needed,
     verdict,
+    wilson_interval,
 )
 
 
@@ -24,13 +27,16 @@ def scores(seed: int, n: int, share_right: float) -> list[float]:
     return [100.0 * flag for flag in np.random.default_rng(seed).random(n) < share_right]
 
 
-def test_interval_agrees_with_scipys_percentile_bootstrap() -> None:
-    values = scores(1, 72, 0.4)
-    low, high = bootstrap_interval(values)
-    reference = bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, rng=3).confidence_interval
-    assert low == pytest.approx(reference.low, abs=1.0)
-    assert high == pytest.approx(reference.high, abs=1.0)
-    assert low < np.mean(values) < high
+def test_interval_is_scipys_percentile_bootstrap_expanded_for_few_scores() -> None:
+    for n, wider in ((72, True), (2000, False)):
+        values = scores(1, n, 0.4)
+        low, high = bootstrap_interval(values)
+        reference = bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, rng=3).confidence_interval
+        expanded = (reference.high - reference.low) * (math.sqrt(n / (n - 1)) * t.ppf(0.975, n - 1) / 1.96 - 1) / 2
+        assert low == pytest.approx(reference.low - expanded, abs=1.5)
+        assert high == pytest.approx(reference.high + expanded, abs=1.5)
+        assert (expanded > 0.1) == wider
+        assert low < np.mean(values) < high
 
 
 def test_interval_is_the_same_each_time_and_needs_scores() -> None:
@@ -57,13 +63,59 @@ def test_pairing_counts_not_just_the_means() -> None:
     assert paired.ci[1] - paired.ci[0] < unpaired.ci[1] - unpaired.ci[0]
 
 
+def answers(seed: int, n: int) -> list[float]:
+    """Draw F1 as extractive answers have it: right, wrong, or in part; its mean is 51."""
+    generator = np.random.default_rng(seed)
+    return list(np.where(generator.random(n) < 0.4, 100.0, np.where(generator.random(n) < 0.3, 55.0, 15.0)))
+
+
+MEAN = 0.4 * 100 + 0.6 * (0.3 * 55 + 0.7 * 15)
+
+
+@pytest.mark.slow
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    covered = []
+    for n in (20, 40, 72, 200):
+        for seed in range(250):
+            low, high = bootstrap_interval(answers(1000 * n + seed, n))
+            covered.append(low <= MEAN <= high)
+    assert 0.93 <= np.mean(covered) <= 0.97
+
+
+@pytest.mark.slow
 def test_alike_arms_are_seldom_called_different() -> None:
-    decisive = 0
-    for seed in range(60):
-        a, b = scores(1000 + seed, 60, 0.4), scores(5000 + seed, 60, 0.4)
-        row = compare_arms("a", "b", {"a": a, "b": b}, {"a": [False] * 60, "b": [False] * 60})
+    runs, decisive, p_values = 400, 0, []
+    for seed in range(runs):
+        f1 = {"a": answers(10_000 + seed, 60), "b": answers(50_000 + seed, 60)}
+        row = compare_arms("a", "b", f1, {"a": [False] * 60, "b": [False] * 60})
         decisive += row.decisive
-    assert decisive <= 8  # 5 % of 60 is 3; more than 8 happens by chance once in 100 times
+        p_values.append(row.p_f1)
+    assert decisive <= binom.ppf(0.95, runs, 0.05)
+    for level in (0.1, 0.5, 0.9):  # alike arms' p-values are spread evenly
+        assert np.mean(np.asarray(p_values) <= level) == pytest.approx(level, abs=0.06)
+
+
+def test_many_comparisons_are_corrected_together() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+    clear = difference(31.0, 20.0, 42.0)
+    assert clear.decisive
+    assert not replace(clear, p_adjusted=0.06).decisive
+    assert replace(clear, p_adjusted=0.04).decisive
+
+
+def test_a_rate_has_an_interval_even_at_its_ends() -> None:
+    low, high = wilson_interval(0, 20)
+    assert (low, high) == pytest.approx((0.0, 0.161), abs=0.001)  # Wilson's formula by hand: z² / (n + z²)
+    assert wilson_interval(10, 20)[0] == pytest.approx(1 - wilson_interval(10, 20)[1])
+    with pytest.raises(ValueError, match="at least one"):
+        wilson_interval(0, 0)
+
+
+def test_an_effect_is_measured_in_standard_deviations() -> None:
+    assert difference(20.0, 10.0, 30.0).effect == 0.5
+    assert Difference("a", "b", 0.0, (0.0, 0.0), 1.0, 0.0, 30).effect is None
 
 
 def test_detectable_difference_has_the_power_it_states() -> None:
