@@ -6,6 +6,7 @@ Knows nothing of rows and of how the LoRA is trained.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 
 from data.errors import BaseModelMismatch, InvalidModel, RecipeInvalid
 from finetune.kernels import low_rank_linear
-from finetune.recipe import Recipe
+from finetune.recipe import Recipe, nearest_names
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 _NAME = "default"
@@ -42,6 +43,7 @@ def attach(model: Any, recipe: Recipe) -> Any:
         InvalidModel: the former adapter's files cannot be read.
         BaseModelMismatch: the former adapter does not fit this model.
     """
+    _check_targets(model, recipe.target_modules)
     config = LoraConfig(
         r=recipe.r,
         lora_alpha=recipe.lora_alpha,
@@ -123,6 +125,21 @@ def save(adapted: Any, folder: Path, base_model: str) -> None:
         config.base_model_name_or_path = None
     # peft adds a model card of placeholders.
     (folder / "README.md").unlink(missing_ok=True)
+
+
+def _check_targets(model: Any, wanted: Sequence[str]) -> None:
+    """Refuse target layers that the model lacks: peft says so only where it finds none of them at all."""
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    missing = [target for target in wanted if not any(f".{name}".endswith(f".{target}") for name in linear)]
+    if missing:
+        # The output layer is none: in most models it shares its weights with the embedding.
+        known = sorted({name.rpartition(".")[2] for name in linear if ".layers." in f".{name}"})
+        raise RecipeInvalid(
+            "The LoRA does not fit the model: it lacks layers named in target_modules",
+            got=", ".join(missing),
+            wanted=", ".join(known),
+            hint=nearest_names(missing, known),
+        )
 
 
 def _adapt(model: Any, config: Any) -> Any:

@@ -7,8 +7,11 @@ adapter but opens neither; it knows nothing of rows, tokenizers or devices.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
+import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -109,7 +112,12 @@ class Recipe:
         fields = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - set(fields))
         if unknown:
-            raise RecipeInvalid("Unknown recipe field", got=", ".join(unknown), wanted=", ".join(fields))
+            raise RecipeInvalid(
+                "Unknown recipe field",
+                got=", ".join(unknown),
+                wanted=", ".join(fields),
+                hint=nearest_names(unknown, fields),
+            )
         return cls(**{name: _typed(name, value, fields[name].default) for name, value in values.items()})
 
     @classmethod
@@ -138,6 +146,21 @@ class Recipe:
             f"{name} = {json.dumps(v, ensure_ascii=False)}" for name, v in self.to_mapping().items() if v is not None
         ]
         Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def nearest_names(unknown: Iterable[str], known: Iterable[str]) -> str:
+    """Return "Did you mean r for rank?" for every unknown name that has a near one, "" where none has."""
+    by_folded = {name.replace("_", "").lower(): name for name in known}
+    found = []
+    for name in unknown:
+        # Written "LoRA-alpha" or "batch_size", a name is still near the right one.
+        folded = re.sub(r"[\W_]", "", name).lower()
+        inside = [
+            other for other in by_folded if min(len(folded), len(other)) > 3 and (folded in other or other in folded)
+        ]
+        near = difflib.get_close_matches(folded, by_folded, n=1, cutoff=0.6) or sorted(inside, key=len)
+        found += [f"{by_folded[near[0]]} for {name}"] if near else []
+    return f"Did you mean {', '.join(found)}?" if found else ""
 
 
 def _typed(name: str, value: Any, default: Any) -> Any:

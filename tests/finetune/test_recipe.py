@@ -56,6 +56,25 @@ def test_an_unknown_field_is_refused_with_the_known_ones() -> None:
     assert "lora_alpha" in caught.value.wanted
 
 
+@pytest.mark.parametrize(
+    ("unknown", "near"),
+    [
+        ("lora_aplha", "lora_alpha"), ("LoRA-alpha", "lora_alpha"), ("batch_size", "per_device_train_batch_size"),
+        ("learning_rates", "learning_rate"), ("epochs", "num_train_epochs"), ("target_module", "target_modules"),
+    ],
+)  # fmt: skip
+def test_an_unknown_field_is_answered_with_the_nearest_one(unknown: str, near: str) -> None:
+    with pytest.raises(RecipeInvalid) as caught:
+        Recipe.from_mapping({unknown: 8})
+    assert caught.value.hint == f"Did you mean {near} for {unknown}?"
+
+
+def test_a_field_like_no_other_gets_no_hint() -> None:
+    with pytest.raises(RecipeInvalid) as caught:
+        Recipe.from_mapping({"colour": 8})
+    assert caught.value.hint == ""
+
+
 def test_nan_is_no_learning_rate(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text("learning_rate = nan\n")

@@ -300,8 +300,13 @@ def test_nothing_to_train_on_is_refused_with_the_reasons(tiny: Path, tmp_path: P
 
 
 def test_layers_that_the_model_lacks_are_refused(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeInvalid, match="LoRA"):
-        train(replace(QUICK, target_modules=("wq",)), rows_for(tiny), named(tiny), tmp_path, ignore)
+    """Also where others exist: peft would train those and say nothing."""
+    for targets in (("wq",), ("q_proj", "v_prog")):
+        with pytest.raises(RecipeInvalid, match="LoRA") as caught:
+            train(replace(QUICK, target_modules=targets), rows_for(tiny), named(tiny), tmp_path, ignore)
+        assert caught.value.got == targets[-1]
+        assert set(caught.value.wanted.split(", ")) == set(QUICK.target_modules)
+    assert caught.value.hint == "Did you mean v_proj for v_prog?"
 
 
 def test_four_bits_are_refused_on_the_cpu(tiny: Path) -> None:
