@@ -129,11 +129,11 @@ def _recipe(workspace: Workspace, values: dict[str, Any]) -> tuple[Recipe, str |
 
     require_weights(workspace.model)
     recipe = Recipe.from_mapping({"base_model": workspace.model.name, **values})
-    if recipe.use_rslora or recipe.use_dora:
+    if recipe.use_dora:
         raise RecipeInvalid(
-            "A GGUF adapter holds neither rsLoRA's scale nor DoRA's magnitudes",
-            got="use_rslora" if recipe.use_rslora else "use_dora",
-            wanted="a plain LoRA",
+            "A GGUF adapter has no place for DoRA's magnitudes",
+            got="use_dora",
+            wanted="a LoRA, or an rsLoRA (use_rslora = true)",
             hint="Leave it out of the recipe.",
         )
     if recipe.base_model != workspace.model.name:
@@ -147,7 +147,10 @@ def _recipe(workspace: Workspace, values: dict[str, Any]) -> tuple[Recipe, str |
     start = recipe.init_adapter
     if "init_adapter" not in values and READER in starters:
         reader = find_adapter(workspace.store, READER).recipe
-        same = all(reader[name] == recipe.to_mapping()[name] for name in ("r", "lora_alpha", "target_modules"))
+        wanted = recipe.to_mapping()
+        same = not recipe.use_rslora and all(
+            reader[name] == wanted[name] for name in ("r", "lora_alpha", "target_modules")
+        )
         start = READER if same else None
         if same and "learning_rate" not in values:
             recipe = replace(recipe, learning_rate=CONTINUED_LEARNING_RATE)
