@@ -5,6 +5,7 @@ RagtuneError
 │   ├── QuestionInvalid             422
 │   ├── UnknownMode                 422
 │   ├── RecipeInvalid               422
+│   ├── TrainingDiverged            422
 │   └── BodyTooLarge                413
 ├── NotFound                        404
 │   ├── UnknownCollection  UnknownDocument  UnknownAdapter  UnknownModel
@@ -36,6 +37,7 @@ RagtuneError
     ├── StateNotWritable            503
     ├── StorageCorrupt              503
     ├── InsufficientStorage         507
+    ├── InsufficientMemory          503
     └── PortTaken                   503
 
 An error names what was wrong (``detail``), the offending value (``got``), what would have been
@@ -93,6 +95,10 @@ class UnknownMode(InvalidRequest):
 
 class RecipeInvalid(InvalidRequest):
     """A training recipe with an unknown key or an impossible value."""
+
+
+class TrainingDiverged(InvalidRequest):
+    """A training whose loss became infinite or no number, by its recipe or its pairs."""
 
 
 class BodyTooLarge(InvalidRequest):
@@ -335,7 +341,7 @@ class InsufficientStorage(StateError):
 
 
 class InsufficientMemory(StateError):
-    """A model that does not fit into memory."""
+    """A model, or its training, that does not fit into memory."""
 
 
 class PortTaken(StateError):

@@ -1,11 +1,13 @@
 """Write a LoRA as a GGUF adapter that llama.cpp applies to the GGUF of its base model.
 
-An adapter that llama.cpp would apply wrongly without a word (rsLoRA's scale, DoRA's magnitudes, trained
-biases or embeddings) is refused. Knows nothing of how it was trained.
+llama.cpp scales a LoRA by alpha / r: rsLoRA's alpha / sqrt(r) is written as an alpha that gives the same factor. An
+adapter that llama.cpp would apply wrongly without a word (DoRA's magnitudes, PiSSA's changed base, trained biases or
+embeddings) is refused. Knows nothing of how it was trained.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from functools import partial
 from pathlib import Path
@@ -31,6 +33,24 @@ from finetune.gguf_tensors import (
 from finetune.vocabulary import load_json
 
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+_UNKNOWN_TO_GGUF = (
+    "use_dora",
+    "modules_to_save",
+    "alpha_pattern",
+    "fan_in_fan_out",
+    "lora_bias",
+    "use_qalora",
+    "use_bdlora",
+    "alora_invocation_tokens",
+    "trainable_token_indices",
+    "layer_replication",
+    "arrow_config",
+)
+"""Settings of peft's LoraConfig under which the model does not compute W + alpha / r * B @ A everywhere."""
+_CHANGES_THE_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
+"""Values of peft's init_lora_weights under which an unconverted adapter belongs to a base with other weights."""
+_PLAIN = "Train a LoRA or rsLoRA: no DoRA, trained biases or extra modules."
+_CONVERT = "Save it as an ordinary LoRA: peft's save_pretrained with path_initial_model_for_weight_conversion."
 
 Pairs = dict[str, dict[str, NDArray[Any]]]
 """GGUF tensor -> {"A": (r, in), "B": (out, r)}."""
@@ -61,20 +81,21 @@ def lora_to_gguf(adapter_dir: Path | str, base_gguf: Path | str, out: Path | str
             "Adapters of this model family cannot be exported", got=base.architecture, wanted=", ".join(FAMILIES)
         )
     pairs = _read_pairs(adapter_dir / "adapter_model.safetensors")
+    alpha = _alpha(config)
     tensors: list[LazyTensor] = []
     n_head, n_head_kv = base.attention_heads()
     for name, pair in pairs.items():
         _check_fit(name, pair, base)
         heads = heads_to_permute(base.architecture, name, n_head, n_head_kv)
         # The update is B @ A: reordering the rows of B reorders the rows of the update.
-        rows = permute_rows(pair["B"], heads) if heads else pair["B"]
+        rows = (permute_rows(pair["B"], heads) if heads else pair["B"]) * _rank_factor(config, pair)
         for side, values in (("lora_a", pair["A"]), ("lora_b", rows)):
             tensors.append(LazyTensor(f"{name}.weight.{side}", values.shape, partial(np.asarray, values)))
     metadata: dict[str, Value] = {
         "general.type": "adapter",
         "adapter.type": "lora",
         # llama.cpp scales by alpha / rank, the rank being that of each tensor, as peft does.
-        "adapter.lora.alpha": float(config["lora_alpha"]),
+        "adapter.lora.alpha": alpha,
     }
     write_gguf(out, base.architecture, metadata, tensors, dtype, file_type=False)
     return out
@@ -82,24 +103,39 @@ def lora_to_gguf(adapter_dir: Path | str, base_gguf: Path | str, out: Path | str
 
 def _refuse_what_gguf_cannot_say(config: dict[str, Any]) -> None:
     kind = str(config.get("peft_type", "LORA")).upper()
+    initial = config.get("init_lora_weights")
     refused = {
         "peft_type": kind if kind != "LORA" else None,
         "bias": config.get("bias") if config.get("bias", "none") != "none" else None,
-        **{
-            setting: config.get(setting)
-            for setting in ("use_rslora", "use_dora", "modules_to_save", "alpha_pattern", "fan_in_fan_out", "lora_bias")
-        },
+        "init_lora_weights": initial if str(initial).lower().startswith(_CHANGES_THE_BASE) else None,
+        **{setting: config.get(setting) for setting in _UNKNOWN_TO_GGUF},
     }
     found = {setting: value for setting, value in refused.items() if value}
     if found:
         raise InvalidModel(
             "The adapter uses what a GGUF adapter cannot express",
             got=", ".join(f"{setting} = {value}" for setting, value in found.items()),
-            wanted="plain LoRA on linear layers",
-            hint="Train a plain LoRA: no rsLoRA, DoRA, trained biases or extra modules.",
+            wanted="LoRA or rsLoRA on linear layers",
+            hint=_CONVERT if list(found) == ["init_lora_weights"] else _PLAIN,
         )
-    if not isinstance(config.get("lora_alpha"), int | float):
-        raise InvalidModel("adapter_config.json lacks a number", got=config.get("lora_alpha"), wanted="lora_alpha")
+    for setting in ("lora_alpha", "r") if config.get("use_rslora") else ("lora_alpha",):
+        if isinstance(config.get(setting), bool) or not isinstance(config.get(setting), int | float):
+            raise InvalidModel("adapter_config.json lacks a number", got=config.get(setting), wanted=setting)
+
+
+def _alpha(config: dict[str, Any]) -> float:
+    """Return the alpha with which alpha / r is the factor that peft applies at rank ``r``.
+
+    rsLoRA's factor is lora_alpha / sqrt(r) (Kalajdzievski, 2023, arXiv:2312.03732), which is lora_alpha * sqrt(r) / r.
+    """
+    alpha = float(config["lora_alpha"])
+    return alpha * math.sqrt(config["r"]) if config.get("use_rslora") else alpha
+
+
+def _rank_factor(config: dict[str, Any], pair: dict[str, NDArray[Any]]) -> np.float32:
+    """Return what B is multiplied by where rsLoRA and a rank of its own meet: one alpha cannot say all ranks' roots."""
+    rank = pair["A"].shape[0]
+    return np.float32(math.sqrt(rank / config["r"]) if config.get("use_rslora") else 1)
 
 
 def _read_pairs(path: Path) -> Pairs:
@@ -116,7 +152,7 @@ def _read_pairs(path: Path) -> Pairs:
                 "The adapter changes a tensor that a GGUF adapter cannot",
                 got=key,
                 wanted="lora_A and lora_B of attention and feed-forward projections",
-                hint="Train a plain LoRA: no rsLoRA, DoRA, trained biases or extra modules.",
+                hint=_PLAIN,
             )
         pairs.setdefault(name, {})[found["side"]] = values.astype(np.float32)
     if not pairs:

@@ -7,8 +7,11 @@ adapter but opens neither; it knows nothing of rows, tokenizers or devices.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
+import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -30,7 +33,11 @@ class Recipe:
         base_model: name, path or hub id of the model to adapt.
         r: rank; the update is scaled by ``lora_alpha / r`` (``/ sqrt(r)`` with ``use_rslora``).
         lora_dropout: probability, 0 to below 1. Above 0 the slower stock LoRA layer runs.
+        init_lora_weights: ``true`` starts at zero, ``"pissa"`` from the largest singular values of the base's weights
+            (Meng et al., 2024, arXiv:2404.02948); the adapter is saved as an ordinary LoRA of twice the rank.
         learning_rate: peak, after ``warmup_steps`` optimizer steps.
+        loraplus_lr_ratio: B learns so many times as fast as A (LoRA+: Hayou et al., 2024, arXiv:2402.12354); 1 is
+            ordinary LoRA.
         num_train_epochs: passes over the rows; may be a fraction.
         max_steps: optimizer steps, overriding the epochs; -1 leaves them in charge.
         per_device_train_batch_size: rows in one forward pass.
@@ -42,7 +49,13 @@ class Recipe:
             well on servers that know no other (Ma et al., 2025, Block-Attention, found that nothing is lost).
         init_adapter: folder of an adapter to continue from; None starts at zero.
         qlora: load the base in 4 bits (CUDA only).
+        gradient_checkpointing: compute each layer again in the backward pass: about a third more time, far less memory.
         save_steps: optimizer steps between checkpoints.
+        eval_share: share of the pairs, by whole documents, that is kept out of training to measure the loss on.
+        eval_steps: optimizer steps between measurements of that loss.
+        early_stopping_patience: measurements without a new best after which to stop and take the best adapter.
+            0, the default, never stops: over one epoch no row is seen twice, and with little held out the loss
+            moves by chance more than a run of a few hundred steps overfits.
     """
 
     base_model: str = "starter"
@@ -52,7 +65,9 @@ class Recipe:
     target_modules: tuple[str, ...] = LINEAR_LAYERS
     use_rslora: bool = False
     use_dora: bool = False
+    init_lora_weights: bool | str = True
     learning_rate: float = 3e-4
+    loraplus_lr_ratio: float = 1.0
     num_train_epochs: float = 1.0
     max_steps: int = -1
     per_device_train_batch_size: int = 1
@@ -68,7 +83,11 @@ class Recipe:
     full_share: float = 0.33
     init_adapter: str | None = None
     qlora: bool = False
+    gradient_checkpointing: bool = False
     save_steps: int = 50
+    eval_share: float = 0.1
+    eval_steps: int = 50
+    early_stopping_patience: int = 0
 
     def __post_init__(self) -> None:
         """Refuse impossible values.
@@ -79,7 +98,7 @@ class Recipe:
         object.__setattr__(self, "target_modules", tuple(self.target_modules))
         for name in ("r", "lora_alpha", "per_device_train_batch_size", "gradient_accumulation_steps"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("max_branches", "save_steps"):
+        for name in ("max_branches", "save_steps", "eval_steps"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         self._require("max_length", self.max_length >= 16, "at least 16 tokens")
         self._require("lora_dropout", 0 <= self.lora_dropout < 1, "0 to below 1")
@@ -87,13 +106,28 @@ class Recipe:
         self._require("learning_rate", 0 < self.learning_rate <= 1, "above 0, at most 1")
         self._require("num_train_epochs", self.num_train_epochs > 0, "above 0")
         self._require("max_steps", self.max_steps == -1 or self.max_steps >= 1, "-1, or at least 1")
-        for name in ("warmup_steps", "weight_decay", "max_grad_norm", "seed"):
+        for name in ("warmup_steps", "weight_decay", "max_grad_norm", "seed", "early_stopping_patience"):
             self._require(name, getattr(self, name) >= 0, "at least 0")
+        self._require("loraplus_lr_ratio", 1 <= self.loraplus_lr_ratio <= 1000, "1 to 1000")
+        self._require("eval_share", 0 <= self.eval_share <= 0.5, "0 to 0.5")
+        self._check_initial_weights()
         self._require("target_modules", bool(self.target_modules), "at least one layer name")
         self._require("attention", self.attention in get_args(Attention), " or ".join(get_args(Attention)))
         self._require(
             "lr_scheduler_type", self.lr_scheduler_type in get_args(Schedule), " or ".join(get_args(Schedule))
         )
+
+    def _check_initial_weights(self) -> None:
+        self._require("init_lora_weights", self.init_lora_weights in {True, "pissa"}, 'true or "pissa"')
+        if self.init_lora_weights != "pissa":
+            return
+        for name in ("use_dora", "qlora", "init_adapter"):
+            if getattr(self, name):
+                raise RecipeInvalid(
+                    f"PiSSA and {name} exclude each other: it starts from the base's own unquantized weights",
+                    got=f'init_lora_weights = "pissa" and {name}',
+                    wanted="one of them",
+                )
 
     def _require(self, name: str, holds: bool, wanted: str) -> None:
         if not holds:
@@ -109,7 +143,12 @@ class Recipe:
         fields = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - set(fields))
         if unknown:
-            raise RecipeInvalid("Unknown recipe field", got=", ".join(unknown), wanted=", ".join(fields))
+            raise RecipeInvalid(
+                "Unknown recipe field",
+                got=", ".join(unknown),
+                wanted=", ".join(fields),
+                hint=nearest_names(unknown, fields),
+            )
         return cls(**{name: _typed(name, value, fields[name].default) for name, value in values.items()})
 
     @classmethod
@@ -140,9 +179,26 @@ class Recipe:
         Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def nearest_names(unknown: Iterable[str], known: Iterable[str]) -> str:
+    """Return "Did you mean r for rank?" for every unknown name that has a near one, "" where none has."""
+    by_folded = {name.replace("_", "").lower(): name for name in known}
+    found = []
+    for name in unknown:
+        # Written "LoRA-alpha" or "batch_size", a name is still near the right one.
+        folded = re.sub(r"[\W_]", "", name).lower()
+        inside = [
+            other for other in by_folded if min(len(folded), len(other)) > 3 and (folded in other or other in folded)
+        ]
+        near = difflib.get_close_matches(folded, by_folded, n=1, cutoff=0.6) or sorted(inside, key=len)
+        found += [f"{by_folded[near[0]]} for {name}"] if near else []
+    return f"Did you mean {', '.join(found)}?" if found else ""
+
+
 def _typed(name: str, value: Any, default: Any) -> Any:
     if name == "init_adapter":
         fits = value is None or isinstance(value, str)
+    elif name == "init_lora_weights":
+        fits = isinstance(value, bool | str)
     elif isinstance(default, bool) or isinstance(value, bool):
         fits = isinstance(default, bool) and isinstance(value, bool)
     elif isinstance(default, float):

@@ -191,17 +191,6 @@ def end_of_turn(tokenizer: Tokenizer, template: str) -> int:
     return ids[0]
 
 
-def inspect(row: Row, tokenizer: Tokenizer) -> str:
-    """Show what a row trains: the context, then each branch with its trained text in «guillemets»."""
-    lines = [f"context ({len(row.context_ids)} tokens): {tokenizer.decode(row.context_ids)}"]
-    for number, branch in enumerate(row.branches, 1):
-        tail, trained = tokenizer.decode(branch.tail_ids), tokenizer.decode(branch.completion_ids)
-        lines.append(
-            f"branch {number} ({len(branch.completion_ids)} trained of {len(branch)} tokens): {tail}«{trained}»"
-        )
-    return "\n".join(lines)
-
-
 def _opening(messages: tuple[Message, ...]) -> object:
     parts = messages[-1].parts
     last = parts[:-1] if len(parts) > 1 else parts

@@ -29,6 +29,12 @@ def train(
     ] = None,
     collection: Collection = "default",
     promote: Annotated[bool, typer.Option("--promote", help="Serve it if it passes the gate.")] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Train nothing: measure how long it takes and how much memory it needs.")
+    ] = False,
+    inspect: Annotated[
+        int | None, typer.Option(help="Train nothing: print the row of this number, what is trained in «guillemets».")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train an adapter on the accepted pairs, export it to GGUF and compare the two. Resumes."""
@@ -41,6 +47,12 @@ def train(
         Recipe.load(recipe)
         values = tomllib.loads(recipe.read_text(encoding="utf-8"))
     inputs = {"name": name, "collection": collection, "recipe": values, "promote": promote}
+    if estimate or inspect is not None:
+        from service.commands.training import show_before
+
+        with session(ctx).workspace() as workspace:
+            show_before(workspace, inputs, inspect, as_json)
+        return
     with session(ctx).workspace(mutates=True) as workspace:
         outputs = run_here(workspace, "train", inputs)
     if as_json:
@@ -54,10 +66,12 @@ def trained_text(outputs: dict[str, Any]) -> str:
     metrics, parity = outputs.get("metrics", {}), outputs.get("parity") or {}
     agreement = parity.get("greedy_agreement")
     losses = [metrics[name] for name in ("loss_first", "loss_last") if name in metrics]
+    held_out = [metrics[name] for name in ("eval_loss_first", "eval_loss_last") if name in metrics]
     parts = [
         f"{outputs['name']}@{outputs['version']} is {outputs.get('stage', 'candidate')}",
         f"{outputs['branches']} examples in {outputs['rows']} rows" if "rows" in outputs else "",
         f"loss {' → '.join(f'{loss:.3f}' for loss in losses)}" if losses else "",
+        f"held out {' → '.join(f'{loss:.3f}' for loss in held_out)}" if held_out else "",
         f"the GGUF chooses the same token in {100 * agreement:.1f} %" if agreement is not None else "",
     ]
     return ", ".join(filter(None, parts))

@@ -67,8 +67,11 @@ def test_the_adapter_names_alpha_and_the_updates(tmp_path: Path, architecture: s
 @pytest.mark.parametrize(
     "settings",
     [
-        {"use_rslora": True},
         {"use_dora": True},
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": "olora"},
+        {"alora_invocation_tokens": [1, 2]},
+        {"r": None, "use_rslora": True},
         {"modules_to_save": ["lm_head"]},
         {"bias": "lora_only"},
         {"alpha_pattern": {"q_proj": 4}},
@@ -82,6 +85,17 @@ def test_what_gguf_cannot_express_is_refused(tmp_path: Path, settings: dict[str,
     with pytest.raises(InvalidModel, match=next(iter(settings))):
         lora_to_gguf(write_adapter(tmp_path / "a", **settings), base, tmp_path / "adapter.gguf")
     assert not (tmp_path / "adapter.gguf").exists()
+
+
+def test_the_scale_of_rslora_is_folded_into_alpha(tmp_path: Path) -> None:
+    """The factor is alpha / rank where GGUF is read, lora_alpha / sqrt(rank) where rsLoRA was trained."""
+    base = write_base(tmp_path / "base.gguf")
+    folder = write_adapter(tmp_path / "a", use_rslora=True)
+    adapter = GgufFile(lora_to_gguf(folder, base, tmp_path / "adapter.gguf"))
+    assert adapter.value("adapter.lora.alpha") / R == pytest.approx(12 / R**0.5)
+    plain = GgufFile(lora_to_gguf(write_adapter(tmp_path / "b"), base, tmp_path / "plain.gguf"))
+    for name in plain.shapes:
+        np.testing.assert_array_equal(adapter.tensor(name), plain.tensor(name))
 
 
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
@@ -123,8 +137,9 @@ def test_unknown_families_tensors_and_halves_are_refused(tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
+@pytest.mark.parametrize("use_rslora", [False, True], ids=["lora", "rslora"])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
-def test_llama_cpp_computes_what_peft_computes(tmp_path: Path, family: str) -> None:
+def test_llama_cpp_computes_what_peft_computes(tmp_path: Path, family: str, use_rslora: bool) -> None:
     from finetune.convert import hf_to_gguf
     from tests.finetune.served import llama
     from tests.finetune.tiny import hf_logits, save_adapter, save_model
@@ -132,7 +147,7 @@ def test_llama_cpp_computes_what_peft_computes(tmp_path: Path, family: str) -> N
     folder = save_model(tmp_path / "model", family)
     base = hf_to_gguf(folder, tmp_path / "base.gguf", "f32")
     # Ranks may differ by layer: llama.cpp, like peft, divides alpha by the rank of each tensor.
-    trained = save_adapter(tmp_path / "adapter", folder, rank_pattern={"k_proj": 2})
+    trained = save_adapter(tmp_path / "adapter", folder, rank_pattern={"k_proj": 2}, use_rslora=use_rslora)
     adapter = lora_to_gguf(trained, base, tmp_path / "adapter.gguf")
     ids = np.random.default_rng(0).integers(0, 700, 100).tolist()
     with_adapter, without = hf_logits(folder, ids, trained), hf_logits(folder, ids)

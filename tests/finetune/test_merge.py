@@ -60,13 +60,17 @@ def test_a_model_is_no_adapter(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_llama_cpp_computes_the_same_logits(tmp_path: Path, family: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [("llama", {}), ("qwen2", {}), ("llama", {"use_rslora": True, "rank_pattern": {"v_proj": 2}})],
+    ids=["llama", "qwen2", "rslora"],
+)
+def test_llama_cpp_computes_the_same_logits(tmp_path: Path, family: str, settings: dict) -> None:
     from tests.finetune.served import Llama
 
     folder = tiny.save_model(tmp_path / "model", family)
     base = hf_to_gguf(folder, tmp_path / "base.gguf", "f32")
-    adapter = lora_to_gguf(tiny.save_adapter(tmp_path / "lora", folder), base, tmp_path / "adapter.gguf")
+    adapter = lora_to_gguf(tiny.save_adapter(tmp_path / "lora", folder, **settings), base, tmp_path / "adapter.gguf")
     merged = merge_to_gguf(adapter, base, tmp_path / "merged.gguf", "f32")
     ids = [5, 90, 17, 200, 41]
     together = Llama(base, adapter).logits(ids)

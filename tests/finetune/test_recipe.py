@@ -24,6 +24,16 @@ def test_a_saved_recipe_loads_equal(tmp_path: Path) -> None:
     assert Recipe.load(tmp_path / "recipe.toml") == recipe
 
 
+def test_every_field_survives_its_file(tmp_path: Path) -> None:
+    recipe = Recipe(
+        init_lora_weights="pissa", loraplus_lr_ratio=8.0, gradient_checkpointing=True, eval_share=0.2, eval_steps=7,
+        early_stopping_patience=3,
+    )  # fmt: skip
+    recipe.save(tmp_path / "recipe.toml")
+    assert Recipe.load(tmp_path / "recipe.toml") == recipe
+    assert Recipe.from_mapping(Recipe().to_mapping()) == Recipe()
+
+
 def test_fields_left_out_of_the_file_keep_their_defaults(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text('r = 16\ntarget_modules = ["q_proj"]\nnum_train_epochs = 2\n')
@@ -39,7 +49,9 @@ def test_fields_left_out_of_the_file_keep_their_defaults(tmp_path: Path) -> None
         ("gradient_accumulation_steps", 0), ("max_length", 3), ("max_branches", 0), ("warmup_steps", -1),
         ("weight_decay", -0.1), ("max_grad_norm", -1.0), ("seed", -1), ("save_steps", 0), ("target_modules", []),
         ("target_modules", "q_proj"), ("attention", "sparse"), ("lr_scheduler_type", "zigzag"), ("qlora", 1),
-        ("init_adapter", 3), ("base_model", 1),
+        ("init_adapter", 3), ("base_model", 1), ("init_lora_weights", "gaussian"), ("init_lora_weights", False),
+        ("init_lora_weights", 2), ("loraplus_lr_ratio", 0.5), ("gradient_checkpointing", 1), ("eval_share", 0.9),
+        ("eval_steps", 0), ("early_stopping_patience", -1),
     ],
 )  # fmt: skip
 def test_an_impossible_value_is_refused_and_named(field: str, value: Any) -> None:
@@ -54,6 +66,25 @@ def test_an_unknown_field_is_refused_with_the_known_ones() -> None:
         Recipe.from_mapping({"rank": 8})
     assert caught.value.got == "rank"
     assert "lora_alpha" in caught.value.wanted
+
+
+@pytest.mark.parametrize(
+    ("unknown", "near"),
+    [
+        ("lora_aplha", "lora_alpha"), ("LoRA-alpha", "lora_alpha"), ("batch_size", "per_device_train_batch_size"),
+        ("learning_rates", "learning_rate"), ("epochs", "num_train_epochs"), ("target_module", "target_modules"),
+    ],
+)  # fmt: skip
+def test_an_unknown_field_is_answered_with_the_nearest_one(unknown: str, near: str) -> None:
+    with pytest.raises(RecipeInvalid) as caught:
+        Recipe.from_mapping({unknown: 8})
+    assert caught.value.hint == f"Did you mean {near} for {unknown}?"
+
+
+def test_a_field_like_no_other_gets_no_hint() -> None:
+    with pytest.raises(RecipeInvalid) as caught:
+        Recipe.from_mapping({"colour": 8})
+    assert caught.value.hint == ""
 
 
 def test_nan_is_no_learning_rate(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from data.errors import InvalidModel, InvalidRequest
 from data.prompt import ABSTENTION, answer_messages, pair_messages, passage_labels, render
 from data.records import Chunk, Message, Passage
-from finetune.rows import Example, Row, answer_example, build_rows, end_of_turn, inspect
+from finetune.rows import Example, Row, answer_example, build_rows, end_of_turn
 from tests.finetune.tiny import TEMPLATE, train_tokenizer
 
 
@@ -79,10 +79,6 @@ def test_only_completions_and_their_end_are_trained() -> None:
     row = build_rows(questions(2), BACKEND, TEMPLATE).rows[0]
     trained = [BACKEND.decode(branch.completion_ids) for branch in row.branches]
     assert trained == [f"answer {i} [{LABELS[0]}]<|im_end|>" for i in range(2)]
-    shown = inspect(row, BACKEND)
-    assert f"«answer 1 [{LABELS[0]}]<|im_end|>»" in shown
-    assert shown.count("«") == 2
-    assert "Roses" not in shown[shown.index("branch 1") :]
     assert row.trained_tokens == sum(len(branch.completion_ids) for branch in row.branches)
 
 

@@ -15,43 +15,21 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
 from data.errors import BaseModelMismatch, InvalidModel, JobCancelled, NoAcceptedPairs, RecipeInvalid
-from data.records import Chunk, Model, Passage, Progress
+from data.records import Model, Progress
 from finetune import lora
 from finetune.collate import Collator
 from finetune.kernels import TREE_ATTENTION, speed_up_norms
 from finetune.recipe import Attention, Recipe
-from finetune.rows import Example, Row, RowSet, answer_example, build_rows
-from finetune.train import read_log, train, trained_logits
-from finetune.weights import load_model, load_tokenizer
+from finetune.rows import Row, RowSet
+from finetune.train import train
+from finetune.train_log import read_log
+from finetune.trainer import trained_logits
+from finetune.weights import load_model
+from tests.finetune.houses import QUICK, ignore, named, rows_for
 from tests.finetune.tiny import save_model
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
-FACTS = [("Anna", "red"), ("Ben", "blue"), ("Cleo", "green"), ("Dan", "grey"), ("Eve", "pink"), ("Fay", "brown")]
-
-
-def examples(group_size: int = 2) -> list[Example]:
-    found = []
-    for start in range(0, len(FACTS), group_size):
-        group = FACTS[start : start + group_size]
-        texts = [f"The house of {name} is {colour}." for name, colour in group]
-        passages = [Passage(Chunk(t, "d", t, 0, len(t), "Houses"), 1.0, i, "dense") for i, t in enumerate(texts, 1)]
-        for number, (name, colour) in enumerate(group, 1):
-            found.append(answer_example(f"Which colour is {name}'s house?", colour, passages, number))
-    return found
-
-
-def rows_for(folder: Path | str, group_size: int = 2) -> RowSet:
-    tokenizer = load_tokenizer(folder)
-    return build_rows(examples(group_size), tokenizer, tokenizer.template)
-
-
-def named(folder: Path | str) -> Model:
-    return Model("tiny", str(folder), "", str(folder), "sha", "llama")
-
-
-def ignore(_progress: Progress) -> None:
-    pass
 
 
 @pytest.fixture(scope="module")
@@ -66,17 +44,6 @@ def starter() -> Model:
     assert spec.origin is not None
     gguf = str(next(Path(spec.origin).parent.glob("*.gguf")))
     return Model("starter", gguf, gguf, gguf, "sha", "llama")
-
-
-QUICK = Recipe(
-    learning_rate=1e-2,
-    num_train_epochs=4,
-    gradient_accumulation_steps=1,
-    warmup_steps=1,
-    save_steps=3,
-    r=4,
-    lora_alpha=8,
-)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
@@ -174,19 +141,37 @@ def cancel_at(step: int) -> Callable[[Progress], None]:
     return report
 
 
-def test_a_stopped_run_resumes_and_ends_like_an_undisturbed_one(tiny: Path, tmp_path: Path) -> None:
-    rows = rows_for(tiny)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"per_device_train_batch_size": 2, "num_train_epochs": 8},  # rows of like length together
+        {"init_lora_weights": "pissa", "loraplus_lr_ratio": 4.0, "learning_rate": 1e-3},
+    ],
+    ids=["one row", "two rows", "pissa"],
+)
+def test_a_stopped_run_resumes_and_ends_like_an_undisturbed_one(
+    change: dict[str, Any], tiny: Path, tmp_path: Path
+) -> None:
+    rows, recipe = RowSet((*rows_for(tiny).rows[:2], *rows_for(tiny, 1).rows[:1])), replace(QUICK, **change)
+    recipe = replace(recipe, max_steps=12)
     with pytest.raises(JobCancelled):
-        train(QUICK, rows, named(tiny), tmp_path / "stopped", cancel_at(8))
-    resumed = train(QUICK, rows, named(tiny), tmp_path / "stopped", ignore)
-    whole = train(QUICK, rows, named(tiny), tmp_path / "whole", ignore)
+        train(recipe, rows, named(tiny), tmp_path / "stopped", cancel_at(8))
+    resumed = train(recipe, rows, named(tiny), tmp_path / "stopped", ignore)
+    whole = train(recipe, rows, named(tiny), tmp_path / "whole", ignore)
     assert (resumed.metrics["resumed_from"], whole.metrics["resumed_from"]) == (6, 0)
     assert resumed.metrics["steps"] == whole.metrics["steps"] == 12
     logs = [read_log(Path(result.files["log"])) for result in (resumed, whole)]
     assert [line["step"] for line in logs[0]] == [line["step"] for line in logs[1]]
     assert [line["loss"] for line in logs[0]] == pytest.approx([line["loss"] for line in logs[1]], rel=1e-3)
-    ours, theirs = (load_file(result.files["adapter"]) for result in (resumed, whole))
-    assert all(torch.allclose(ours[name].float(), theirs[name].float(), atol=1e-3) for name in theirs)
+    ours, theirs = (updates(Path(result.files["adapter"])) for result in (resumed, whole))
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-3) for name in theirs)
+
+
+def updates(adapter: Path) -> dict[str, torch.Tensor]:
+    """B @ A of each layer: the factors alone may have their signs changed together."""
+    tensors = {name: tensor.float() for name, tensor in load_file(adapter).items()}
+    return {name: tensors[name.replace("lora_A", "lora_B")] @ a for name, a in tensors.items() if "lora_A" in name}
 
 
 def test_a_stop_loses_no_more_than_a_moment_where_checkpoints_are_many_steps_apart(
@@ -201,7 +186,7 @@ def test_a_stop_loses_no_more_than_a_moment_where_checkpoints_are_many_steps_apa
         if progress.stage == "train" and progress.done == 8:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("finetune.train.CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr("finetune.train_log.CHECKPOINT_EVERY_S", 0.0)
     with pytest.raises(KeyboardInterrupt):
         train(rare, rows, named(tiny), tmp_path, interrupt)
     assert seen[-1].metrics["checkpoint"] == 7, "what is kept is said as it goes"
@@ -285,7 +270,13 @@ def test_a_former_adapter_of_another_shape_or_model_is_refused(tiny: Path, tmp_p
         train(start, rows, named(tiny), tmp_path / "second", ignore)
 
 
-@pytest.mark.parametrize("change", [{"lora_dropout": 0.1}, {"use_dora": True}, {"use_rslora": True}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lora_dropout": 0.1}, {"use_dora": True}, {"use_rslora": True}, {"init_lora_weights": "pissa"},
+        {"loraplus_lr_ratio": 4.0, "learning_rate": 5e-3}, {"gradient_checkpointing": True},
+    ],
+)  # fmt: skip
 def test_the_other_kinds_of_lora_train_too(change: dict[str, Any], tiny: Path, tmp_path: Path) -> None:
     result = train(replace(QUICK, **change), rows_for(tiny), named(tiny), tmp_path, ignore)
     assert result.metrics["loss_last"] < 0.7 * result.metrics["loss_first"]
@@ -300,8 +291,13 @@ def test_nothing_to_train_on_is_refused_with_the_reasons(tiny: Path, tmp_path: P
 
 
 def test_layers_that_the_model_lacks_are_refused(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeInvalid, match="LoRA"):
-        train(replace(QUICK, target_modules=("wq",)), rows_for(tiny), named(tiny), tmp_path, ignore)
+    """Also where others exist: peft would train those and say nothing."""
+    for targets in (("wq",), ("q_proj", "v_prog")):
+        with pytest.raises(RecipeInvalid, match="LoRA") as caught:
+            train(replace(QUICK, target_modules=targets), rows_for(tiny), named(tiny), tmp_path, ignore)
+        assert caught.value.got == targets[-1]
+        assert set(caught.value.wanted.split(", ")) == set(QUICK.target_modules)
+    assert caught.value.hint == "Did you mean v_proj for v_prog?"
 
 
 def test_four_bits_are_refused_on_the_cpu(tiny: Path) -> None:

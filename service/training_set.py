@@ -1,0 +1,198 @@
+"""What a training trains on: the recipe as it will run, the accepted pairs, their rows, and those held out.
+
+Knows nothing of jobs, and nothing of what is done with the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.errors import NoAcceptedPairs, RecipeInvalid
+from data.formats import write_rows
+from data.protocols import Report
+from data.records import Progress, QAPair
+from data.splits import Split, split_by_document, without_leaks
+from service.arms import adapter_label, find_adapter
+from service.serving import require_weights
+from service.starter import READER
+from service.workspace import ADAPTER_WEIGHTS
+
+if TYPE_CHECKING:
+    from finetune.recipe import Recipe
+    from finetune.rows import Example, RowSet
+    from retrieval.examples import TrainingExample
+    from service.workspace import Workspace
+
+CONTINUED_LEARNING_RATE = 5e-5
+"""For an adapter that starts from the reader and whose recipe does not say: at 2e-4, 50 generated pairs cost the
+reader 4 F1 points on 72 human questions about other articles, at 5e-5 one (bench/RESULTS.md)."""
+HELD_OUT_FROM = 100
+"""Fewer pairs are all trained on: a tenth of them would be too few to tell a loss from chance, and missed."""
+MOST_HELD_OUT = 200
+"""Pairs held out at most: each measurement reads them all."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSet:
+    """The recipe (``init_adapter`` a folder), the label of the adapter it starts from, and what it is trained on.
+
+    ``pairs`` are those trained on, ``held_out_pairs`` those whose loss is measured only.
+    """
+
+    recipe: Recipe
+    started_from: str | None
+    pairs: tuple[QAPair, ...]
+    held_out_pairs: tuple[QAPair, ...]
+    found: tuple[TrainingExample, ...]
+    held_out_found: tuple[TrainingExample, ...]
+    examples: tuple[Example, ...]
+    rows: RowSet
+    held_out: RowSet
+
+    def write(self, folder: Path) -> None:
+        """Write train.jsonl, and eval.jsonl where pairs are held out, for people and for other trainers."""
+        from retrieval.rowfiles import row_of
+
+        write_rows(folder / "train.jsonl", [row_of(example) for example in self.found])
+        (folder / "eval.jsonl").unlink(missing_ok=True)
+        if self.held_out_found:
+            write_rows(folder / "eval.jsonl", [row_of(example) for example in self.held_out_found])
+
+
+def training_set(workspace: Workspace, inputs: dict[str, Any], report: Report) -> TrainingSet:
+    """Return what a training with these ``inputs`` (of the ``train`` job) trains on.
+
+    Raises:
+        RecipeInvalid: the recipe has an unknown field or an impossible value.
+        NoAcceptedPairs: there is nothing to train on.
+        InvalidModel: the base model is a server's, and its weights are not here.
+    """
+    from finetune.weights import load_tokenizer
+
+    collection = inputs.get("collection", "default")
+    recipe, started_from = _recipe(workspace, inputs.get("recipe") or {})
+    pairs = workspace.store.pairs.all(collection, "accepted", stale=False)
+    if not pairs:
+        raise NoAcceptedPairs(
+            "There are no accepted pairs to train on",
+            got=collection,
+            hint="Make some with: ragtune pairs generate, or import them with: ragtune pairs import",
+        )
+    report(Progress(0, len(pairs), "pairs", stage="rows"))
+    split = _split(workspace, pairs, recipe)
+    top_k = inputs.get("top_k", 4)
+    found, held = (_found(workspace, side, collection, top_k, recipe.seed) for side in (split.train, split.evaluation))
+    examples = tuple(_example(example) for example in found)
+    tokenizer = load_tokenizer(workspace.model.weights)
+    rows, held_out = (_rows(side, tokenizer, recipe) for side in (examples, [_example(example) for example in held]))
+    report(Progress(len(pairs), len(pairs), "pairs", stage="rows"))
+    return TrainingSet(
+        recipe, started_from, tuple(split.train), tuple(split.evaluation), found, held, examples, rows, held_out
+    )
+
+
+def _recipe(workspace: Workspace, values: dict[str, Any]) -> tuple[Recipe, str | None]:
+    """Return the recipe with ``init_adapter`` as a folder, and the label of the adapter it starts from.
+
+    Where the recipe says nothing, the packaged reader is the start if it fits; "" starts at zero. An adapter
+    that starts from another reads passages as that one does, unless the recipe says otherwise.
+
+    Raises:
+        InvalidModel: the base model is a server's, and its weights are not here.
+        RecipeInvalid: an impossible recipe, or one whose adapter llama.cpp could not serve.
+    """
+    from finetune.recipe import Recipe
+
+    require_weights(workspace.model)
+    recipe = Recipe.from_mapping({"base_model": workspace.model.name, **values})
+    _check_servable(recipe, workspace.model.name)
+    starters = workspace.ensure_starter_adapters()
+    start = recipe.init_adapter
+    if "init_adapter" not in values and READER in starters and _continues_reader(workspace, recipe):
+        start = READER
+        if "learning_rate" not in values:
+            recipe = replace(recipe, learning_rate=CONTINUED_LEARNING_RATE)
+    if not start:
+        return replace(recipe, init_adapter=None), None
+    if Path(start).is_dir():
+        return replace(recipe, init_adapter=start), start
+    adapter = find_adapter(workspace.store, start)
+    folder = workspace.adapter_file(adapter, ADAPTER_WEIGHTS).parent
+    attention = recipe.attention if "attention" in values else adapter.attention
+    return replace(recipe, init_adapter=str(folder), attention=attention), adapter_label(adapter)
+
+
+def _check_servable(recipe: Recipe, base_model: str) -> None:
+    if recipe.use_dora:
+        raise RecipeInvalid(
+            "A GGUF adapter has no place for DoRA's magnitudes",
+            got="use_dora",
+            wanted="a LoRA, or an rsLoRA (use_rslora = true)",
+            hint="Leave it out of the recipe.",
+        )
+    if recipe.base_model != base_model:
+        raise RecipeInvalid(
+            "The recipe is for another base model than the one served",
+            got=recipe.base_model,
+            wanted=base_model,
+            hint="Leave base_model out, or choose the model with RAGTUNE_MODEL or --model.",
+        )
+
+
+def _continues_reader(workspace: Workspace, recipe: Recipe) -> bool:
+    """Tell whether the recipe's LoRA has the reader's shape and scale, and starts from no weights of its own."""
+    if recipe.use_rslora or recipe.init_lora_weights == "pissa":
+        return False
+    reader, wanted = find_adapter(workspace.store, READER).recipe, recipe.to_mapping()
+    return all(reader[name] == wanted[name] for name in ("r", "lora_alpha", "target_modules"))
+
+
+def _split(workspace: Workspace, pairs: list[QAPair], recipe: Recipe) -> Split[QAPair]:
+    """Hold out whole documents, and of them no question that is (nearly) one of those trained on.
+
+    Nothing is held out of few pairs, and nothing where the documents are so few that twice the share would go.
+    """
+    share = min(recipe.eval_share, MOST_HELD_OUT / len(pairs))
+    if len(pairs) < HELD_OUT_FROM or not share:
+        return Split(pairs, [])
+    chunks = workspace.store.chunks.by_ids({chunk_id for pair in pairs for chunk_id in pair.chunk_ids})
+
+    def documents(pair: QAPair) -> set[str]:
+        found = {chunks[chunk_id][0].document_id for chunk_id in pair.chunk_ids if chunk_id in chunks}
+        return found or {pair.id}
+
+    split = split_by_document(pairs, documents, share, recipe.seed)
+    if len(split.evaluation) > 2 * share * len(pairs):
+        return Split(pairs, [])
+    return Split(split.train, without_leaks(split.evaluation, split.train))
+
+
+def _found(
+    workspace: Workspace, pairs: list[QAPair], collection: str, top_k: int, seed: int
+) -> tuple[TrainingExample, ...]:
+    from retrieval.examples import examples_from_pairs
+
+    return tuple(
+        examples_from_pairs(workspace.store, workspace.retriever, pairs, top_k=top_k, seed=seed, collection=collection)
+    )
+
+
+def _example(found: TrainingExample) -> Example:
+    from data.prompt import answer_messages
+    from finetune.rows import Example, answer_example
+
+    if found.answer is not None and found.gold_number is None:
+        # A style or free answer that no passage holds: trained uncited, over what was retrieved.
+        return Example(answer_messages(found.question, found.passages), found.answer)
+    return answer_example(found.question, found.answer or "", found.passages, found.gold_number)
+
+
+def _rows(examples: Sequence[Example], tokenizer: Any, recipe: Recipe) -> RowSet:
+    from finetune.rows import build_rows
+
+    return build_rows(
+        examples, tokenizer, tokenizer.template, max_length=recipe.max_length, max_branches=recipe.max_branches
+    )
