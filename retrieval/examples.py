@@ -25,7 +25,7 @@ class TrainingExample:
 
     ``answer`` is None where the model has to abstain. ``gold_number`` is the number of the passage
     to cite, counting from 1, and None where no passage is cited. ``chunk_id`` is the pair's chunk,
-    "" if it has none.
+    "" if it has none; ``pair_id`` is the pair.
     """
 
     question: str
@@ -33,6 +33,7 @@ class TrainingExample:
     passages: tuple[Passage, ...]
     gold_number: int | None
     chunk_id: str
+    pair_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,8 @@ def examples_from_pairs(
         examples += [_example(item, passages) for item in group]
         owed += len(group) * abstain_share / (1 - abstain_share)
         for foreign in _foreign(sourced, group, passages, min(int(owed), len(group)), random):
-            examples.append(TrainingExample(foreign.pair.question, None, passages, None, _gold_id(foreign)))
+            gold, pair = _gold_id(foreign), foreign.pair
+            examples.append(TrainingExample(pair.question, None, passages, None, gold, pair.id))
             owed -= 1
         if advance is not None:
             advance(len(group))
@@ -162,7 +164,7 @@ def _example(item: _Sourced, passages: tuple[Passage, ...]) -> TrainingExample:
     # A style or free answer that names no chunk is trained uncited; a span without evidence never.
     uncited = item.chunk is None and pair.kind in {"style", "free"}
     answer = pair.answer if item.answerable and (number is not None or uncited) else None
-    return TrainingExample(pair.question, answer, passages, number if answer else None, _gold_id(item))
+    return TrainingExample(pair.question, answer, passages, number if answer else None, _gold_id(item), pair.id)
 
 
 def _foreign(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from data.errors import BaseModelMismatch, InvalidRequest, ParityFailed
 from data.records import Adapter, Model
 from service.arms import adapter_label, find_adapter
+from service.lineage import check_fresh
 
 if TYPE_CHECKING:
     from data.store import Store
@@ -67,7 +68,9 @@ def check_promotable(adapter: Adapter, model: Model) -> None:
         )
 
 
-def promote(store: Store, model: Model, name: str, version: int | None = None) -> Promotion:
+def promote(
+    store: Store, model: Model, name: str, version: int | None = None, *, refuse_stale: bool = False
+) -> Promotion:
     """Make an adapter the live one of ``model``; the one before it is retired.
 
     Args:
@@ -75,16 +78,20 @@ def promote(store: Store, model: Model, name: str, version: int | None = None) -
         model: the base model served.
         name: ``name`` (its newest version, as in a comparison) or ``name@version``.
         version: instead of ``@version``.
+        refuse_stale: refuse an adapter whose documents were edited or deleted since.
 
     Raises:
         UnknownAdapter: there is none.
         InvalidRequest: ``name`` and ``version`` name two versions.
+        StaleAdapter: it is stale, and ``refuse_stale``.
         Everything ``check_promotable`` raises.
     """
     adapter = find_adapter(store, name if version is None or "@" in name else f"{name}@{version}")
     if version not in (None, adapter.version):
         raise InvalidRequest("Two versions of the adapter are named", got=f"{name} and {version}", wanted="one of them")
     check_promotable(adapter, model)
+    if refuse_stale:
+        check_fresh(store, adapter)
     before = store.adapters.live(model.sha256)
     return Promotion(store.adapters.promote(adapter.name, adapter.version), before)
 

@@ -94,7 +94,8 @@ def promote_adapter(ctx: typer.Context, name: Name, as_json: Json = False) -> No
     """Let an adapter serve; the one before it is retired."""
     with session(ctx).workspace(mutates=True) as workspace:
         workspace.ensure_starter_adapters()
-        done = promotion.promote(workspace.store, workspace.model, name)
+        refuse = workspace.settings.refuse_stale_adapters
+        done = promotion.promote(workspace.store, workspace.model, name, refuse_stale=refuse)
         stale = is_stale(workspace.store, done.live)
     _tell(done, stale, as_json)
 

@@ -116,7 +116,9 @@ def import_files(
 def promote_adapter(name: str, workspace: WorkspaceDep, body: PromoteBody | None = None) -> dict[str, Any]:
     """Make an adapter the live one; the one before it is retired."""
     version = body.version if body is not None else None
-    return _promotion(workspace, promotion.promote(workspace.store, workspace.model, name, version))
+    refuse = workspace.settings.refuse_stale_adapters
+    done = promotion.promote(workspace.store, workspace.model, name, version, refuse_stale=refuse)
+    return _promotion(workspace, done)
 
 
 @router.delete("/{name}")

@@ -19,6 +19,7 @@ from data.protocols import Report
 from data.records import Adapter, Progress, QAPair, content_id
 from data.state import check_name, sha256_file, write_atomic
 from service.arms import adapter_label, find_adapter
+from service.lineage import trained_rows
 from service.parity import measure_parity
 from service.promotion import promote
 from service.serving import require_weights
@@ -27,6 +28,7 @@ from service.views import adapter_view
 from service.workspace import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
+    from data.store import TrainedRow
     from finetune.recipe import Recipe
     from finetune.rows import Example, RowSet
     from finetune.train import TrainResult
@@ -69,10 +71,13 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
     folder = workspace.state.adapters(name) / "training"
     examples, rows = _rows(workspace, recipe, found, folder)
     report(Progress(len(pairs), len(pairs), "pairs", stage="rows"))
+    # Before training: a document that is edited meanwhile makes the adapter stale.
+    rests_on, links = _lineage(workspace, pairs, collection), _links(workspace, pairs, found)
     trained = _train(workspace, recipe, rows, folder, report)
     parity = measure_parity(workspace, folder, examples, report, recipe.attention)
     lineage = {
-        **_lineage(workspace, pairs, collection),
+        **rests_on,
+        "weights_sha256": sha256_file(folder / ADAPTER_WEIGHTS),
         "init_adapter": started_from,
         "examples": len(examples),
         "refused": dict(rows.refused),
@@ -82,9 +87,10 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
         workspace, name, recipe=shown, rows=rows, metrics={**trained.metrics, "parity": parity}, lineage=lineage
     )
     target = workspace.state.adapters(name, adapter.version)
-    _register(workspace, adapter, folder, target)
+    _register(workspace, adapter, folder, target, links)
     if inputs.get("promote", False):
-        adapter = promote(workspace.store, workspace.model, name, adapter.version).live
+        refuse = workspace.settings.refuse_stale_adapters
+        adapter = promote(workspace.store, workspace.model, name, adapter.version, refuse_stale=refuse).live
     return {**adapter_view(adapter), "rows": len(rows.rows), "branches": rows.branches, "pairs": len(pairs)}
 
 
@@ -184,6 +190,12 @@ def _lineage(workspace: Workspace, pairs: list[QAPair], collection: str) -> dict
     }
 
 
+def _links(workspace: Workspace, pairs: list[QAPair], found: list[TrainingExample]) -> list[TrainedRow]:
+    from retrieval.rowfiles import row_of
+
+    return trained_rows(workspace.store, pairs, found, [row_of(example) for example in found])
+
+
 def _rows(
     workspace: Workspace, recipe: Recipe, found: list[TrainingExample], folder: Path
 ) -> tuple[list[Example], RowSet]:
@@ -221,7 +233,7 @@ def _train(workspace: Workspace, recipe: Recipe, rows: RowSet, folder: Path, rep
     return trained
 
 
-def _register(workspace: Workspace, adapter: Adapter, folder: Path, target: Path) -> None:
+def _register(workspace: Workspace, adapter: Adapter, folder: Path, target: Path, links: list[TrainedRow]) -> None:
     """Move the finished folder to its version, write its manifest last, and register it."""
     if target.exists():
         # Left by a stop between the move and the registration.
@@ -230,4 +242,4 @@ def _register(workspace: Workspace, adapter: Adapter, folder: Path, target: Path
     hashes = {file: sha256_file(target / file) for file in _FILES if (target / file).exists()}
     manifest = {**adapter_view(adapter), "sha256": hashes}
     write_atomic(target / "manifest.json", json.dumps(manifest, ensure_ascii=False, indent=2).encode() + b"\n")
-    workspace.store.adapters.add(adapter)
+    workspace.store.adapters.add(adapter, links)

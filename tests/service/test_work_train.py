@@ -73,6 +73,14 @@ def test_the_trained_adapter_serves(workspace, job):
     assert answer.text
 
 
+def test_the_adapter_is_linked_with_its_rows_and_they_with_their_pairs(workspace, job):
+    found = workspace.store.lineage.trace("adapter", "house@1")
+    assert set(found.made_from["pair"].ids) == {content_id(question) for question, _answer in ASKED}
+    assert found.made_from["row"].total >= len(ASKED)
+    assert found.made_from["document"].total == 2
+    assert workspace.store.adapters.get("house", 1).lineage["weights_sha256"]
+
+
 def test_an_edited_document_makes_it_stale(workspace, job, tmp_path):
     from service.lineage import is_stale
 
