@@ -14,7 +14,7 @@ RagtuneError
 ├── Conflict                        409  the state does not allow it (now)
 │   ├── NothingIndexed  NoAcceptedPairs  NoQuestions  NoLiveAdapter
 │   ├── BaseModelMismatch  IndexMismatch  IndexRefused  SplitLeak  NotExported
-│   └── ParityFailed  AdapterInert  GainUnproven  StaleAdapter
+│   └── ParityFailed  AdapterInert  ForgettingExceeded  GainUnproven  StaleAdapter
 ├── UnreadableDocument              422  one file cannot become a document
 │   ├── EncryptedDocument  EmptyDocument  DamagedDocument  ParseTimeout
 │   ├── ScannedDocument  DecompressionBomb  FileChanged
@@ -197,6 +197,10 @@ class ParityFailed(Conflict):
 
 class AdapterInert(Conflict):
     """A loaded adapter does not change the logits."""
+
+
+class ForgettingExceeded(Conflict):
+    """An adapter under which the base model lost more of what it knew than is allowed."""
 
 
 class StaleAdapter(Conflict):

@@ -13,13 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import NoAcceptedPairs, RecipeInvalid
+from data.errors import ForgettingExceeded, NoAcceptedPairs, RecipeInvalid, StaleAdapter
 from data.formats import write_rows
 from data.protocols import Report
 from data.records import Adapter, Progress, QAPair, content_id
 from data.state import check_name, sha256_file, write_atomic
 from service.arms import adapter_label, find_adapter
-from service.lineage import trained_rows
+from service.forgetting import measure_forgetting
+from service.lineage import is_stale, trained_rows
 from service.parity import measure_parity
 from service.promotion import promote
 from service.serving import require_weights
@@ -75,6 +76,7 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
     rests_on, links = _lineage(workspace, pairs, collection), _links(workspace, pairs, found)
     trained = _train(workspace, recipe, rows, folder, report)
     parity = measure_parity(workspace, folder, examples, report, recipe.attention)
+    measured = {"parity": parity, "forgetting": measure_forgetting(workspace, folder, recipe.attention, report)}
     lineage = {
         **rests_on,
         "weights_sha256": sha256_file(folder / ADAPTER_WEIGHTS),
@@ -84,14 +86,25 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
     }
     shown = {**recipe.to_mapping(), "init_adapter": started_from}
     adapter = _adapter(
-        workspace, name, recipe=shown, rows=rows, metrics={**trained.metrics, "parity": parity}, lineage=lineage
+        workspace, name, recipe=shown, rows=rows, metrics={**trained.metrics, **measured}, lineage=lineage
     )
     target = workspace.state.adapters(name, adapter.version)
     _register(workspace, adapter, folder, target, links)
-    if inputs.get("promote", False):
-        refuse = workspace.settings.refuse_stale_adapters
-        adapter = promote(workspace.store, workspace.model, name, adapter.version, refuse_stale=refuse).live
-    return {**adapter_view(adapter), "rows": len(rows.rows), "branches": rows.branches, "pairs": len(pairs)}
+    counts = {"rows": len(rows.rows), "branches": rows.branches, "pairs": len(pairs)}
+    if not inputs.get("promote", False):
+        return {**adapter_view(adapter), **counts}
+    return {**_promoted(workspace, adapter), **counts}
+
+
+def _promoted(workspace: Workspace, adapter: Adapter) -> dict[str, Any]:
+    """Promote the adapter if it passes the gate; else it stays a candidate, and ``not_promoted`` says why."""
+    refuse = workspace.settings.refuse_stale_adapters
+    try:
+        done = promote(workspace.store, workspace.model, adapter.name, adapter.version, refuse_stale=refuse)
+    except (ForgettingExceeded, StaleAdapter) as error:
+        stale = is_stale(workspace.store, adapter)
+        return {**adapter_view(adapter, stale=stale), "not_promoted": {"type": error.type, "detail": error.detail}}
+    return adapter_view(done.live)
 
 
 def _adapter(

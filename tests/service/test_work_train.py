@@ -67,6 +67,14 @@ def test_the_gguf_answers_like_what_was_trained(job):
     assert job.outputs["parity"]["kl"] < 0.05
 
 
+def test_what_it_forgot_is_measured(job):
+    found = job.outputs["metrics"]["forgetting"]
+    assert found["items"] == 80
+    assert found["passed"], "two steps cannot make a model forget"
+    assert found["ci"][0] <= found["drop"] <= found["ci"][1]
+    assert found["accuracy"]["before"] > 0.4, "chance is a third"
+
+
 def test_the_trained_adapter_serves(workspace, job):
     answer = workspace.answerer.answer(AskRequest(ASKED[0][0], max_tokens=16))
     assert (answer.mode, answer.adapter) == ("combined", "house@1")
