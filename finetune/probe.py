@@ -73,9 +73,9 @@ def load_items(path: Path = GENERAL) -> list[ProbeItem]:
     try:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             row = json.loads(line)
-            texts = [str(row[name]) for name in ("id", "language", "question", "right")]
-            items.append(ProbeItem(*texts, tuple(map(str, row["wrong"]))))
-            if not items[-1].wrong:
+            said, wrong = (str(row["question"]), str(row["right"])), tuple(map(str, row["wrong"]))
+            items.append(ProbeItem(str(row["id"]), str(row["language"]), *said, wrong))
+            if not wrong:
                 raise InvalidRequest(f"{path.name}, line {number}: no wrong completions", wanted="at least one")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidRequest(
