@@ -15,7 +15,7 @@ RagtuneError
 ├── Conflict                        409  the state does not allow it (now)
 │   ├── NothingIndexed  NoAcceptedPairs  NoQuestions  NoLiveAdapter
 │   ├── BaseModelMismatch  IndexMismatch  IndexRefused  SplitLeak  NotExported
-│   └── ParityFailed  AdapterInert  GainUnproven
+│   └── ParityFailed  AdapterInert  ForgettingExceeded  GainUnproven  StaleAdapter
 ├── UnreadableDocument              422  one file cannot become a document
 │   ├── EncryptedDocument  EmptyDocument  DamagedDocument  ParseTimeout
 │   ├── ScannedDocument  DecompressionBomb  FileChanged
@@ -203,6 +203,14 @@ class ParityFailed(Conflict):
 
 class AdapterInert(Conflict):
     """A loaded adapter does not change the logits."""
+
+
+class ForgettingExceeded(Conflict):
+    """An adapter under which the base model lost more of what it knew than is allowed."""
+
+
+class StaleAdapter(Conflict):
+    """An adapter whose documents were edited or deleted, where such adapters are refused."""
 
 
 class GainUnproven(Conflict):

@@ -219,6 +219,7 @@ class Answer:
 
     ``passages`` are those the prompt held; ``passages_dropped`` did not fit into the context window.
     ``adapters`` are all that were used, by ``name@version``, with their scales; ``adapter`` is the first of them.
+    ``adapter_stale`` tells that a document one of them was trained on had been edited or deleted.
     """
 
     id: str
@@ -235,6 +236,7 @@ class Answer:
     passages: tuple[Passage, ...] = ()
     passages_dropped: int = 0
     adapters: Mapping[str, float] = field(default_factory=dict)
+    adapter_stale: bool = False
 
 
 @dataclass(frozen=True, slots=True)

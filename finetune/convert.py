@@ -7,6 +7,7 @@ quantized weights) is refused by name. Knows nothing of quantizing, which is lla
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -48,11 +49,27 @@ def hf_to_gguf(folder: Path | str, out: Path | str, dtype: Dtype = "f16") -> Pat
         dtype: type of the matrices. bfloat16 keeps every weight of a bfloat16 model, float16 is served faster.
 
     Raises:
-        UnsupportedArchitecture: the family, the tokenizer or a setting of it cannot be converted exactly.
+        UnsupportedArchitecture: the family, the tokenizer or a setting of it cannot be converted exactly; the hint
+            is llama.cpp's own command for it.
         InvalidModel: a file is missing or damaged, or tensors do not fit the configuration.
         InsufficientStorage: the disk is full.
     """
     folder, out = Path(folder), Path(out)
+    try:
+        return _convert(folder, out, dtype)
+    except UnsupportedArchitecture as error:
+        error.hint = upstream_command(folder)
+        raise
+
+
+def upstream_command(folder: Path) -> str:
+    """Return how llama.cpp's own script, which knows all families, converts ``folder``."""
+    file = f"{folder.resolve().name}.gguf"
+    convert = ["python", "convert_hf_to_gguf.py", str(folder), "--outtype", "f16", "--outfile", file]
+    return f"Convert it with llama.cpp: {shlex.join(convert)}; then: {shlex.join(['ragtune', 'models', 'add', file])}"
+
+
+def _convert(folder: Path, out: Path, dtype: Dtype) -> Path:
     config = load_json(folder / "config.json")
     architecture = _architecture(config)
     weights = _open_weights(folder)
@@ -77,7 +94,6 @@ def _architecture(config: dict[str, Any]) -> str:
             "This model family cannot be converted here",
             got=", ".join(names) or config.get("model_type"),
             wanted=", ".join(ARCHITECTURES),
-            hint="Give a GGUF file of the model instead.",
         )
     context = config.get("max_position_embeddings", math.inf)
     windowed = config.get("use_sliding_window", "MistralForCausalLM" in names)
@@ -92,7 +108,6 @@ def _architecture(config: dict[str, Any]) -> str:
             raise UnsupportedArchitecture(
                 "A setting of this model cannot be converted",
                 got=f"{setting} = {config[setting]}",
-                hint="Give a GGUF file of the model instead.",
             )
     return architecture
 
@@ -153,7 +168,6 @@ def _rope(config: dict[str, Any]) -> dict[str, Value]:
             "This scaling of positions cannot be converted",
             got=", ".join([kind, *sorted(extra)]),
             wanted=", ".join(known),
-            hint="Give a GGUF file of the model instead.",
         )
     return values
 

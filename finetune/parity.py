@@ -49,6 +49,28 @@ model up to 0.1, which is not the adapter's fault.
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What serving may cost: share of tokens whose likeliest token differs, and mean KL in nats per token."""
+
+    disagreement: float = MAX_DISAGREEMENT
+    kl: float = MAX_KL
+
+
+MERGED = {
+    "f16": Limits(0.005, 0.005),
+    "bf16": Limits(0.02, 0.01),
+    "q8_0": Limits(0.02, 0.03),
+    "q6_k": Limits(0.03, 0.03),
+    "q5_k_m": Limits(0.05, 0.05),
+    "q4_k_m": Limits(0.07, 0.1),
+    "q4_1": Limits(0.1, 0.1),
+    "q4_0": Limits(0.1, 0.1),
+}
+"""Of a merged model by its type. Greedy agreement of f16, q8_0 and q4_k_m is what we promise; the others lie between.
+The KL of 4 bits is that of ``MAX_KL_SHARE``'s remark, on a small model; larger ones lose less."""
+
+
+@dataclass(frozen=True, slots=True)
 class Trained:
     """What the trained side says: ``scores`` with the adapter, ``base_logits()`` (same shape) without.
 
@@ -66,6 +88,7 @@ def parity(
     scorer: Scorer,
     *,
     attention: Attention = "full",
+    limits: Limits = Limits(),
     report: Report | None = None,
 ) -> dict[str, Any]:
     """Compare a trained LoRA with its served form on ``examples``.
@@ -76,6 +99,7 @@ def parity(
         examples: conversations and completions, as trained on.
         scorer: the served side.
         attention: how the adapter was trained to read passages.
+        limits: what serving may cost.
         report: told after each example.
 
     Returns:
@@ -97,10 +121,10 @@ def parity(
             if report is not None:
                 report(Progress(done, len(examples), "examples", stage="parity"))
 
-    return compare(sides())
+    return compare(sides(), limits)
 
 
-def compare(sides: Iterable[tuple[Trained, TokenScores]]) -> dict[str, Any]:
+def compare(sides: Iterable[tuple[Trained, TokenScores]], limits: Limits = Limits()) -> dict[str, Any]:
     """Return how well the served side follows the trained one, over all completion tokens.
 
     Returns:
@@ -125,10 +149,10 @@ def compare(sides: Iterable[tuple[Trained, TokenScores]]) -> dict[str, Any]:
         raise InvalidRequest("Parity needs examples to compare on", wanted="at least one example")
     agreed, kl = np.concatenate(agreements), float(np.concatenate(divergences).mean())
     adapter_kl = None
-    if kl > MAX_KL:
+    if kl > limits.kl:
         effects = [_kl(tuned, _log_softmax(trained.base_logits())) for trained, tuned in seen]
         adapter_kl = float(np.concatenate(effects).mean())
-    _judge(agreed, kl, adapter_kl)
+    _judge(agreed, kl, adapter_kl, limits)
     return {
         "greedy_agreement": float(agreed.mean()),
         "kl": kl,
@@ -140,10 +164,10 @@ def compare(sides: Iterable[tuple[Trained, TokenScores]]) -> dict[str, Any]:
     }
 
 
-def _judge(agreed: NDArray[np.bool_], kl: float, adapter_kl: float | None) -> None:
+def _judge(agreed: NDArray[np.bool_], kl: float, adapter_kl: float | None, limits: Limits) -> None:
     disagreeing = int((~agreed).sum())
-    allowed = math.ceil(MAX_DISAGREEMENT * agreed.size) + 1
-    allowed_kl = max(MAX_KL, MAX_KL_SHARE * (adapter_kl or 0.0))
+    allowed = math.ceil(limits.disagreement * agreed.size) + 1
+    allowed_kl = max(limits.kl, MAX_KL_SHARE * (adapter_kl or 0.0))
     # Written so that a KL that is not a number fails.
     if disagreeing <= allowed and kl <= allowed_kl:
         return

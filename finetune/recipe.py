@@ -47,6 +47,9 @@ class Recipe:
         attention: ``blockwise`` makes passages blind to each other, so that their KV state can be reused in any order.
         full_share: share of the rows that ``blockwise`` trains under full attention, so that the adapter also reads
             well on servers that know no other (Ma et al., 2025, Block-Attention, found that nothing is lost).
+        closed_book: train also on answers in free words that no retrieved passage bears out. Off: facts come from the
+            documents, and tuning on facts that are not among the passages teaches a model to answer without them
+            (Gekhman et al., 2024, arXiv:2405.05904).
         init_adapter: folder of an adapter to continue from; None starts at zero.
         qlora: load the base in 4 bits (CUDA only).
         gradient_checkpointing: compute each layer again in the backward pass: about a third more time, far less memory.
@@ -81,6 +84,7 @@ class Recipe:
     seed: int = 0
     attention: Attention = "full"
     full_share: float = 0.33
+    closed_book: bool = False
     init_adapter: str | None = None
     qlora: bool = False
     gradient_checkpointing: bool = False

@@ -5,6 +5,7 @@ The tokens are those of the training rows. Knows nothing of what it is compared 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,12 @@ class TrainedSide:
         branch = row.branches[0]
         scores = TokenScores(row.context_ids + branch.tail_ids, branch.completion_ids, self._logits(row))
         return Trained(scores, lambda: self._base_logits(row))
+
+    def linear_layers(self) -> Iterator[tuple[str, torch.nn.Linear]]:
+        """Yield every linear layer of the base model with peft's name of it; not those of the LoRA."""
+        for name, module in self._adapted.named_modules():
+            if isinstance(module, torch.nn.Linear) and ".lora_" not in name:
+                yield name, module
 
     def _base_logits(self, row: Row) -> NDArray[np.float32]:
         with self._adapted.disable_adapter():

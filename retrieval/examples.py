@@ -26,8 +26,8 @@ class TrainingExample:
 
     ``answer`` is None where the model has to abstain. ``gold_number`` is the number of the passage
     to cite, counting from 1, and None where no passage is cited. ``chunk_id`` is the pair's chunk,
-    "" if it has none. ``closed_book``: the answer states facts that no passage holds, so that training on it would
-    teach the model to answer from memory.
+    "" if it has none; ``pair_id`` is the pair. ``closed_book``: the answer states facts that no passage holds, so that
+    training on it would teach the model to answer from memory.
     """
 
     question: str
@@ -35,6 +35,7 @@ class TrainingExample:
     passages: tuple[Passage, ...]
     gold_number: int | None
     chunk_id: str
+    pair_id: str = ""
     closed_book: bool = False
 
 
@@ -97,7 +98,8 @@ def examples_from_pairs(
         examples += [_example(item, passages, evidence) for item in group]
         owed += len(group) * abstain_share / (1 - abstain_share)
         for foreign in _foreign(sourced, group, passages, min(int(owed), len(group)), random):
-            examples.append(TrainingExample(foreign.pair.question, None, passages, None, _gold_id(foreign)))
+            gold, pair = _gold_id(foreign), foreign.pair
+            examples.append(TrainingExample(pair.question, None, passages, None, gold, pair.id))
             owed -= 1
         if advance is not None:
             advance(len(group))
@@ -174,7 +176,8 @@ def _example(item: _Sourced, passages: tuple[Passage, ...], evidence: Evidence) 
     uncited = item.chunk is None and item.in_free_words and number is None
     answer = pair.answer if item.answerable and (number is not None or uncited) else None
     closed_book = uncited and evidence.states_facts(pair.answer)
-    return TrainingExample(pair.question, answer, passages, number if answer else None, _gold_id(item), closed_book)
+    gold = number if answer else None
+    return TrainingExample(pair.question, answer, passages, gold, _gold_id(item), pair.id, closed_book)
 
 
 def _foreign(

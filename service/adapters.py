@@ -17,6 +17,7 @@ from data.protocols import Report
 from data.records import Adapter, Model, Progress, content_id
 from data.state import check_name, map_os_error, sha256_file, sync_folder
 from service.arms import find_adapter
+from service.forgetting import measure_forgetting
 from service.parity import measure_parity, probe_examples
 from service.serving import require_weights
 from service.workspace import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS
@@ -64,7 +65,9 @@ def import_adapter(workspace: Workspace, name: str, source: Path, report: Report
         report(Progress(stage="convert"))
         workspace.adapter_gguf(adapter)
         parity = measure_parity(workspace, folder, probe_examples(), report, adapter.attention)
-        workspace.store.adapters.add(replace(adapter, metrics={**adapter.metrics, "parity": parity}))
+        forgetting = measure_forgetting(workspace, folder, adapter.attention, report)
+        measured = {"parity": parity, "forgetting": forgetting}
+        workspace.store.adapters.add(replace(adapter, metrics={**adapter.metrics, **measured}))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

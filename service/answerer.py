@@ -20,6 +20,7 @@ from data.records import Adapter, Answer, Filter, Message, Method, Model, Passag
 from service.arms import Arm, did_you_mean, find_adapter, resolve_sum
 from service.citations import cite_passages
 from service.hangup import Hangup, generation
+from service.lineage import check_fresh, is_stale
 from service.settings import Rerank, Settings
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class _Turn:
     generation: int | None
     started: float
     retrieve_ms: float = 0.0
+    stale: bool = False
     dropped: int = 0
 
     def request(self, timeout_s: float) -> GenerationRequest:
@@ -160,6 +162,7 @@ class Answerer:
             QuestionInvalid: empty or too long.
             UnknownMode, UnknownAdapter, UnknownCollection, NoLiveAdapter: what was named does not exist.
             NothingIndexed: the arm uses passages and the collection has none.
+            StaleAdapter: its adapter is stale, and such adapters are refused.
             EngineError: as ``Generator.generate`` raises.
         """
         if hangup is not None:
@@ -210,6 +213,9 @@ class Answerer:
         parts = self._parts
         named = (ask.adapter, ask.adapter_scale)
         arm = ask.arm or resolve_sum(ask.mode, named, ask.adapters, parts.store, parts.model, collection=ask.collection)
+        if parts.settings.refuse_stale_adapters:
+            for label in arm.adapters:
+                check_fresh(parts.store, find_adapter(parts.store, label))
         passages: list[Passage] = []
         index: int | None = None
         if arm.passages:
@@ -226,8 +232,10 @@ class Answerer:
             if not passages and not parts.store.documents.count(ask.collection):
                 raise nothing_indexed(ask.collection)
         retrieve_ms = (time.perf_counter() - started) * 1000
-        keys = tuple((parts.adapter_key(find_adapter(parts.store, label)), n) for label, n in arm.adapters.items())
-        return _Turn(ask, arm, keys, passages, index, started, retrieve_ms)
+        used = [find_adapter(parts.store, label) for label in arm.adapters]
+        keys = tuple((parts.adapter_key(each), n) for each, n in zip(used, arm.adapters.values(), strict=True))
+        stale = any(is_stale(parts.store, each) for each in used)
+        return _Turn(ask, arm, keys, passages, index, started, retrieve_ms, stale)
 
     def _check(self, ask: AskRequest) -> None:
         check_question(ask.question, self._parts.settings.max_question_chars)
@@ -265,6 +273,7 @@ class Answerer:
             passages=tuple(turn.passages),
             passages_dropped=turn.dropped,
             adapters=turn.arm.adapters,
+            adapter_stale=turn.stale,
         )
         if turn.ask.keep:
             self._parts.store.answers.add(answer, turn.ask.question, turn.ask.collection)

@@ -32,6 +32,7 @@ from service.routes import (
     health,
     index,
     jobs,
+    lineage,
     openai,
     pairs,
     retrievers,
@@ -45,7 +46,7 @@ log = logging.getLogger(__name__)
 
 _ROUTERS = (
     *(answers, compare, search, documents, index, pairs),
-    *(adapters, retrievers, evaluations, jobs, feedback, openai),
+    *(adapters, retrievers, evaluations, jobs, feedback, lineage, openai),
 )
 
 

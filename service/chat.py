@@ -221,6 +221,7 @@ def _extension(answer: Answer) -> dict[str, Any]:
         "mode": answer.mode,
         "adapter": answer.adapter,
         "adapters": adapters_view(answer),
+        "adapter_stale": answer.adapter_stale,
         "abstained": answer.abstained,
         "confidence": answer.confidence,
         "citations": [citation_view(citation) for citation in answer.citations],

@@ -13,7 +13,18 @@ from typing import Annotated
 
 import typer
 
-from service.commands import adapters, documents, evaluation, jobs, models, operations, pairs, retriever
+from service.commands import (
+    adapters,
+    documents,
+    evaluation,
+    jobs,
+    lineage,
+    models,
+    operations,
+    pairs,
+    retriever,
+    stored,
+)
 from service.commands.session import Commands, Session, set_up_logging
 
 app = typer.Typer(
@@ -58,6 +69,8 @@ app.command()(documents.ingest)
 app.command()(documents.chunks)
 app.command()(documents.ask)
 app.command()(documents.search)
+app.add_typer(stored.documents, name="documents")
+app.command()(lineage.lineage)
 app.add_typer(evaluation.evaluate, name="evaluate")
 app.add_typer(pairs.pairs, name="pairs")
 app.command()(adapters.train)

@@ -1,4 +1,4 @@
-"""Writes a registered adapter as a GGUF file: alone, or merged into its base and quantized.
+"""Writes a registered adapter as a GGUF file, alone or merged into its base, and keeps how it compares.
 
 Knows nothing of HTTP or of the command line.
 """
@@ -9,11 +9,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import InvalidRequest
+from data.errors import InvalidRequest, ParityFailed
 from data.protocols import Report
-from data.records import Adapter, Model
+from data.records import Adapter
 from data.state import map_os_error, sha256_file
 from service.arms import adapter_label
+from service.merging import merge as merge_model
 from service.parity import measure_parity, probe_examples
 from service.promotion import check_base
 
@@ -32,16 +33,19 @@ def export_adapter(
     quantize: str | None = None,
     report: Report,
 ) -> dict[str, Any]:
-    """Write ``adapter`` as GGUF; return its file, size in bytes and sha256.
+    """Write ``adapter`` as GGUF; return its file, size in bytes and sha256, and the ``parity`` of a merged model.
 
-    An adapter whose parity was never measured here (an imported one) is compared first.
+    An adapter whose parity was never measured here (an imported one) is compared first. A merged model is compared
+    with what was trained, in the form in which it is served; what was measured is kept with the adapter, under
+    ``quantizations`` in its metrics, whether it passed or not.
 
     Args:
         workspace: where the adapter and its base model are.
         adapter: a registered adapter.
         out: the file to write; by default in the adapter's folder.
         merge: write the base model with the adapter merged in.
-        quantize: of a merged model: one of ``QUANTIZATIONS``; None leaves it at f16.
+        quantize: of a merged model: one of ``QUANTIZATIONS``; None leaves it at f16. Under 8 bits, errors are weighed
+            by an importance matrix computed from the rows that the adapter was trained on, where it has them.
         report: receives the progress of the comparison.
 
     Raises:
@@ -59,32 +63,37 @@ def export_adapter(
         measured = measure_parity(workspace, written.parent, probe_examples(), report, adapter.attention)
         metrics = {**adapter.metrics, "parity": measured}
         workspace.store.adapters.update(adapter.name, adapter.version, metrics=metrics)
-    kind = (quantize or "f16").lower()
+    kind, merged = (quantize or "f16").lower(), None
     try:
         if merge:
             target = out or written.with_name(f"merged-{kind}.gguf")
             target.parent.mkdir(parents=True, exist_ok=True)
-            written = _merge(written, workspace.model, target, kind)
+            merged = _merged(workspace, adapter, written, target, kind=kind, report=report)
+            written = target
         elif out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
             written = Path(shutil.copyfile(written, out))
         size = written.stat().st_size
     except OSError as error:
         raise map_os_error(error, out or written) from error
-    return {"adapter": adapter_label(adapter), "file": str(written), "bytes": size, "sha256": sha256_file(written)}
+    done = {"adapter": adapter_label(adapter), "file": str(written), "bytes": size, "sha256": sha256_file(written)}
+    return done | ({"parity": merged} if merged else {})
 
 
-def _merge(adapter_gguf: Path, model: Model, target: Path, kind: str) -> Path:
-    """Merge into the most precise GGUF there is of the base, then quantize."""
-    from finetune.merge import merge_to_gguf
-    from service.engine.quantize import quantize
-
-    base = model.weights if model.weights.endswith(".gguf") else model.gguf
-    if kind == "f16":
-        return merge_to_gguf(adapter_gguf, base, target)
-    whole = target.with_name(f".{target.name}.f16")
+def _merged(
+    workspace: Workspace, adapter: Adapter, adapter_gguf: Path, target: Path, *, kind: str, report: Report
+) -> dict[str, Any]:
+    """Merge, and keep with the adapter how the result compares."""
     try:
-        merge_to_gguf(adapter_gguf, base, whole)
-        return quantize(whole, target, kind)
-    finally:
-        whole.unlink(missing_ok=True)
+        measured = merge_model(workspace, adapter, adapter_gguf, target, kind=kind, report=report)
+    except ParityFailed as error:
+        _keep(workspace, adapter, kind, {"passed": False, "got": error.got, "wanted": error.wanted})
+        raise
+    _keep(workspace, adapter, kind, measured)
+    return measured
+
+
+def _keep(workspace: Workspace, adapter: Adapter, kind: str, measured: dict[str, Any]) -> None:
+    metrics = dict(workspace.store.adapters.get(adapter.name, adapter.version).metrics)
+    metrics["quantizations"] = {**metrics.get("quantizations", {}), kind: measured}
+    workspace.store.adapters.update(adapter.name, adapter.version, metrics=metrics)

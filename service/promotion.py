@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from data.errors import BaseModelMismatch, InvalidRequest, ParityFailed
+from data.errors import BaseModelMismatch, ForgettingExceeded, InvalidRequest, ParityFailed
 from data.records import Adapter, Model
 from service.arms import adapter_label, find_adapter
+from service.lineage import check_fresh
 
 if TYPE_CHECKING:
     from data.store import Store
@@ -67,7 +68,34 @@ def check_promotable(adapter: Adapter, model: Model) -> None:
         )
 
 
-def promote(store: Store, model: Model, name: str, version: int | None = None) -> Promotion:
+def check_remembers(adapter: Adapter) -> None:
+    """Refuse an adapter that was measured to make its base model forget.
+
+    One that was not measured passes: it is older than the probe, or packaged.
+
+    Raises:
+        ForgettingExceeded: all of the interval of its loss lies beyond the margin.
+    """
+    measured: Mapping[str, Any] = adapter.metrics.get("forgetting") or {}
+    if measured.get("passed") is False:
+        low, high = measured["ci"]
+        raise ForgettingExceeded(
+            f"Under {adapter_label(adapter)} the model lost general knowledge",
+            got=f"{measured['drop']:.3f} nats on the right answers (95 % interval {low:.3f} to {high:.3f})",
+            wanted=f"an interval that reaches down to {measured['margin']:g}",
+            hint="Train with fewer epochs, a lower learning_rate or a smaller r; or promote it anyway with --force.",
+        )
+
+
+def promote(
+    store: Store,
+    model: Model,
+    name: str,
+    version: int | None = None,
+    *,
+    refuse_stale: bool = False,
+    force: bool = False,
+) -> Promotion:
     """Make an adapter the live one of ``model``; the one before it is retired.
 
     Args:
@@ -75,16 +103,24 @@ def promote(store: Store, model: Model, name: str, version: int | None = None) -
         model: the base model served.
         name: ``name`` (its newest version, as in a comparison) or ``name@version``.
         version: instead of ``@version``.
+        refuse_stale: refuse an adapter whose documents were edited or deleted since.
+        force: promote it though it forgets; nothing else is passed over.
 
     Raises:
         UnknownAdapter: there is none.
         InvalidRequest: ``name`` and ``version`` name two versions.
+        StaleAdapter: it is stale, and ``refuse_stale``.
+        ForgettingExceeded: as ``check_remembers`` raises, without ``force``.
         Everything ``check_promotable`` raises.
     """
     adapter = find_adapter(store, name if version is None or "@" in name else f"{name}@{version}")
     if version not in (None, adapter.version):
         raise InvalidRequest("Two versions of the adapter are named", got=f"{name} and {version}", wanted="one of them")
     check_promotable(adapter, model)
+    if refuse_stale:
+        check_fresh(store, adapter)
+    if not force:
+        check_remembers(adapter)
     before = store.adapters.live(model.sha256)
     return Promotion(store.adapters.promote(adapter.name, adapter.version), before)
 

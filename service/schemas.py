@@ -233,9 +233,10 @@ class PromoteRetrieverBody(Body):
 
 
 class PromoteBody(Body):
-    """``POST /v1/adapters/{name}/promote``: the newest version unless one is named."""
+    """``POST /v1/adapters/{name}/promote``: the newest version unless one is named; ``force`` though it forgets."""
 
     version: int | None = Field(None, ge=1)
+    force: bool = False
 
 
 class EvaluationBody(Body):

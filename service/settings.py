@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     kv_memory_mb: int = Field(512, ge=0, description="Memory for what the engine has read before.")
     kv_disk_mb: int = Field(2048, ge=0, description="Disk for the passages that the engine has read before.")
     engine_timeout_s: float = Field(300.0, gt=0)
+    refuse_stale_adapters: bool = Field(
+        False, description="Neither promote nor serve an adapter whose documents were edited or deleted."
+    )
 
     engine_url: str | None = Field(
         None, description="An OpenAI-compatible server that generates instead of the local engine."

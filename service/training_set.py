@@ -5,7 +5,7 @@ Knows nothing of jobs, and nothing of what is done with the rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,8 @@ MOST_HELD_OUT = 200
 class TrainingSet:
     """The recipe (``init_adapter`` a folder), the label of the adapter it starts from, and what it is trained on.
 
-    ``pairs`` are those trained on, ``held_out_pairs`` those whose loss is measured only.
+    ``pairs`` are those trained on, ``held_out_pairs`` those whose loss is measured only. ``refused`` counts, by
+    reason, what was left out: ``closed_book`` are answers that no passage bears out.
     """
 
     recipe: Recipe
@@ -51,6 +52,7 @@ class TrainingSet:
     examples: tuple[Example, ...]
     rows: RowSet
     held_out: RowSet
+    refused: Mapping[str, int]
 
     def write(self, folder: Path) -> None:
         """Write train.jsonl, and eval.jsonl where pairs are held out, for people and for other trainers."""
@@ -85,13 +87,16 @@ def training_set(workspace: Workspace, inputs: dict[str, Any], report: Report) -
     split = _split(workspace, pairs, recipe)
     top_k = inputs.get("top_k", 4)
     found, held = (_found(workspace, side, collection, top_k, recipe.seed) for side in (split.train, split.evaluation))
+    asked = len(found)
+    if not recipe.closed_book:
+        found, held = _borne_out(found), tuple(one for one in held if not one.closed_book)
     examples = tuple(_example(example) for example in found)
     tokenizer = load_tokenizer(workspace.model.weights)
     rows, held_out = (_rows(side, tokenizer, recipe) for side in (examples, [_example(example) for example in held]))
     report(Progress(len(pairs), len(pairs), "pairs", stage="rows"))
-    return TrainingSet(
-        recipe, started_from, tuple(split.train), tuple(split.evaluation), found, held, examples, rows, held_out
-    )
+    refused = {**rows.refused, **({"closed_book": asked - len(found)} if asked > len(found) else {})}
+    sides = tuple(split.train), tuple(split.evaluation)
+    return TrainingSet(recipe, started_from, *sides, found, held, examples, rows, held_out, refused)
 
 
 def _recipe(workspace: Workspace, values: dict[str, Any]) -> tuple[Recipe, str | None]:
@@ -178,6 +183,17 @@ def _found(
     return tuple(
         examples_from_pairs(workspace.store, workspace.retriever, pairs, top_k=top_k, seed=seed, collection=collection)
     )
+
+
+def _borne_out(found: tuple[TrainingExample, ...]) -> tuple[TrainingExample, ...]:
+    kept = tuple(example for example in found if not example.closed_book)
+    if not kept:
+        raise NoAcceptedPairs(
+            "No answer rests on a passage that is found for its question",
+            got=f"{len(found)} answers with facts of their own",
+            hint="Ingest the documents they are about, or set closed_book = true in the recipe.",
+        )
+    return kept
 
 
 def _example(found: TrainingExample) -> Example:

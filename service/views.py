@@ -47,6 +47,7 @@ def answer_view(answer: Answer) -> dict[str, Any]:
         "model": answer.model,
         "adapter": answer.adapter,
         "adapters": adapters_view(answer),
+        "adapter_stale": answer.adapter_stale,
         "citations": [citation_view(citation) for citation in answer.citations],
         "passages": [passage_view(passage) for passage in answer.passages],
         "passages_dropped": answer.passages_dropped,

@@ -20,10 +20,29 @@ from data.store.evaluations import Evaluations
 from data.store.generations import GenerationRow, Generations
 from data.store.jobs import Jobs
 from data.store.keys import KeyRow, Keys
+from data.store.lineage import KINDS, Kind, Lineage, Links, Trace, TrainedOn
+from data.store.links import GOLD, SHOWN, ChunkLink, TrainedRow
 from data.store.models import Models
 from data.store.pairs import Pairs
 
-__all__ = ["AnswerRow", "DocumentRow", "FeedbackRow", "GenerationRow", "KeyRow", "NewDocument", "Store"]
+__all__ = [
+    "GOLD",
+    "KINDS",
+    "SHOWN",
+    "AnswerRow",
+    "ChunkLink",
+    "DocumentRow",
+    "FeedbackRow",
+    "GenerationRow",
+    "KeyRow",
+    "Kind",
+    "Links",
+    "NewDocument",
+    "Store",
+    "Trace",
+    "TrainedOn",
+    "TrainedRow",
+]
 
 
 class Store:
@@ -44,6 +63,7 @@ class Store:
         self.evaluations = Evaluations(database)
         self.models = Models(database)
         self.keys = Keys(database)
+        self.lineage = Lineage(database)
 
     @classmethod
     def open(cls, url_or_path: str | Path) -> Store:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,6 +12,7 @@ from data.errors import Conflict, NoLiveAdapter, UnknownAdapter
 from data.records import Adapter, AdapterStage
 from data.state import check_name
 from data.store.database import Database
+from data.store.links import TrainedRow, link_adapter
 from data.store.schema import adapter_events, adapters, promotions
 
 _FIELDS = (
@@ -44,8 +45,10 @@ class Adapters:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, adapter: Adapter) -> None:
+    def add(self, adapter: Adapter, rows: Sequence[TrainedRow] = ()) -> None:
         """Add a new version of an adapter, as a candidate or retired (only ``promote`` makes one live).
+
+        It is linked with ``rows``, which it was trained on, and with the documents that its lineage names.
 
         Raises:
             InvalidRequest: the name cannot name a folder.
@@ -66,6 +69,7 @@ class Adapters:
                     wanted="the next version",
                 )
             connection.execute(sa.insert(adapters).values(values | {"created_at": time.time()}))
+            link_adapter(connection, adapter, rows)
             _log(connection, adapter.name, adapter.version, "added")
 
     def get(self, name: str, version: int | None = None) -> Adapter:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from data.errors import UnknownAnswer
 from data.records import Answer, Chunk, Citation, Passage, Usage
 from data.store.database import Database, check_limit
+from data.store.links import link_answer
 from data.store.schema import answers, feedback
 
 
@@ -59,7 +60,7 @@ class Answers:
         self._database = database
 
     def add(self, answer: Answer, question: str, collection: str) -> None:
-        """Keep an answer.
+        """Keep an answer, linked with the chunks it was shown and the adapters it used.
 
         Raises:
             Conflict: its id is in use.
@@ -74,6 +75,7 @@ class Answers:
                     created_at=time.time(),
                 )
             )
+            link_answer(connection, answer)
 
     def get(self, answer_id: str) -> AnswerRow:
         """Return an answer.

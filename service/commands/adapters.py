@@ -73,8 +73,18 @@ def trained_text(outputs: dict[str, Any]) -> str:
         f"loss {' → '.join(f'{loss:.3f}' for loss in losses)}" if losses else "",
         f"held out {' → '.join(f'{loss:.3f}' for loss in held_out)}" if held_out else "",
         f"the GGUF chooses the same token in {100 * agreement:.1f} %" if agreement is not None else "",
+        forgetting_text(metrics.get("forgetting")),
+        f"not promoted: {outputs['not_promoted']['detail']}" if outputs.get("not_promoted") else "",
     ]
     return ", ".join(filter(None, parts))
+
+
+def forgetting_text(measured: dict[str, Any] | None) -> str:
+    """Return what the forgetting probe found, in a few words; "" where it was not run."""
+    if not measured:
+        return ""
+    before, after = (100 * measured["accuracy"][side] for side in ("before", "after"))
+    return f"general questions {before:.0f} % → {after:.0f} %{'' if measured['passed'] else ' (forgets too much)'}"
 
 
 @adapters.command("list")
@@ -104,11 +114,18 @@ def show_adapter(ctx: typer.Context, name: Name, as_json: Json = False) -> None:
 
 
 @adapters.command("promote")
-def promote_adapter(ctx: typer.Context, name: Name, as_json: Json = False) -> None:
+def promote_adapter(
+    ctx: typer.Context,
+    *,
+    name: Name,
+    force: Annotated[bool, typer.Option("--force", help="Though it makes the model forget.")] = False,
+    as_json: Json = False,
+) -> None:
     """Let an adapter serve; the one before it is retired."""
     with session(ctx).workspace(mutates=True) as workspace:
         workspace.ensure_starter_adapters()
-        done = promotion.promote(workspace.store, workspace.model, name)
+        refuse = workspace.settings.refuse_stale_adapters
+        done = promotion.promote(workspace.store, workspace.model, name, refuse_stale=refuse, force=force)
         stale = is_stale(workspace.store, done.live)
     _tell(done, stale, as_json)
 
@@ -181,7 +198,9 @@ def export(
     merge: Annotated[
         bool, typer.Option("--merge", help="Merge the adapter into its base: one GGUF that needs no adapter.")
     ] = False,
-    quantize: Annotated[str | None, typer.Option(help="With --merge: q8_0, q4_k_m, …; f16 by default.")] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="With --merge: q8_0, q6_k, q5_k_m, q4_k_m, …; f16 by default.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write an adapter as a GGUF file that llama.cpp serves."""
@@ -198,3 +217,6 @@ def export(
         print_line(
             f"{done['adapter']}: {done['file']} ({done['bytes'] / 1024**2:.1f} MiB, sha256 {done['sha256'][:16]}…)"
         )
+        if measured := done.get("parity"):
+            agreement = 100 * measured["greedy_agreement"]
+            print_line(f"It chooses the same token in {agreement:.1f} %, KL {measured['kl']:.4f} nats per token.")

@@ -260,6 +260,8 @@ def show_sources(answer: Answer) -> None:
         print_line(f"    “{' '.join(citation.quote.split())}”")
     seconds = answer.timings.get("total", 0.0) / 1000
     adapter = f" with {answer.adapter}" if answer.adapter else ""
+    if answer.adapter_stale:
+        stderr().print(f"{answer.adapter} is stale: a document it was trained on was edited or deleted.", markup=False)
     stderr().print(f"{answer.mode}, {answer.model}{adapter}, {seconds:.1f} s", style="dim", markup=False)
 
 

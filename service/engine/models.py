@@ -215,11 +215,13 @@ class ModelRegistry:
         if weights.is_file():
             return quantize(weights, served, served_type, n_threads=n_threads)
         from finetune.convert import hf_to_gguf
+        from finetune.vocabulary_check import check_vocabulary
 
         converted = folder / "converted.f16.gguf"
         folder.mkdir(parents=True, exist_ok=True)
         try:
             hf_to_gguf(weights, converted)
+            check_vocabulary(weights, converted)
             return quantize(converted, served, served_type, n_threads=n_threads)
         finally:
             converted.unlink(missing_ok=True)

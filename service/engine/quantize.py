@@ -15,7 +15,14 @@ QUANTIZE_TIMEOUT_S = 3600.0
 _FULL_BYTES = 16 * 2**20
 
 
-def quantize(src_gguf: str | Path, dst_gguf: str | Path, type: str = "q8_0", *, n_threads: int | None = None) -> Path:
+def quantize(
+    src_gguf: str | Path,
+    dst_gguf: str | Path,
+    type: str = "q8_0",
+    *,
+    n_threads: int | None = None,
+    importance: Path | None = None,
+) -> Path:
     """Quantize ``src_gguf`` (again, if it was quantized already) and return the new file.
 
     The new file appears whole: it is written beside its place and renamed.
@@ -25,6 +32,7 @@ def quantize(src_gguf: str | Path, dst_gguf: str | Path, type: str = "q8_0", *, 
         dst_gguf: replaced if it exists.
         type: llama.cpp's name: f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_1, q4_0.
         n_threads: all CPUs by default.
+        importance: weighs the errors by what the inputs are (``finetune.importance``); k-quants gain by it.
 
     Raises:
         InvalidModel: the source is truncated or damaged.
@@ -39,6 +47,7 @@ def quantize(src_gguf: str | Path, dst_gguf: str | Path, type: str = "q8_0", *, 
         "target": str(partial),
         "type": type,
         "n_threads": n_threads or os.cpu_count() or 1,
+        "importance": None if importance is None else str(importance.resolve()),
     }
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -207,7 +207,9 @@ def _inspect(order: Order, reply: _Reply) -> None:
 
 
 def _quantize(order: Order, reply: _Reply) -> None:
-    quantize_file(Path(order["source"]), Path(order["target"]), order["type"], order["n_threads"])
+    importance = order["importance"]
+    matrix = None if importance is None else Path(importance)
+    quantize_file(Path(order["source"]), Path(order["target"]), order["type"], order["n_threads"], matrix)
     reply.done(None)
 
 

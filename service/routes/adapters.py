@@ -115,8 +115,11 @@ def import_files(
 @router.post("/{name}/promote")
 def promote_adapter(name: str, workspace: WorkspaceDep, body: PromoteBody | None = None) -> dict[str, Any]:
     """Make an adapter the live one; the one before it is retired."""
-    version = body.version if body is not None else None
-    return _promotion(workspace, promotion.promote(workspace.store, workspace.model, name, version))
+    chosen, refuse = body or PromoteBody(), workspace.settings.refuse_stale_adapters
+    done = promotion.promote(
+        workspace.store, workspace.model, name, chosen.version, refuse_stale=refuse, force=chosen.force
+    )
+    return _promotion(workspace, done)
 
 
 @router.delete("/{name}")

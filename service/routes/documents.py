@@ -16,10 +16,10 @@ from data.records import Filter
 from data.state import check_name
 from retrieval.facts import check_tags
 from service.answerer import check_collection
+from service.deletion import delete_document as delete_everywhere
 from service.deps import Cursor, IdempotencyKey, Limit, RunnerDep, WorkspaceDep, accepted
-from service.pair_exports import forget_exports
 from service.preview import preview_chunks
-from service.uploads import file_name, forget_upload, keep_upload
+from service.uploads import file_name, keep_upload
 
 router = APIRouter(prefix="/documents", tags=["documents"])
 
@@ -98,9 +98,8 @@ def get_document_text(document_id: str, workspace: WorkspaceDep) -> dict[str, An
 
 @router.delete("/{document_id}")
 def delete_document(document_id: str, workspace: WorkspaceDep) -> dict[str, Any]:
-    """Delete a document, its chunks, its place in the index, its uploaded bytes and exports that quote it."""
-    row = workspace.store.documents.row(document_id)
-    workspace.ingestor.delete(document_id)
-    forget_upload(workspace.state, row.sha256, row.source)
-    forget_exports(workspace.state, row.collection)
-    return {"deleted": [{"id": row.id, "source": row.source}]}
+    """Delete a document, its chunks, its place in the index, its uploaded bytes and exports that quote it.
+
+    ``adapters`` are those that were trained on it: what it taught them stays until they are trained again.
+    """
+    return delete_everywhere(workspace, document_id)

@@ -13,9 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.errors import ForgettingExceeded, StaleAdapter
 from data.protocols import Report
 from data.records import Adapter, Progress, QAPair, content_id
 from data.state import check_name, sha256_file, write_atomic
+from service.forgetting import measure_forgetting
+from service.lineage import is_stale, trained_rows
 from service.parity import measure_parity
 from service.promotion import promote
 from service.training_set import training_set
@@ -23,6 +26,7 @@ from service.views import adapter_view
 from service.workspace import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
+    from data.store import TrainedRow
     from finetune.rows import RowSet
     from finetune.train import TrainResult
     from service.training_set import TrainingSet
@@ -53,24 +57,40 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
     recipe, rows, pairs = prepared.recipe, prepared.rows, prepared.pairs
     folder = workspace.state.adapters(name) / "training"
     prepared.write(folder)
+    # Before training: a document that is edited meanwhile makes the adapter stale.
+    rests_on, links = _lineage(workspace, pairs, collection), _links(workspace, prepared)
     trained = _train(workspace, prepared, folder, report)
     parity = measure_parity(workspace, folder, prepared.examples, report, recipe.attention)
+    measured = {"parity": parity, "forgetting": measure_forgetting(workspace, folder, recipe.attention, report)}
     lineage = {
-        **_lineage(workspace, pairs, collection),
+        **rests_on,
+        "weights_sha256": sha256_file(folder / ADAPTER_WEIGHTS),
         "init_adapter": prepared.started_from,
         "examples": len(prepared.examples),
         "held_out_pairs": len(prepared.held_out_pairs),
-        "refused": dict(rows.refused),
+        "refused": dict(prepared.refused),
     }
     shown = {**recipe.to_mapping(), "init_adapter": prepared.started_from}
     adapter = _adapter(
-        workspace, name, recipe=shown, rows=rows, metrics={**trained.metrics, "parity": parity}, lineage=lineage
+        workspace, name, recipe=shown, rows=rows, metrics={**trained.metrics, **measured}, lineage=lineage
     )
     target = workspace.state.adapters(name, adapter.version)
-    _register(workspace, adapter, folder, target)
-    if inputs.get("promote", False):
-        adapter = promote(workspace.store, workspace.model, name, adapter.version).live
-    return {**adapter_view(adapter), "rows": len(rows.rows), "branches": rows.branches, "pairs": len(pairs)}
+    _register(workspace, adapter, folder, target, links)
+    counts = {"rows": len(rows.rows), "branches": rows.branches, "pairs": len(pairs)}
+    if not inputs.get("promote", False):
+        return {**adapter_view(adapter), **counts}
+    return {**_promoted(workspace, adapter), **counts}
+
+
+def _promoted(workspace: Workspace, adapter: Adapter) -> dict[str, Any]:
+    """Promote the adapter if it passes the gate; else it stays a candidate, and ``not_promoted`` says why."""
+    refuse = workspace.settings.refuse_stale_adapters
+    try:
+        done = promote(workspace.store, workspace.model, adapter.name, adapter.version, refuse_stale=refuse)
+    except (ForgettingExceeded, StaleAdapter) as error:
+        stale = is_stale(workspace.store, adapter)
+        return {**adapter_view(adapter, stale=stale), "not_promoted": {"type": error.type, "detail": error.detail}}
+    return adapter_view(done.live)
 
 
 def _adapter(
@@ -114,6 +134,13 @@ def _lineage(workspace: Workspace, pairs: Sequence[QAPair], collection: str) -> 
     }
 
 
+def _links(workspace: Workspace, prepared: TrainingSet) -> list[TrainedRow]:
+    from retrieval.rowfiles import row_of
+
+    found = prepared.found
+    return trained_rows(workspace.store, prepared.pairs, found, [row_of(example) for example in found])
+
+
 def _train(workspace: Workspace, prepared: TrainingSet, folder: Path, report: Report) -> TrainResult:
     from finetune.export import lora_to_gguf
     from finetune.train import train
@@ -124,7 +151,7 @@ def _train(workspace: Workspace, prepared: TrainingSet, folder: Path, report: Re
     return trained
 
 
-def _register(workspace: Workspace, adapter: Adapter, folder: Path, target: Path) -> None:
+def _register(workspace: Workspace, adapter: Adapter, folder: Path, target: Path, links: list[TrainedRow]) -> None:
     """Move the finished folder to its version, write its manifest last, and register it."""
     if target.exists():
         # Left by a stop between the move and the registration.
@@ -133,4 +160,4 @@ def _register(workspace: Workspace, adapter: Adapter, folder: Path, target: Path
     hashes = {file: sha256_file(target / file) for file in _FILES if (target / file).exists()}
     manifest = {**adapter_view(adapter), "sha256": hashes}
     write_atomic(target / "manifest.json", json.dumps(manifest, ensure_ascii=False, indent=2).encode() + b"\n")
-    workspace.store.adapters.add(adapter)
+    workspace.store.adapters.add(adapter, links)

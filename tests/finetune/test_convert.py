@@ -66,8 +66,9 @@ def write_folder(folder: Path, tensors: dict[str, np.ndarray] | None = None, **s
     ids=str,
 )
 def test_what_cannot_be_carried_over_is_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
-    with pytest.raises(UnsupportedArchitecture):
+    with pytest.raises(UnsupportedArchitecture) as caught:
         hf_to_gguf(write_folder(tmp_path / "m", **settings), tmp_path / "out.gguf")
+    assert f"convert_hf_to_gguf.py {tmp_path / 'm'} --outtype f16 --outfile m.gguf" in caught.value.hint
     assert not (tmp_path / "out.gguf").exists()
 
 

@@ -65,6 +65,15 @@ def test_what_may_not_serve_is_not_promoted(client, adapters, changes, kind):
     assert client.post("/v1/adapters/none/promote").status_code == 404
 
 
+def test_an_adapter_that_forgets_is_promoted_by_force_only(client, adapters):
+    adapters.add(adapter(metrics={"parity": PARITY, "forgetting": FORGOT}))
+    response = client.post("/v1/adapters/house/promote")
+    assert (response.status_code, response.json()["type"]) == (409, "forgetting-exceeded")
+    assert "0.300 to 0.700" in response.json()["got"]
+    assert adapters.live(MODEL.sha256) is None
+    assert client.post("/v1/adapters/house/promote", json={"force": True}).json()["stage"] == "live"
+
+
 def test_delete_takes_the_files_along(client, workspace, adapters):
     for version in (1, 2):
         adapters.add(adapter(version=version))
@@ -98,6 +107,10 @@ def test_imports_that_are_refused_leave_nothing(client, workspace, adapters, fil
 
 
 PARITY = {"greedy_agreement": 1.0, "kl": 0.0, "passed": True}
+FORGETTING = {
+    "accuracy": {"before": 0.9, "after": 0.9}, "drop": 0.01, "ci": [-0.01, 0.03], "margin": 0.1, "passed": True
+}  # fmt: skip
+FORGOT = {**FORGETTING, "drop": 0.5, "ci": [0.3, 0.7], "passed": False}
 
 
 @pytest.fixture
@@ -120,6 +133,7 @@ def measured(monkeypatch):
         return out
 
     monkeypatch.setattr("service.adapters.measure_parity", measure)
+    monkeypatch.setattr("service.adapters.measure_forgetting", lambda *_: FORGETTING)
     monkeypatch.setattr("finetune.export.lora_to_gguf", convert)
     return verdicts
 
@@ -147,7 +161,7 @@ def test_importing_the_same_files_again_gives_the_same_version(client, indexed, 
     first, again = run_import(client, indexed), run_import(client, indexed)
     assert again.outputs == first.outputs
     other = run_import(client, indexed, lora_files(metrics={"loss": 1, "parity": {"passed": True}}))
-    assert (other.outputs["version"], other.outputs["metrics"]) == (2, {"loss": 1})
+    assert (other.outputs["version"], other.outputs["metrics"]) == (2, {"loss": 1, "forgetting": FORGETTING})
     assert [a.version for a in adapters.list("house")] == [1, 2]
 
 

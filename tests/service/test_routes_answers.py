@@ -32,8 +32,8 @@ def test_an_answer_has_the_documented_shape(client, generator):
     assert response.status_code == 200
     body = response.json()
     assert set(body) == {
-        "id", "answer", "abstained", "confidence", "mode", "model", "adapter", "adapters", "citations", "passages",
-        "passages_dropped", "usage", "timings_ms", "index_generation",
+        "id", "answer", "abstained", "confidence", "mode", "model", "adapter", "adapters", "adapter_stale",
+        "citations", "passages", "passages_dropped", "usage", "timings_ms", "index_generation",
     }  # fmt: skip
     assert (body["answer"], body["mode"], body["model"], body["index_generation"]) == ("1842 [1]", "rag", "scripted", 1)
     (citation,) = body["citations"]

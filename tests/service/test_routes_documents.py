@@ -103,7 +103,7 @@ def test_a_document_is_shown_with_its_text(client):
 def test_a_deleted_document_is_found_no_more(client):
     (found,) = client.post("/v1/search", json={"query": "blue roses", "top_k": 1}).json()["passages"]
     response = client.delete(f"/v1/documents/{found['document_id']}")
-    assert response.json() == {"deleted": [{"id": found["document_id"], "source": "garden.md"}]}
+    assert response.json() == {"deleted": [{"id": found["document_id"], "source": "garden.md"}], "adapters": []}
     passages = client.post("/v1/search", json={"query": "blue roses"}).json()["passages"]
     assert {passage["source"] for passage in passages} == {"lighthouse.md"}
     assert client.get(f"/v1/documents/{found['document_id']}").status_code == 404

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from data.errors import RecipeInvalid
+from data.errors import NoAcceptedPairs, RecipeInvalid
 from data.records import Model, QAPair, content_id
 from data.splits import assert_disjoint
 from finetune.estimate import Estimate
@@ -148,3 +148,27 @@ def test_a_row_is_shown_with_what_is_trained(run) -> None:
     assert any(token["trained"] for token in tokens)
     assert not any(token["trained"] for token in tokens if token["branch"] == 0)
     assert "Wanted: 1 to " in run("--inspect", "1000000", code=1).stderr
+
+
+def test_facts_that_no_passage_bears_out_are_not_trained_on(state: Path, model: Model) -> None:
+    answers = {f"Room {i} came in the year {1000 + i}, kind reader.": "When did house 0 get room 1?" for i in range(9)}
+    answers["The **Treaty of Utrecht** ended Queen Anne's War, kind reader."] = "What ended Queen Anne's War?"
+    pairs = [
+        QAPair(content_id(question, answer), question, answer, (), "style", "test", "accepted")
+        for answer, question in answers.items()
+    ]
+    with opened(state, model) as workspace:
+        workspace.store.pairs.add("house", None, pairs)
+        workspace.ingestor.ingest("house", [state.parent / "documents"])
+        inputs = {"collection": "house"}
+        kept = training_set(workspace, inputs, lambda _progress: None)
+        assert kept.refused["closed_book"] >= 1
+        assert not any("Utrecht" in (example.answer or "") for example in kept.found)
+        recipe = {"closed_book": True}
+        every = training_set(workspace, inputs | {"recipe": recipe}, lambda _progress: None)
+        assert any("Utrecht" in (example.answer or "") for example in every.found)
+        assert "closed_book" not in every.refused
+        workspace.store.pairs.add("alone", None, pairs[-1:])
+        workspace.ingestor.ingest("alone", [state.parent / "documents"])
+        with pytest.raises(NoAcceptedPairs, match="No answer rests on a passage"):
+            training_set(workspace, {"collection": "alone"}, lambda _progress: None)

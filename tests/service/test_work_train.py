@@ -67,10 +67,26 @@ def test_the_gguf_answers_like_what_was_trained(job):
     assert job.outputs["parity"]["kl"] < 0.05
 
 
+def test_what_it_forgot_is_measured(job):
+    found = job.outputs["metrics"]["forgetting"]
+    assert found["items"] == 80
+    assert found["passed"], "two steps cannot make a model forget"
+    assert found["ci"][0] <= found["drop"] <= found["ci"][1]
+    assert found["accuracy"]["before"] > 0.4, "chance is a third"
+
+
 def test_the_trained_adapter_serves(workspace, job):
     answer = workspace.answerer.answer(AskRequest(ASKED[0][0], max_tokens=16))
     assert (answer.mode, answer.adapter) == ("combined", "house@1")
     assert answer.text
+
+
+def test_the_adapter_is_linked_with_its_rows_and_they_with_their_pairs(workspace, job):
+    found = workspace.store.lineage.trace("adapter", "house@1")
+    assert set(found.made_from["pair"].ids) == {content_id(question) for question, _answer in ASKED}
+    assert found.made_from["row"].total >= len(ASKED)
+    assert found.made_from["document"].total == 2
+    assert workspace.store.adapters.get("house", 1).lineage["weights_sha256"]
 
 
 def test_an_edited_document_makes_it_stale(workspace, job, tmp_path):

@@ -1,0 +1,127 @@
+"""Makes one GGUF of a base model and an adapter, quantized by what the adapter's own rows show to matter.
+
+Knows nothing of HTTP or of the command line, and of the registry only what it is handed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.formats import read_rows
+from data.protocols import Report
+from data.records import Adapter, Message
+from data.state import sha256_file, sync_folder
+from service.parity import probe_examples
+
+if TYPE_CHECKING:
+    from finetune.rows import Example
+    from service.workspace import Workspace
+
+TRAIN_ROWS = "train.jsonl"
+WEIGHED = ("q6_k", "q5_k_m", "q4_k_m", "q4_1", "q4_0")
+"""Types whose quantization takes an importance matrix into account; 8 bits and more do not."""
+
+IMPORTANCE_EXAMPLES = 64
+"""Examples that the importance matrix is computed from: some ten thousand tokens over passages; llama.cpp's own
+default text has few more."""
+
+PARITY_EXAMPLES = 24
+"""Examples on which a merged model is compared with what was trained."""
+
+
+def own_examples(workspace: Workspace, adapter: Adapter) -> list[Example]:
+    """Return the rows that the adapter was trained on; none for one that brought no rows along."""
+    from finetune.rows import Example
+
+    if TRAIN_ROWS not in adapter.files or not workspace.adapter_file(adapter, TRAIN_ROWS).is_file():
+        return []
+    found = []
+    for row in read_rows(workspace.adapter_file(adapter, TRAIN_ROWS)):
+        *before, last = row["messages"]
+        messages = tuple(Message(turn["role"], (turn["content"],)) for turn in before)
+        found.append(Example(messages, last["content"]))
+    return found
+
+
+def spread(examples: Sequence[Example], count: int) -> list[Example]:
+    """Return ``count`` examples spread over all, or all where there are fewer."""
+    return list(examples[:: max(1, len(examples) // count)][:count])
+
+
+def merge(
+    workspace: Workspace, adapter: Adapter, adapter_gguf: Path, target: Path, *, kind: str, report: Report
+) -> dict[str, Any]:
+    """Write the merged model to ``target`` and compare it with what was trained.
+
+    Returns:
+        What ``finetune.parity.compare`` measured, and ``importance_examples``, the rows that weighed the errors.
+
+    Raises:
+        ParityFailed: the merged model does not predict like the adapter; ``target`` is as it was.
+        InsufficientMemory: the merged model cannot be served here, and so not be compared.
+        As ``finetune.merge.merge_to_gguf`` and ``service.engine.quantize.quantize``.
+    """
+    from finetune.merge import merge_to_gguf
+    from service.engine.quantize import quantize
+
+    examples = own_examples(workspace, adapter)
+    weighed = spread(examples, IMPORTANCE_EXAMPLES) if kind in WEIGHED else []
+    with tempfile.TemporaryDirectory(prefix=".merge-", dir=target.parent) as scratch:
+        folder = Path(scratch)
+        made = merge_to_gguf(adapter_gguf, _base(workspace, folder), folder / "whole.gguf")
+        if kind != "f16":
+            matrix = _importance(workspace, adapter_gguf.parent, weighed, folder, report) if weighed else None
+            threads = workspace.settings.n_threads
+            made = quantize(made, folder / f"{kind}.gguf", kind, n_threads=threads, importance=matrix)
+        shown = examples or probe_examples()
+        measured = _compare(workspace, adapter_gguf.parent, made, shown, kind=kind, report=report)
+        made.replace(target)
+        sync_folder(target.parent)
+    return {**measured, "importance_examples": len(weighed)}
+
+
+def _base(workspace: Workspace, scratch: Path) -> Path:
+    """Return the most precise GGUF there is of the base: its own file, or its folder converted to 16 bits."""
+    weights = Path(workspace.model.weights)
+    if weights.is_dir():
+        from finetune.convert import hf_to_gguf
+
+        return hf_to_gguf(weights, scratch / "base.gguf")
+    return weights
+
+
+def _importance(
+    workspace: Workspace, adapter_dir: Path, examples: Sequence[Example], scratch: Path, report: Report
+) -> Path:
+    from finetune.importance import importance, save_importance
+
+    found = importance(workspace.model, adapter_dir, examples, report=report)
+    return save_importance(found, scratch / "importance.safetensors")
+
+
+def _compare(
+    workspace: Workspace, adapter_dir: Path, merged: Path, examples: Sequence[Example], *, kind: str, report: Report
+) -> dict[str, Any]:
+    """Compare token by token. A merged model has no adapter to tell how it reads, so it reads with full attention."""
+    from finetune.parity import MERGED, parity
+    from service.engine import Engine
+    from service.engine.memory import check_memory, demand
+
+    base, options = workspace.model, workspace.engine_options(workspace.model)
+    meta = {**base.meta, "gguf_bytes": merged.stat().st_size}
+    # Another model: nothing that was kept of the base's reading may be taken for its.
+    model = replace(base, gguf=str(merged), sha256=sha256_file(merged), meta=meta)
+    check_memory(merged.name, demand(model, options))
+    with Engine(model, options) as engine:
+        return parity(
+            workspace.model,
+            adapter_dir,
+            spread(examples, PARITY_EXAMPLES),
+            engine.score,
+            limits=MERGED[kind],
+            report=report,
+        )
