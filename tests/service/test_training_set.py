@@ -22,7 +22,10 @@ from tests.finetune.tiny import save_model
 from tests.service.parts import HashEmbedder, ScriptedGenerator
 
 pytestmark = pytest.mark.slow  # a tiny random model is made
-DOCUMENTS, QUESTIONS = 12, 10
+HOUSES = [
+    "Alder", "Birch", "Cedar", "Dogwood", "Ebony", "Fennel", "Ginkgo", "Hazel", "Ivory", "Juniper", "Kauri", "Larch",
+]  # fmt: skip
+DOCUMENTS, QUESTIONS = len(HOUSES), 10
 
 
 @pytest.fixture(scope="module")
@@ -36,17 +39,17 @@ def state(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state with 120 accepted pairs about twelve documents; one question is asked about all of them."""
     root = tmp_path_factory.mktemp("root")
     (root / "documents").mkdir()
-    for n in range(DOCUMENTS):
-        text = "".join(f"In year {1000 + 17 * n + i} house {n} got room {i}. " for i in range(QUESTIONS))
-        (root / "documents" / f"house-{n}.md").write_text(f"# House {n}\n\n{text}\n", encoding="utf-8")
+    for n, name in enumerate(HOUSES):
+        text = "".join(f"In year {1000 + 17 * n + i} house {name} got room {i}. " for i in range(QUESTIONS))
+        (root / "documents" / f"{name}.md").write_text(f"# House {name}\n\n{text}\n", encoding="utf-8")
     with opened(root / "state", model) as workspace:
         workspace.ingestor.ingest("default", [root / "documents"])
         pairs = {}
         for _key, chunk, title in workspace.store.chunks.iterate("default"):
-            number = int(title.split()[-1])
+            house = title.split()[-1]
             for i in range(QUESTIONS):
-                question = f"When did house {number} get room {i}?" if i else "When did the house get its room?"
-                answer = str(1000 + 17 * number + i)
+                question = f"When did house {house} get room {i}?" if i else "When did the house get its room?"
+                answer = str(1000 + 17 * HOUSES.index(house) + i)
                 if answer in chunk.text:
                     name = content_id(question, answer)
                     pairs[name] = QAPair(name, question, answer, (chunk.id,), "span", "test", "accepted")
@@ -142,16 +145,18 @@ def test_a_row_is_shown_with_what_is_trained(run) -> None:
     shown = run("--inspect", "1").stdout
     assert shown.startswith("Row 1 of ")
     assert "question 1 (" in shown
-    assert "«1" in shown
+    assert "«" in shown
     tokens = json.loads(run("--inspect", "1", "--json").stdout)["tokens"]
     assert {"token", "text", "position", "branch", "passage", "copied", "trained"} == set(tokens[0])
     assert any(token["trained"] for token in tokens)
     assert not any(token["trained"] for token in tokens if token["branch"] == 0)
-    assert "Wanted: 1 to " in run("--inspect", "1000000", code=1).stderr
+    assert "1 to " in run("--inspect", "1000000", code=1).stderr
 
 
 def test_facts_that_no_passage_bears_out_are_not_trained_on(state: Path, model: Model) -> None:
-    answers = {f"Room {i} came in the year {1000 + i}, kind reader.": "When did house 0 get room 1?" for i in range(9)}
+    answers = {
+        f"Room {i} came in the year {1000 + i}, kind reader.": "When did house Alder get room 1?" for i in range(9)
+    }
     answers["The **Treaty of Utrecht** ended Queen Anne's War, kind reader."] = "What ended Queen Anne's War?"
     pairs = [
         QAPair(content_id(question, answer), question, answer, (), "style", "test", "accepted")
