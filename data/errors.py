@@ -206,7 +206,7 @@ class AdapterInert(Conflict):
 
 
 class ForgettingExceeded(Conflict):
-    """An adapter under which the base model lost more of what it knew than is allowed."""
+    """An adapter under which the base model may have lost more of what it knew than is allowed."""
 
 
 class StaleAdapter(Conflict):

@@ -74,15 +74,15 @@ def check_remembers(adapter: Adapter) -> None:
     One that was not measured passes: it is older than the probe, or packaged.
 
     Raises:
-        ForgettingExceeded: all of the interval of its loss lies beyond the margin.
+        ForgettingExceeded: the interval of its loss reaches beyond the margin.
     """
     measured: Mapping[str, Any] = adapter.metrics.get("forgetting") or {}
     if measured.get("passed") is False:
         low, high = measured["ci"]
         raise ForgettingExceeded(
-            f"Under {adapter_label(adapter)} the model lost general knowledge",
-            got=f"{measured['drop']:.3f} nats on the right answers (95 % interval {low:.3f} to {high:.3f})",
-            wanted=f"an interval that reaches down to {measured['margin']:g}",
+            f"Under {adapter_label(adapter)} the model was not shown to keep its general knowledge",
+            got=f"right answers less probable by {measured['drop']:.3f} (95 % interval {low:.3f} to {high:.3f})",
+            wanted=f"an interval that ends within {measured['margin']:g}",
             hint="Train with fewer epochs, a lower learning_rate or a smaller r; or promote it anyway with --force.",
         )
 

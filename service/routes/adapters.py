@@ -115,7 +115,7 @@ def import_files(
 @router.post("/{name}/promote")
 def promote_adapter(name: str, workspace: WorkspaceDep, body: PromoteBody | None = None) -> dict[str, Any]:
     """Make an adapter the live one; the one before it is retired."""
-    chosen, refuse = body or PromoteBody(), workspace.settings.refuse_stale_adapters
+    chosen, refuse = body or PromoteBody(version=None), workspace.settings.refuse_stale_adapters
     done = promotion.promote(
         workspace.store, workspace.model, name, chosen.version, refuse_stale=refuse, force=chosen.force
     )

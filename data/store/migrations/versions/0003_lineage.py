@@ -1,6 +1,7 @@
 """Links between documents, chunks, pairs, rows, adapters and answers, browsable both ways."""
 
 import json
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -20,14 +21,14 @@ def upgrade() -> None:
     _link_answers()
 
 
-def _of_adapter():
+def _of_adapter() -> tuple[sa.Column[str], sa.Column[int]]:
     return (
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("version", sa.Integer(), autoincrement=False, nullable=False),
     )
 
 
-def _to_adapters():
+def _to_adapters() -> sa.ForeignKeyConstraint:
     return sa.ForeignKeyConstraint(["name", "version"], ["adapters.name", "adapters.version"], ondelete="CASCADE")
 
 
@@ -115,7 +116,8 @@ def _link_answers() -> None:
     after = 0
     while rows := bind.execute(page, {"after": after, "most": BATCH}).all():
         after = rows[-1].key
-        shown, used = [], []
+        shown: list[dict[str, Any]] = []
+        used: list[dict[str, Any]] = []
         for row in rows:
             answer = json.loads(row.answer) if isinstance(row.answer, str) else row.answer
             shown += _shown(row.id, answer)
@@ -128,7 +130,7 @@ def _link_answers() -> None:
             bind.execute(sa.insert(adapters), used)
 
 
-def _shown(answer_id, answer):
+def _shown(answer_id: str, answer: dict[str, Any]) -> list[dict[str, Any]]:
     cited = {citation["n"] for citation in answer.get("citations", ())}
     found = {}
     for number, passage in enumerate(answer.get("passages", ()), 1):
