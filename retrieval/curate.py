@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from data.prompt import abstains, language, strip_citations
-from data.records import PairKind, Passage
+from data.records import Chunk, PairKind, Passage
 from data.scoring import token_f1
 from data.splits import QuestionIndex
 from retrieval.wording import dangling_reference, is_short, points_at_source, stretch_of, terms
@@ -207,6 +207,18 @@ UNANSWERABLE_CHECKS: tuple[Check, ...] = (
     near_miss,
     not_answered,
 )
+
+
+_EDIT_CHECKS: tuple[Check, ...] = (grounded, not_leaked, self_contained)
+
+
+def check_wording(question: str, answer: str, kind: PairKind, passage: Passage | None) -> list[CheckResult]:
+    """Run, for a pair that a person wrote or changed, every check that needs nothing but the pair and its passage."""
+    empty = Passage(Chunk("", "", "", 0, 0), 0.0, 1, "")
+    candidate = Candidate("", question, answer, kind, passage or empty)
+    context = Context(lambda _question: ())
+    chosen = [run for run in _EDIT_CHECKS if run is self_contained or kind != "unanswerable"]
+    return [run(candidate, context) for run in chosen if run is not grounded or passage is not None]
 
 
 def check(candidate: Candidate, context: Context) -> list[CheckResult]:

@@ -35,6 +35,7 @@ from service.routes import (
     openai,
     pairs,
     retrievers,
+    reviews,
     search,
 )
 from service.runner import JobRunner
@@ -44,7 +45,7 @@ from service.workspace import Workspace
 log = logging.getLogger(__name__)
 
 _ROUTERS = (
-    *(answers, compare, search, documents, index, pairs),
+    *(answers, compare, search, documents, index, reviews, pairs),
     *(adapters, retrievers, evaluations, jobs, feedback, openai),
 )
 

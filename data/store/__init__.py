@@ -21,9 +21,21 @@ from data.store.generations import GenerationRow, Generations
 from data.store.jobs import Jobs
 from data.store.keys import KeyRow, Keys
 from data.store.models import Models
+from data.store.pair_filters import PairFilter
 from data.store.pairs import Pairs
+from data.store.reviews import Reviewed, Reviews
 
-__all__ = ["AnswerRow", "DocumentRow", "FeedbackRow", "GenerationRow", "KeyRow", "NewDocument", "Store"]
+__all__ = [
+    "AnswerRow",
+    "DocumentRow",
+    "FeedbackRow",
+    "GenerationRow",
+    "KeyRow",
+    "NewDocument",
+    "PairFilter",
+    "Reviewed",
+    "Store",
+]
 
 
 class Store:
@@ -37,6 +49,7 @@ class Store:
         self.embeddings = Embeddings(database)
         self.generations = Generations(database)
         self.pairs = Pairs(database)
+        self.reviews = Reviews(database)
         self.adapters = Adapters(database)
         self.jobs = Jobs(database)
         self.answers = Answers(database)

@@ -18,6 +18,7 @@ from data.errors import InvalidRequest, NotFound, UnknownPair
 from data.records import PairKind, PairStatus, QAPair
 from data.store.collections import ensure_collection
 from data.store.database import Database, Row, batches, check_limit, parse_cursor
+from data.store.pair_filters import PairFilter, narrowed
 from data.store.schema import chunks, pair_chunks, pair_losses, pair_runs, pairs
 
 _CHANGEABLE = ("question", "answer", "kind", "status", "reason", "checks", "chunk_ids")
@@ -147,18 +148,11 @@ class Pairs:
             raise UnknownPair("No such pair.", got=pair_id)
         return str(found)
 
-    @staticmethod
     def _select(
-        collection: str, status: PairStatus | None, kind: PairKind | None, stale: bool | None
+        self, collection: str, status: PairStatus | None, kind: PairKind | None, stale: bool | None
     ) -> sa.Select[Any]:
-        query = sa.select(pairs).where(pairs.c.collection == collection).order_by(pairs.c.key)
-        if status is not None:
-            query = query.where(pairs.c.status == status)
-        if kind is not None:
-            query = query.where(pairs.c.kind == kind)
-        if stale is not None:
-            query = query.where(pairs.c.stale == stale)
-        return query
+        chosen = PairFilter(status=status, kind=kind, stale=stale)
+        return sa.select(pairs).where(narrowed(collection, chosen, self._database.dialect)).order_by(pairs.c.key)
 
     @staticmethod
     def _pairs(connection: sa.Connection, rows: Sequence[Row]) -> list[QAPair]:
@@ -314,7 +308,18 @@ class Pairs:
         Raises:
             InvalidRequest: a bad cursor or limit.
         """
-        query = self._select(collection, status, kind, stale).where(pairs.c.key > parse_cursor(cursor))
+        return self.find(collection, PairFilter(status=status, kind=kind, stale=stale), cursor, limit)
+
+    def find(
+        self, collection: str, chosen: PairFilter, cursor: str | None = None, limit: int = 50
+    ) -> tuple[Sequence[QAPair], str | None]:
+        """Return a page of the pairs that pass a filter, as ``list`` does.
+
+        Raises:
+            InvalidRequest: a bad cursor or limit.
+        """
+        query = sa.select(pairs).where(narrowed(collection, chosen, self._database.dialect)).order_by(pairs.c.key)
+        query = query.where(pairs.c.key > parse_cursor(cursor))
         with self._database.read() as connection:
             rows = connection.execute(query.limit(check_limit(limit) + 1)).all()
             following = str(rows[limit - 1].key) if len(rows) > limit else None
