@@ -167,13 +167,16 @@ class VerifyBody(CollectionBody):
 
 
 class GeneratePairsBody(Body):
-    """``POST /v1/pairs/generate``: ``limit`` accepted pairs are asked for."""
+    """``POST /v1/pairs/generate``: ``limit`` proposals are asked for."""
 
     collection: str = "default"
     limit: int = Field(200, ge=1, le=100_000)
     seed: int = 0
     adapter: str | None = None
     exclude_documents: list[str] = Field(default_factory=list)
+    exclude_questions: list[str] = Field(default_factory=list, max_length=100_000)
+    per_source_cap: float = Field(0.25, gt=0, le=1)
+    faq: bool = Field(True, description="Take the questions that documents ask and answer themselves, too.")
 
 
 class PairPatch(Body):

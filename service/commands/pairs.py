@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from data.errors import UnknownDocument
-from data.formats import FORMATS, Format
+from data.formats import FORMATS, Format, read_questions
 from data.store import PairFilter
 from service.commands import review
 from service.commands.foreground import run_here
@@ -33,13 +33,22 @@ def generate(
     adapter: Annotated[str | None, typer.Option(help="The pair writer to use instead of the packaged one.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed asks for the same proposals.")] = 0,
     exclude: Annotated[list[str] | None, typer.Option(help="Source of a document to leave out; repeatable.")] = None,
+    exclude_questions: Annotated[
+        Path | None, typer.Option(help="JSONL of evaluation questions that no pair may resemble.", **_FILE)
+    ] = None,
+    per_source_cap: Annotated[float, typer.Option(help="Share of the pairs that one document may hold.")] = 0.25,
+    faq: Annotated[bool, typer.Option(help="Take questions that documents ask and answer themselves, too.")] = True,
     as_json: Json = False,
 ) -> None:
     """Propose pairs from the documents and keep those that pass the checks. Resumes where it stopped."""
+    kept_out = read_questions(exclude_questions) if exclude_questions else []
     with session(ctx).workspace(mutates=True) as workspace:
         inputs = {
             "collection": collection,
             "limit": limit,
+            "per_source_cap": per_source_cap,
+            "faq": faq,
+            "exclude_questions": [question.question for question in kept_out],
             "seed": seed,
             "teacher": teacher,
             "adapter": adapter,
@@ -49,6 +58,8 @@ def generate(
     if as_json:
         print_json(ledger)
     else:
+        if "faq" in ledger:
+            print_line("Questions of the documents: " + ledger_text(ledger["faq"]))
         print_line(ledger_text(ledger))
 
 
@@ -136,7 +147,7 @@ def import_file(
     else:
         for row in done["failed"]:
             stderr().print(f"failed: {row['detail']}", markup=False)
-        print_line(f"{done['imported']} imported, {done['known']} known already, {len(done['failed'])} failed")
+        print_line(f"{done['imported']} imported, {done['known']} known already, {done['failed_count']} failed")
     if done["failed"] and not done["imported"] and not done["known"]:
         raise typer.Exit(FAILED)
 

@@ -1,17 +1,18 @@
-"""Commands about reviews of pairs: show, accept, reject, edit, undo, and all that pass a filter at once.
+"""Commands about reviews of pairs: show, accept, reject, edit, undo, all that pass a filter, and what pairs cover.
 
 They write single transactions, so they may run beside a server.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
 from data.errors import InvalidRequest
 from data.store import PairFilter
-from service.commands.session import Collection, Json, print_fields, print_json, print_line, session
+from service.commands.session import Collection, Json, print_fields, print_json, print_line, print_rows, session
 from service.review import decision, edit_pair, pair_details, reviewed_view
 
 Ids = Annotated[list[str], typer.Argument(help="Ids of pairs, as `pairs list` shows them.")]
@@ -26,7 +27,7 @@ Reason = Annotated[str, typer.Option(help="Why; it is counted in the ledger.")]
 
 def add_to(pairs: typer.Typer) -> None:
     """Add the commands to the group of pairs."""
-    for command in (show, accept, reject, edit, undo, review):
+    for command in (show, accept, reject, edit, undo, review, coverage):
         pairs.command(command.__name__)(command)
 
 
@@ -181,7 +182,34 @@ def review(
         check_collection(workspace.store, collection)
         if dry_run:
             count = workspace.store.reviews.count(collection, chosen)
-            print_json({"dry_run": True, "pairs": count}) if as_json else print_line(f"{count} pairs")
+            if as_json:
+                print_json({"dry_run": True, "pairs": count})
+            else:
+                print_line(f"{count} pairs")
             return
         done = reviewed_view(workspace.store.reviews.change_all(collection, chosen, decision(to, reason)))
     _print_reviewed(done, to, as_json)
+
+
+def coverage(
+    ctx: typer.Context,
+    collection: Collection = "default",
+    limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
+    cursor: Annotated[str | None, typer.Option(help="next_cursor of the page before.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what the pairs cover of each document."""
+    from retrieval.coverage import coverage as covered
+    from service.answerer import check_collection
+
+    with session(ctx).workspace() as workspace:
+        check_collection(workspace.store, collection)
+        found, following = covered(workspace.store, collection, cursor, limit)
+    if as_json:
+        print_json({"documents": [asdict(document) for document in found], "next_cursor": following})
+        return
+    columns = ("source", "chunks", "with pairs", "pairs", "accepted", "information covered")
+    rows = [(d.source, d.chunks, d.chunks_with_pairs, d.pairs, d.accepted, f"{d.information_share:.0%}") for d in found]
+    print_rows(columns, rows, "No documents yet: ragtune ingest PATH")
+    if following:
+        print_line(f"More: --cursor {following}")

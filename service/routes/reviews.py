@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
 
 from service.answerer import check_collection
-from service.deps import WorkspaceDep
+from service.deps import Cursor, Limit, WorkspaceDep
 from service.review import decision, pair_with_history, reviewed_view
 from service.schemas import BulkReviewBody
 
 router = APIRouter(prefix="/pairs", tags=["pairs"])
+
+
+@router.get("/coverage")
+def pair_coverage(
+    workspace: WorkspaceDep, *, collection: str = "default", cursor: Cursor = None, limit: Limit = 50
+) -> dict[str, Any]:
+    """Return what the pairs cover of each document, a page of documents at a time."""
+    from retrieval.coverage import coverage
+
+    check_collection(workspace.store, collection)
+    found, following = coverage(workspace.store, collection, cursor, limit)
+    return {"documents": [asdict(document) for document in found], "next_cursor": following}
 
 
 @router.post("/bulk")

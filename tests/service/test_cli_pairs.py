@@ -106,3 +106,36 @@ def test_the_list_is_filtered(shell, as_json, pairs):
     assert "No such pairs" in shell("pairs", "list", "--text", "nothing").stdout
     assert "p1" in shell("pairs", "list").stdout
     shell("pairs", "list", "--kind", "odd", code=2)
+
+
+def test_the_coverage_is_shown(shell, as_json, pairs):
+    shell("pairs", "accept", "p1")
+    rows = {row["source"]: row for row in as_json("pairs", "coverage")["documents"]}
+    assert (rows["lighthouse.md"]["accepted"], rows["garden.md"]["accepted"]) == (1, 0)
+    assert "100%" in shell("pairs", "coverage", "--limit", 5).stdout
+
+
+def test_generation_keeps_evaluation_questions_out(shell, as_json, generator, tmp_path):
+    said = '{"question": "When was the lighthouse of Orrin built?", "answer": "1842"}'
+    generator.reply = lambda request: said if request.grammar else "1842 [1]"
+    path = tmp_path / "questions.jsonl"
+    path.write_text('{"id": "1", "question": "When was the lighthouse of Orrin built", "answers": ["1842"]}')
+    words = ("pairs", "generate", "--limit", 6, "--exclude", "garden.md", "--exclude-questions", path)
+    ledger = as_json(*words)
+    assert ledger["accepted"] == 0
+    assert ledger["rejected"]["uncontaminated"] >= 4
+    assert "per_source_cap=2.0" in shell(*words, "--per-source-cap", 2, code=1).stderr
+
+
+def test_generation_keeps_out_what_the_collection_is_evaluated_on(as_json, generator, store):
+    said = '{"question": "When was the lighthouse of Orrin built?", "answer": "1842"}'
+    generator.reply = lambda request: said if request.grammar else "1842 [1]"
+    asked = {"question": "When was the lighthouse of Orrin built", "answers": ["1842"]}
+    store.jobs.create("evaluate", {"collection": "other", "questions": [asked]})
+    assert as_json("pairs", "generate", "--limit", 4, "--exclude", "garden.md")["accepted"] == 1
+    store.jobs.create("evaluate", {"collection": "default", "questions": [asked]})
+    ledger = as_json("pairs", "generate", "--limit", 4, "--exclude", "garden.md")
+    assert (ledger["accepted"], "uncontaminated" in ledger["rejected"] or "not_duplicate" in ledger["rejected"]) == (
+        0,
+        True,
+    )

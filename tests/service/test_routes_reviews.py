@@ -111,3 +111,18 @@ def test_bulk_reviews_that_are_refused_change_nothing(client, pairs, body, statu
     assert client.post("/v1/pairs/bulk", json=body).status_code == status
     assert pairs.all("default") == before
     assert client.post("/v1/pairs/p9/undo").json()["type"] == "unknown-pair"
+
+
+def test_the_coverage_names_every_document(client, pairs):
+    first = client.get("/v1/pairs/coverage", params={"limit": 1}).json()
+    second = client.get("/v1/pairs/coverage", params={"limit": 1, "cursor": first["next_cursor"]}).json()
+    by_source = {row["source"]: row for row in first["documents"] + second["documents"]}
+    lighthouse, garden = by_source["lighthouse.md"], by_source["garden.md"]
+    assert (lighthouse["chunks"], lighthouse["chunks_with_pairs"], lighthouse["pairs"]) == (1, 1, 1)
+    assert (lighthouse["accepted"], lighthouse["information_share"], garden["pairs"]) == (0, 0.0, 0)
+    assert lighthouse["information"] > 0
+    client.patch("/v1/pairs/p1", json={"status": "accepted"})
+    covered = client.get("/v1/pairs/coverage").json()["documents"]
+    assert sorted((row["accepted"], row["information_share"]) for row in covered) == [(0, 0.0), (1, 1.0)]
+    assert client.get("/v1/pairs/coverage?collection=no").status_code == 404
+    assert client.get("/v1/pairs/coverage?cursor=x").status_code == 422
