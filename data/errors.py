@@ -10,7 +10,7 @@ RagtuneError
 ├── NotFound                        404
 │   ├── UnknownCollection  UnknownDocument  UnknownAdapter  UnknownModel
 │   ├── UnknownRetriever
-│   └── UnknownJob  UnknownPair  UnknownEvaluation  UnknownAnswer
+│   └── UnknownJob  UnknownPair  UnknownReview  UnknownEvaluation  UnknownAnswer
 ├── Unauthorized                    401
 ├── Conflict                        409  the state does not allow it (now)
 │   ├── NothingIndexed  NoAcceptedPairs  NoQuestions  NoLiveAdapter
@@ -139,6 +139,10 @@ class UnknownJob(NotFound):
 
 class UnknownPair(NotFound):
     """No such question-answer pair."""
+
+
+class UnknownReview(NotFound):
+    """No such review of pairs, or none that can still be undone."""
 
 
 class UnknownEvaluation(NotFound):

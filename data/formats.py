@@ -9,12 +9,14 @@ Other keys of a row (an id, its lineage) are kept in every format. Knows nothing
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from data.errors import InvalidRequest, RagtuneError
+from data.errors import InvalidRequest
+from data.jsonl import OnError, located, read_objects, report
 from data.records import Question
 from data.state import write_atomic
 
@@ -29,8 +31,6 @@ _KEYS: dict[Format, tuple[str, ...]] = {
     "instruction": ("instruction", "input", "output"),
     "sharegpt": ("conversations",),
 }
-OnError = Callable[[InvalidRequest], None]
-"""Receives what is wrong with a line; the line is left out."""
 
 
 def _invalid(what: str, got: object, wanted: str) -> InvalidRequest:
@@ -142,82 +142,62 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], format: Format = "
         try:
             lines.append(json.dumps(convert(row, format), ensure_ascii=False) + "\n")
         except InvalidRequest as error:
-            raise _located(error, f"Row {number}") from error
+            raise located(error, f"Row {number}") from error
     write_atomic(path, "".join(lines).encode())
     return len(lines)
 
 
-def _located(error: RagtuneError, where: str) -> InvalidRequest:
-    return InvalidRequest(f"{where}: {error.detail}", got=error.got, wanted=error.wanted, hint=error.hint)
-
-
-def _objects(path: Path, on_error: OnError | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (where, object) for each line that is not blank."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InvalidRequest(f"Cannot read the file: {error.strerror}.", got=str(path)) from error
-    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path.name}, line {number}"
-        try:
-            found = json.loads(line.decode())
-            if not isinstance(found, dict):
-                raise _invalid("The line is no JSON object.", found, "an object")
-        except InvalidRequest as error:
-            _report(_located(error, where), on_error)
-        except (ValueError, RecursionError) as error:
-            _report(InvalidRequest(f"{where}: not JSON in UTF-8: {error}.", wanted="one object a line"), on_error)
-        else:
-            yield where, found
-
-
-def _report(error: InvalidRequest, on_error: OnError | None) -> None:
-    if on_error is None:
-        raise error
-    on_error(error)
-
-
 def read_rows(path: Path, *, on_error: OnError | None = None) -> list[dict[str, Any]]:
-    """Read JSONL rows, each of any format, as chat rows.
+    """Read rows, each of any format, as chat rows.
 
     Args:
-        path: a JSONL file in UTF-8; blank lines are skipped.
+        path: JSONL (blank lines are skipped) or a JSON array; see ``data.jsonl.read_objects``.
         on_error: called for each bad line, which is then left out; None to stop at the first.
 
     Raises:
         InvalidRequest: a line is bad; its number is named.
     """
-    rows = []
-    for where, found in _objects(path, on_error):
+    return [convert(row, "chat") for row in iterate_rows(path, on_error=on_error)]
+
+
+def iterate_rows(path: Path, *, on_error: OnError | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the valid rows of a file, each in its own format, in bounded memory; as ``read_rows`` otherwise."""
+    for where, found in read_objects(path, on_error):
         try:
-            rows.append(convert(found, "chat"))
+            _messages(found)
         except InvalidRequest as error:
-            _report(_located(error, where), on_error)
-    return rows
+            report(located(error, where), on_error)
+        else:
+            yield found
 
 
 def read_questions(path: Path, *, on_error: OnError | None = None) -> list[Question]:
     """Read evaluation questions: JSONL of ``{"id", "question", "answers", "answerable"?, "document"?}``.
 
     Args:
-        path: a JSONL file in UTF-8; blank lines are skipped.
+        path: JSONL (blank lines are skipped) or a JSON array; see ``data.jsonl.read_objects``.
         on_error: called for each bad line, which is then left out; None to stop at the first.
 
     Raises:
         InvalidRequest: a line is bad, or two have the same id; the line's number is named.
     """
-    questions: dict[str, Question] = {}
-    for where, found in _objects(path, on_error):
+    return list(iterate_questions(path, on_error=on_error))
+
+
+def iterate_questions(path: Path, *, on_error: OnError | None = None) -> Iterator[Question]:
+    """Yield what ``read_questions`` returns; of earlier questions 8 bytes of each id's hash are kept."""
+    seen: set[bytes] = set()
+    for where, found in read_objects(path, on_error):
         try:
             question = _question(found)
-            if question.id in questions:
+            digest = hashlib.blake2b(question.id.encode(), digest_size=8).digest()
+            if digest in seen:
                 raise _invalid("The id is used twice.", question.id, "an id for each question")
-            questions[question.id] = question
         except InvalidRequest as error:
-            _report(_located(error, where), on_error)
-    return list(questions.values())
+            report(located(error, where), on_error)
+        else:
+            seen.add(digest)
+            yield question
 
 
 def _question(row: Mapping[str, Any]) -> Question:

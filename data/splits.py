@@ -11,7 +11,7 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -156,18 +156,23 @@ class QuestionIndex:
 
     def match(self, question: str) -> Any | None:
         """Return the row of the most similar near-duplicate (the first of equals), None if none is."""
+        return max(self._similar(question), key=lambda found: found[0], default=(0.0, None))[1]
+
+    def matches(self, question: str) -> list[Any]:
+        """Return the rows of all near-duplicates, in the order in which they were added."""
+        return [row for _, row in self._similar(question)]
+
+    def _similar(self, question: str) -> Iterator[tuple[float, Any]]:
         text = _normalized(question)
         shingles, numbers = _shingles(text), _numbers(text)
         candidates = {number for shingle in self._prefix(shingles) for number in self._by_shingle.get(shingle, ())}
-        best, found = 0.0, None
         for number in sorted(candidates):
             other, its_numbers, row = self._entries[number]
             if its_numbers == numbers:
                 common = len(shingles & other)
                 similarity = common / (len(shingles) + len(other) - common)
-                if similarity >= self._threshold and similarity > best:
-                    best, found = similarity, row
-        return found
+                if similarity >= self._threshold:
+                    yield similarity, row
 
     def _prefix(self, shingles: frozenset[str]) -> list[str]:
         # Sorted by a hash: alphabetical order would put every question's "what is" first.
@@ -183,17 +188,44 @@ def _question_of(row: Any) -> str:
     return row if isinstance(row, str) else str(row.question)
 
 
-def without_leaks(
-    train: Iterable[_T],
-    evaluation: Iterable[Any],
+def split_without_leaks(
+    rows: Sequence[_T],
+    document_of: Callable[[_T], str | Iterable[str]],
+    eval_share: float,
+    seed: int,
     question_of: Callable[[Any], str] = _question_of,
-    threshold: float = NEAR_DUPLICATE,
-) -> list[_T]:
-    """Return the train rows whose question is no near-duplicate of an evaluation question."""
-    index = QuestionIndex(threshold)
-    for row in evaluation:
-        index.add(question_of(row))
-    return [row for row in train if index.match(question_of(row)) is None]
+) -> Split[_T]:
+    """Split rows as ``split_by_document`` does, and keep documents together that ask (nearly) the same.
+
+    No row is lost. Where that leaves a side empty that documents alone would have filled, the rows that
+    tie the documents together have to be told apart first.
+
+    Args:
+        rows: any rows.
+        document_of: the id (or ids) of the document a row is about.
+        eval_share: wanted share of rows for evaluation, 0 to 1.
+        seed: another seed, another choice.
+        question_of: gives a row's question, for rows without ``question``.
+
+    Raises:
+        InvalidRequest: the share is not from 0 to 1, or a row has no document.
+        SplitLeak: near-duplicates leave no two sides; two such rows are named.
+    """
+    documents = [_documents(row, document_of) for row in rows]
+    index = QuestionIndex()
+    alike: list[tuple[int, int]] = []
+    for number, row in enumerate(rows):
+        alike += [(other, number) for other in index.matches(question_of(row))]
+        index.add(question_of(row), number)
+    together = [set(names) for names in documents]
+    for first, second in alike:
+        together[second] |= together[first]
+    split = split_by_document(range(len(rows)), lambda number: together[number], eval_share, seed)
+    if 0 < eval_share < 1 and not (split.train and split.evaluation):
+        for first, second in alike:
+            if not set(documents[first]) & set(documents[second]):
+                raise _leak(rows[first], rows[second], question_of)
+    return Split([rows[number] for number in split.train], [rows[number] for number in split.evaluation])
 
 
 def assert_disjoint(
@@ -215,16 +247,20 @@ def assert_disjoint(
     """
     index = QuestionIndex(threshold)
     for row in evaluation:
-        index.add(question_of(row), (row, question_of(row)))
+        index.add(question_of(row), (row,))
     for row in train:
         found = index.match(question_of(row))
         if found is not None:
-            raise SplitLeak(
-                "A train row and an evaluation row ask (nearly) the same.",
-                got=f"{_name(row, question_of(row))} and {_name(*found)}",
-                wanted="questions on one side only",
-                hint="Remove one of them, or split again by document.",
-            )
+            raise _leak(row, found[0], question_of)
+
+
+def _leak(row: Any, other: Any, question_of: Callable[[Any], str]) -> SplitLeak:
+    return SplitLeak(
+        "A train row and an evaluation row ask (nearly) the same.",
+        got=f"{_name(row, question_of(row))} and {_name(other, question_of(other))}",
+        wanted="questions on one side only",
+        hint="Reject or edit one of them (ragtune pairs reject ID), or split again by document.",
+    )
 
 
 def _name(row: Any, question: str) -> str:

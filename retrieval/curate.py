@@ -7,19 +7,24 @@ reader's view of the question). It knows nothing of the store, nor of how the pr
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from data.prompt import abstains, language, strip_citations
-from data.records import PairKind, Passage
+from data.records import Chunk, PairKind, Passage
 from data.scoring import token_f1
 from data.splits import QuestionIndex
+from retrieval.meaning import Embed, MeaningIndex
+from retrieval.privacy import PERSONAL, SECRET, found_kinds
 from retrieval.wording import dangling_reference, is_short, points_at_source, stretch_of, terms
 
 MIN_QUESTION_TERMS = {"en": 3, "zh": 5}
 MAX_QUESTION_TERMS = {"en": 40, "zh": 80}
 MIN_READER_F1 = 0.5
 CONTAMINATION_THRESHOLD = 0.7
+LONGEST_ANSWER = 2000
+"""Characters of an answer found in a document; what is longer is a chapter."""
 
 Search = Callable[[str], Sequence[Passage]]
 """Returns what the production retriever finds for a question, best first."""
@@ -48,6 +53,28 @@ class CheckResult:
     reason: str = ""
 
 
+class SourceCap:
+    """How many accepted pairs each document has, and how many one may have: a share of the whole set."""
+
+    def __init__(self, accepted: Mapping[str, int], requested: int, share: float) -> None:
+        """Start from the numbers of accepted pairs by document; ``share`` is of all, or of ``requested`` if more."""
+        self._counts = Counter(accepted)
+        self._requested = requested
+        self._share = share
+
+    def limit(self) -> float:
+        """Return how many pairs one document may have by now."""
+        return max(1.0, self._share * max(self._requested, self._counts.total() + 1))
+
+    def full(self, document_id: str) -> bool:
+        """Tell whether one more pair of this document would be too many."""
+        return self._counts[document_id] + 1 > self.limit()
+
+    def add(self, document_id: str) -> None:
+        """Count an accepted pair."""
+        self._counts[document_id] += 1
+
+
 class Context:
     """What checks may ask about a question; the passages of the latest question are kept."""
 
@@ -55,20 +82,35 @@ class Context:
         self,
         search: Search,
         *,
-        accepted: Iterable[str] = (),
+        accepted: Iterable[tuple[str, str]] = (),
         evaluation: Iterable[str] = (),
         read: Read | None = None,
+        embed: Embed | None = None,
+        cap: SourceCap | None = None,
     ) -> None:
-        """Start from the questions already accepted and the ones that are measured on."""
+        """Start from the questions (with answers) already accepted and the ones that are measured on."""
         self.accepted = QuestionIndex()
         self.evaluation = QuestionIndex(CONTAMINATION_THRESHOLD)
-        for question in accepted:
+        known = list(accepted)
+        for question, _ in known:
             self.accepted.add(question)
         for question in evaluation:
             self.evaluation.add(question)
         self.read = read
+        self.cap = cap
+        self.meanings = MeaningIndex(embed) if embed else None
+        if self.meanings is not None:
+            self.meanings.add(known)
         self._search = search
         self._latest: tuple[str, Sequence[Passage]] | None = None
+
+    def accept(self, question: str, answer: str, document_id: str) -> None:
+        """Take in a pair that passed, so that those that follow are compared with it."""
+        self.accepted.add(question)
+        if self.meanings is not None:
+            self.meanings.add([(question, answer)])
+        if self.cap is not None:
+            self.cap.add(document_id)
 
     def passages(self, question: str) -> Sequence[Passage]:
         """Return what the production retriever finds for ``question``."""
@@ -151,10 +193,36 @@ def not_duplicate(candidate: Candidate, context: Context) -> CheckResult:
     return CheckResult("not_duplicate", like is None, f"like: {like}" if like else "")
 
 
+def not_same_meaning(candidate: Candidate, context: Context) -> CheckResult:
+    """Check that no accepted question asks the same in other words (``retrieval.meaning``)."""
+    found = context.meanings.match(candidate.question, candidate.answer) if context.meanings else None
+    reason = f"means the same (cosine {found[1]:.2f}): {found[0]}" if found else ""
+    return CheckResult("not_same_meaning", found is None, reason)
+
+
 def uncontaminated(candidate: Candidate, context: Context) -> CheckResult:
     """Check that no evaluation question is nearly the same."""
     like = context.evaluation.match(candidate.question)
     return CheckResult("uncontaminated", like is None, "like an evaluation question" if like else "")
+
+
+def no_secrets(candidate: Candidate, _context: Context) -> CheckResult:
+    """Check that neither question nor answer holds a password, a key or a token."""
+    found = ", ".join(found_kinds(f"{candidate.question}\n{candidate.answer}", SECRET))
+    return CheckResult("no_secrets", not found, found)
+
+
+def no_personal_data(candidate: Candidate, _context: Context) -> CheckResult:
+    """Check that neither question nor answer holds an address or number of a person or an account."""
+    found = ", ".join(found_kinds(f"{candidate.question}\n{candidate.answer}", PERSONAL))
+    return CheckResult("no_personal_data", not found, found)
+
+
+def within_source_cap(candidate: Candidate, context: Context) -> CheckResult:
+    """Check that the document has not given its share of the set yet."""
+    full = context.cap is not None and context.cap.full(candidate.passage.chunk.document_id)
+    reason = f"its document has {context.cap.limit():.0f} accepted pairs" if full and context.cap else ""
+    return CheckResult("within_source_cap", not full, reason)
 
 
 def retrieved_again(candidate: Candidate, context: Context) -> CheckResult:
@@ -194,25 +262,74 @@ ANSWERABLE_CHECKS: tuple[Check, ...] = (
     grounded,
     not_leaked,
     self_contained,
+    no_secrets,
+    no_personal_data,
+    within_source_cap,
     not_duplicate,
     uncontaminated,
+    not_same_meaning,
     retrieved_again,
     answered_alike,
 )
 UNANSWERABLE_CHECKS: tuple[Check, ...] = (
     well_formed,
     self_contained,
+    no_secrets,
+    no_personal_data,
+    within_source_cap,
     not_duplicate,
     uncontaminated,
+    not_same_meaning,
     near_miss,
     not_answered,
 )
 
 
+_EDIT_CHECKS: tuple[Check, ...] = (grounded, not_leaked, self_contained, no_secrets, no_personal_data)
+
+
+def check_wording(question: str, answer: str, kind: PairKind, passage: Passage | None) -> list[CheckResult]:
+    """Run, for a pair that a person wrote or changed, every check that needs nothing but the pair and its passage."""
+    empty = Passage(Chunk("", "", "", 0, 0), 0.0, 1, "")
+    candidate = Candidate("", question, answer, kind, passage or empty)
+    context = Context(lambda _question: ())
+    unfit: set[Check] = {grounded, not_leaked} if kind == "unanswerable" else {grounded} if passage is None else set()
+    return [run(candidate, context) for run in _EDIT_CHECKS if run not in unfit]
+
+
+def brief(candidate: Candidate, _context: Context) -> CheckResult:
+    """Check that a question and answer found in a document are of a length that can be asked and said."""
+    lang, length = language(candidate.question), len(terms(candidate.question))
+    if not 2 <= length <= MAX_QUESTION_TERMS[lang]:
+        return CheckResult("brief", False, f"{length} words; 2 to {MAX_QUESTION_TERMS[lang]} are accepted")
+    if len(candidate.answer) > LONGEST_ANSWER:
+        return CheckResult("brief", False, f"{len(candidate.answer)} characters; at most {LONGEST_ANSWER} are accepted")
+    return CheckResult("brief", True)
+
+
+FAQ_CHECKS: tuple[Check, ...] = (
+    brief,
+    self_contained,
+    no_secrets,
+    no_personal_data,
+    not_duplicate,
+    uncontaminated,
+    not_same_meaning,
+    retrieved_again,
+)
+
+
 def check(candidate: Candidate, context: Context) -> list[CheckResult]:
     """Run the checks of the candidate's kind, cheapest first, up to the first that fails."""
+    return run_checks(
+        UNANSWERABLE_CHECKS if candidate.kind == "unanswerable" else ANSWERABLE_CHECKS, candidate, context
+    )
+
+
+def run_checks(checks: Sequence[Check], candidate: Candidate, context: Context) -> list[CheckResult]:
+    """Run checks in their order, up to the first that fails."""
     results: list[CheckResult] = []
-    for run in UNANSWERABLE_CHECKS if candidate.kind == "unanswerable" else ANSWERABLE_CHECKS:
+    for run in checks:
         results.append(run(candidate, context))
         if not results[-1].passed:
             break

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from collections.abc import Generator as Generated
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
-from random import Random
 from typing import Any
 
 from data.errors import ContextOverflow, EngineTimeout, InvalidRequest, NothingIndexed
@@ -23,8 +22,9 @@ from data.prompt import answer_messages, pair_messages
 from data.protocols import GenerationRequest, Generator, Report
 from data.records import Passage, Progress, QAPair, content_id
 from data.store import Store
-from retrieval.curate import Context, check, parse_candidate
+from retrieval.curate import Context, SourceCap, check, parse_candidate
 from retrieval.grammar import PAIR_SCHEMA, QUESTION_GRAMMAR, QUESTION_SCHEMA, pair_grammar
+from retrieval.plan import Quota, most_per_source, share_out
 from retrieval.retriever import Retriever
 from retrieval.wording import information
 
@@ -33,44 +33,6 @@ TEMPERATURE = 0.7
 TOP_P = 0.9
 MAX_PROPOSAL_TOKENS = 128
 MAX_READER_TOKENS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """How many proposals are asked of the chunk with the store's key ``key``; the last ones unanswerable."""
-
-    key: int
-    tries: int
-    unanswerable: int = 0
-
-
-def share_out(
-    information_of: Mapping[int, int], requested: int, *, seed: int, unanswerable_share: float = 0.0
-) -> list[Quota]:
-    """Share ``requested`` proposals among chunks by the information each holds, in a seeded order.
-
-    Every chunk gets one try as long as there are enough, the rest is shared in proportion (largest
-    remainders); with too few, informative chunks are drawn first. The order is shuffled, so that a
-    run that is cut short has seen all documents alike.
-
-    Args:
-        information_of: the information of each chunk, by its key (``retrieval.wording.information``).
-        requested: number of proposals; the quotas add up to it.
-        seed: decides the draw.
-        unanswerable_share: expected share of unanswerable questions, 0 to 1.
-    """
-    random = Random(seed)  # noqa: S311  (sampling, no secret)
-    keys = sorted(information_of)
-    order = sorted(keys, key=lambda key: random.random() ** (1 / (information_of[key] + 0.1)), reverse=True)
-    order = order[:requested]
-    rest = requested - len(order)
-    total = sum(information_of[key] + 1 for key in order)
-    exact = {key: rest * (information_of[key] + 1) / total for key in order}
-    tries = {key: 1 + int(exact[key]) for key in order}
-    for key in sorted(order, key=lambda key: exact[key] % 1, reverse=True)[: requested - sum(tries.values())]:
-        tries[key] += 1
-    random.shuffle(order)
-    return [Quota(key, tries[key], int(tries[key] * unanswerable_share + random.random())) for key in order]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +149,7 @@ class _Run:
             return "failed"
         self._store.pairs.add(self._collection, self._run_id, [pair])
         if pair.status == "accepted":
-            self._context.accepted.add(pair.question)
+            self._context.accept(pair.question, pair.answer, passage.chunk.document_id)
             return "accepted"
         return pair.reason
 
@@ -239,6 +201,7 @@ def generate_pairs(
     exclude_documents: Collection[str] = (),
     evaluation_questions: Sequence[str] = (),
     unanswerable_share: float = 0.1,
+    per_source_cap: float = 1.0,
     top_k: int = 4,
     parallel: int = 1,
     report: Report,
@@ -262,6 +225,8 @@ def generate_pairs(
         exclude_documents: ids of documents to make no pairs from.
         evaluation_questions: questions that no pair may resemble.
         unanswerable_share: share of proposals for questions that the documents do not answer, 0 to 1.
+        per_source_cap: share of the accepted pairs that one document may hold, over 0, up to 1; widened
+            where there are few documents (``retrieval.plan.most_per_source``).
         top_k: how many passages production retrieves.
         parallel: for how many chunks proposals are made at a time; it changes no proposal.
         report: receives the ledger after each proposal.
@@ -270,62 +235,71 @@ def generate_pairs(
         The ledger: ``{"run_id", "requested", "accepted", "rejected": {reason: n}, "failed", "pending"}``.
 
     Raises:
-        InvalidRequest: ``requested`` is not positive, or ``unanswerable_share`` no share.
+        InvalidRequest: ``requested`` is not positive, or ``unanswerable_share`` or ``per_source_cap`` no share.
         NothingIndexed: there is no chunk to ask about.
         JobCancelled: ``report`` was told to stop; the run can be continued.
         EngineUnavailable: the engine is down; the run can be continued.
     """
-    _check_numbers(requested, unanswerable_share)
+    _check_numbers(requested, unanswerable_share, per_source_cap)
     reads = reader is not None or reader_adapter is not None
     proposer = _Proposer(generator, adapter, reader or generator, reader_adapter, seed)
-    known, fingerprint = _chunks(store, collection, frozenset(exclude_documents))
-    plan = share_out(known, requested, seed=seed, unanswerable_share=unanswerable_share)
+    known, source_of, fingerprint = _chunks(store, collection, frozenset(exclude_documents))
+    most = most_per_source(per_source_cap, requested, len(set(source_of.values())))
+    plan = share_out(known, requested, seed=seed, unanswerable_share=unanswerable_share, source_of=source_of, most=most)
     inputs = {
         "requested": requested,
         "writer": [generator.model, adapter, seed],
         "reader": [proposer.reader.model, reader_adapter] if reads else None,
         "chunks": fingerprint,
         "evaluation_questions": content_id(*evaluation_questions),
-        "shares": [unanswerable_share, top_k],
+        "shares": [unanswerable_share, top_k, per_source_cap],
     }
     run_id = _run_with(store, collection, requested, inputs)
-    context = Context(
-        lambda question: retriever.search(question, collection, top_k),
-        accepted=_accepted(store, collection),
-        evaluation=evaluation_questions,
-        read=proposer.read if reads else None,
-    )
+    cap = SourceCap(store.pairs.accepted_by_document(collection), requested, most / requested)
+    read = proposer.read if reads else None
+    context = _context(store, retriever, collection, top_k, evaluation=evaluation_questions, read=read, cap=cap)
     _follow(_left(store, plan, run_id), _Run(store, collection, run_id, proposer, context), report, parallel)
     return {"run_id": run_id, **store.pairs.run(run_id)}
 
 
-def _accepted(store: Store, collection: str) -> list[str]:
-    return [pair.question for pair in store.pairs.all(collection, "accepted", stale=False)]
+def _context(store: Store, retriever: Retriever, collection: str, top_k: int, **about: Any) -> Context:
+    return Context(
+        lambda question: retriever.search(question, collection, top_k),
+        accepted=_accepted(store, collection),
+        embed=lambda texts: retriever.vectors(texts, collection),
+        **about,
+    )
 
 
-def _check_numbers(requested: int, unanswerable_share: float) -> None:
-    if requested < 1 or not 0 <= unanswerable_share <= 1:
+def _accepted(store: Store, collection: str) -> list[tuple[str, str]]:
+    return [(pair.question, pair.answer) for pair in store.pairs.all(collection, "accepted", stale=False)]
+
+
+def _check_numbers(requested: int, unanswerable_share: float, per_source_cap: float) -> None:
+    if requested < 1 or not 0 <= unanswerable_share <= 1 or not 0 < per_source_cap <= 1:
         raise InvalidRequest(
             "Pairs cannot be generated with these numbers",
-            got=f"requested={requested}, unanswerable_share={unanswerable_share}",
-            wanted="requested of at least 1, unanswerable_share from 0 to 1",
+            got=f"requested={requested}, unanswerable_share={unanswerable_share}, per_source_cap={per_source_cap}",
+            wanted="requested of at least 1, unanswerable_share from 0 to 1, per_source_cap over 0 and up to 1",
         )
 
 
-def _chunks(store: Store, collection: str, excluded: frozenset[str]) -> tuple[dict[int, int], str]:
-    """Return the information of each chunk by key, and a fingerprint of the keys and chunks."""
+def _chunks(store: Store, collection: str, excluded: frozenset[str]) -> tuple[dict[int, int], dict[int, str], str]:
+    """Return the information and the document of each chunk by key, and a fingerprint of the keys and chunks."""
     known: dict[int, int] = {}
+    source_of: dict[int, str] = {}
     ids: list[str] = []
     for key, chunk, _title in store.chunks.iterate(collection):
         if chunk.document_id not in excluded:
             known[key] = information(chunk.text)
+            source_of[key] = chunk.document_id
             ids.append(f"{key} {chunk.id}")
     if not known:
         raise NothingIndexed(
             f'There are no passages in "{collection}" to make pairs from',
             hint="Ingest documents first, or exclude fewer of them.",
         )
-    return known, content_id(*sorted(ids))
+    return known, source_of, content_id(*sorted(ids))
 
 
 def _run_with(store: Store, collection: str, requested: int, inputs: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ since are left out. Knows nothing of prompts or answers.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from retrieval.embedders import Embedders, Find
 from retrieval.generation import Generation, open_generation
 from retrieval.hybrid import Found, mix, understands
 from retrieval.rerank import CANDIDATES, Reranker, rerank
+from retrieval.vectors import embed_cached
 
 _MIN_DEPTH = 50
 _DEPTH_FACTOR = 5
@@ -128,6 +129,10 @@ class Retriever:
         if reranker is not None:
             passages = rerank(query, passages, reranker)[:top_k]
         return Retrieved(passages, generation.number)
+
+    def vectors(self, texts: Sequence[str], collection: str = "default") -> Vectors:
+        """Return the vectors of texts, shape (len(texts), dimension), by the embedder that searches the collection."""
+        return embed_cached(self._store, self._embedders.of(collection), texts)
 
     def generation(self, collection: str = "default") -> int | None:
         """Return the number of the current generation, None before the first.

@@ -5,16 +5,18 @@ Exported rows hold the messages that production would send. Knows nothing of tra
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from data.errors import InvalidRequest, NoAcceptedPairs
-from data.formats import FORMATS, Format, read_questions, read_rows, write_rows
+from data.formats import FORMATS, Format, convert, format_of, iterate_questions, iterate_rows, write_rows
+from data.jsonl import OnError, estimate_lines, read_objects
 from data.prompt import (
     ABSTENTION,
+    ANSWER_WITH_PASSAGES,
     abstains,
     answer_messages,
     asked_question,
@@ -25,23 +27,28 @@ from data.prompt import (
 )
 from data.protocols import Report
 from data.records import PairKind, Progress, QAPair, content_id
-from data.splits import Split, assert_disjoint, split_by_document, without_leaks
+from data.splits import Split, assert_disjoint, split_without_leaks
 from data.store import Store
 from retrieval.examples import TrainingExample, examples_from_pairs
 from retrieval.retriever import Retriever
 from retrieval.wording import stretch_of
 
+MOST_FAILURES = 1000
+"""Bad rows of an import that are told in words; the others are counted."""
+IMPORT_BATCH = 500
+"""Imported pairs added in one transaction."""
 IMPORT_DEPTH = 10
 """How many passages are searched for the answer of an imported pair."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """How many pairs are new, how many were there already, and what is wrong with each other row."""
+    """How many pairs are new, how many were there already, and what is wrong with the other rows (the first 1000)."""
 
     imported: int
     known: int
     failed: list[dict[str, str]] = field(default_factory=list)
+    failed_count: int = 0
 
 
 def row_of(example: TrainingExample) -> dict[str, Any]:
@@ -56,11 +63,12 @@ def row_of(example: TrainingExample) -> dict[str, Any]:
 
 
 def split_pairs(store: Store, collection: str, *, eval_share: float, seed: int) -> Split[QAPair]:
-    """Split a collection's accepted pairs by document, without questions that stand (nearly) on both sides.
+    """Split a collection's accepted pairs by document; documents that ask (nearly) the same stay together.
 
     Raises:
         NoAcceptedPairs: there are none.
         InvalidRequest: ``eval_share`` is not from 0 to 1.
+        SplitLeak: near-duplicates tie all documents together; two such pairs are named.
     """
     pairs = store.pairs.all(collection, "accepted", stale=False)
     if not pairs:
@@ -72,10 +80,9 @@ def split_pairs(store: Store, collection: str, *, eval_share: float, seed: int) 
     def documents_of(pair: QAPair) -> list[str]:
         return [chunks[i][0].document_id for i in pair.chunk_ids if i in chunks] or [f"pair {pair.id}"]
 
-    split = split_by_document(pairs, documents_of, eval_share, seed)
-    train = without_leaks(split.train, split.evaluation)
-    assert_disjoint(train, split.evaluation)
-    return Split(train, split.evaluation)
+    split = split_without_leaks(pairs, documents_of, eval_share, seed)
+    assert_disjoint(split.train, split.evaluation)
+    return split
 
 
 def export_rows(
@@ -112,6 +119,7 @@ def export_rows(
     Raises:
         NoAcceptedPairs: there is nothing to export.
         InvalidRequest: an unknown format.
+        SplitLeak: near-duplicates leave no two sides; two such pairs are named.
     """
     if unknown := [name for name in formats if name not in FORMATS]:
         raise InvalidRequest("Unknown format", got=", ".join(unknown), wanted=", ".join(FORMATS))
@@ -152,7 +160,7 @@ def _counter(total: int, report: Report | None) -> Callable[[int], None]:
         nonlocal done
         done += more
         if report is not None:
-            report(Progress(done, total, "pairs", stage="search"))
+            report(Progress(done, max(done, total), "pairs", stage="search"))
 
     return advance
 
@@ -166,68 +174,77 @@ class _Imported:
     document: str | None = None
 
 
+class _Failures:
+    """What is wrong with rows: the first of them in words, all of them counted."""
+
+    def __init__(self) -> None:
+        self.kept: list[dict[str, str]] = []
+        self.count = 0
+
+    def add(self, error: InvalidRequest) -> None:
+        self.count += 1
+        if len(self.kept) < MOST_FAILURES:
+            self.kept.append({"type": error.type, "detail": str(error), "hint": error.hint})
+
+
 def import_pairs(
     store: Store, collection: str, path: Path, *, retriever: Retriever | None = None, report: Report | None = None
 ) -> ImportReport:
     """Read pairs from a file of rows (chat, instruction, sharegpt) or of questions; each bad row fails alone.
 
     Passages in a row's prompt are dropped: training retrieves them anew. With a retriever, a pair is
-    linked to the chunk that holds its answer; one without a chunk is of kind "free". A pair that is
-    known is left as it is, and all new ones are added at once, so that a stopped import can be repeated.
+    linked to the chunk that holds its answer; one without a chunk is of kind "free". The file is read
+    as a stream and added in batches; a pair that is known is left as it is, so that a stopped import
+    can be repeated.
 
     Raises:
         InvalidRequest: the file cannot be read, or holds no row at all.
     """
-    failures: list[InvalidRequest] = []
+    failures = _Failures()
+    total = estimate_lines(path)
     if not store.chunks.count(collection):
         retriever = None  # nothing is indexed that an answer could stand in
-    rows = list(_rows(path, failures))
-    if not rows and not failures:
+    rows = _rows(path, failures.add)
+    advance = _counter(total, report)
+    imported = read = 0
+    while batch := list(islice(rows, IMPORT_BATCH)):
+        pairs = []
+        for row in batch:
+            pairs.append(_pair(collection, path.name, row, retriever))
+            advance(1)
+        imported += store.pairs.add(collection, None, pairs)
+        read += len(pairs)
+    if not read and not failures.count:
         raise InvalidRequest(
             "The file holds no rows",
             got=path.name,
             wanted="JSONL, one row on each line: chat, instruction or sharegpt, or a question with its answers",
             hint='A row in its shortest form: {"question": "…", "answers": ["…"]}',
         )
-    advance = _counter(len(rows), report)
-    pairs = []
-    for row in rows:
-        pairs.append(_pair(collection, path.name, row, retriever))
-        advance(1)
-    imported = store.pairs.add(collection, None, pairs)
-    failed = [{"type": error.type, "detail": str(error), "hint": error.hint} for error in failures]
-    return ImportReport(imported, len(pairs) - imported, failed)
+    return ImportReport(imported, read - imported, failures.kept, failures.count)
 
 
-def _rows(path: Path, failures: list[InvalidRequest]) -> Iterator[_Imported]:
+def _rows(path: Path, on_error: OnError) -> Iterator[_Imported]:
     if _holds_questions(path):
-        for item in read_questions(path, on_error=failures.append):
+        for item in iterate_questions(path, on_error=on_error):
             yield _Imported(item.question.strip(), item.answers if item.answerable else (), item.document)
         return
-    for row in read_rows(path, on_error=failures.append):
+    for row in iterate_rows(path, on_error=on_error):
         try:
-            yield _from_messages(row["messages"])
+            yield _from_row(row)
         except InvalidRequest as error:
-            failures.append(error)
+            on_error(error)
 
 
 def _holds_questions(path: Path) -> bool:
-    """Tell by the first line that is an object; what is wrong with lines is told by those who read them."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    except OSError as error:
-        raise InvalidRequest(f"Cannot read the file: {error.strerror}", got=str(path)) from error
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            return "question" in row and not {"messages", "conversations", "instruction"} & row.keys()
+    """Tell by the first object; what is wrong with lines is told by those who read them."""
+    for _, row in read_objects(path, lambda _error: None):
+        return "question" in row and not {"messages", "conversations", "instruction"} & row.keys()
     return False
 
 
-def _from_messages(messages: Sequence[dict[str, str]]) -> _Imported:
+def _from_row(row: Mapping[str, Any]) -> _Imported:
+    messages = convert(row, "chat")["messages"]
     turns = [message["content"] for message in messages if message["role"] != "system"]
     question = asked_question(turns[0])
     if len(turns) != 2 or not question:
@@ -236,6 +253,9 @@ def _from_messages(messages: Sequence[dict[str, str]]) -> _Imported:
             got=question[:200],
             wanted="one question and one answer",
         )
+    system = messages[0]["content"] if messages[0]["role"] == "system" else ""
+    if format_of(row) == "instruction" and system and system not in ANSWER_WITH_PASSAGES.values():
+        question = f"{system}\n\n{question}"  # a task and what it is about ask together
     return _Imported(question, () if abstains(turns[1]) else (strip_citations(turns[1]),))
 
 

@@ -72,7 +72,13 @@ def terms(text: str) -> list[str]:
 
 
 def stretch_of(answer: str, text: str) -> str | None:
-    """Return the stretch of ``text`` that reads as ``answer``, or None if none does.
+    """Return the stretch of ``text`` that reads as ``answer``, its whitespace made single, or None if none does."""
+    span = span_of(answer, text)
+    return " ".join(text[span[0] : span[1]].split()) if span else None
+
+
+def span_of(answer: str, text: str) -> tuple[int, int] | None:
+    """Return where ``answer`` first stands in ``text`` as (start, end) in characters, or None if it does not.
 
     Case, runs of whitespace and punctuation at the answer's ends do not count; an alphanumeric
     answer must begin and end at word boundaries ("art" does not stand in "party").
@@ -84,7 +90,7 @@ def stretch_of(answer: str, text: str) -> str | None:
     before = rf"(?<![^\W_{_HAN}])" if _is_word_letter(words[0][0]) else ""
     after = rf"(?![^\W_{_HAN}])" if _is_word_letter(words[-1][-1]) else ""
     match = re.search(before + pattern + after, text, re.IGNORECASE)
-    return " ".join(match.group().split()) if match else None
+    return match.span() if match else None
 
 
 def _is_word_letter(character: str) -> bool:

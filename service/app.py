@@ -36,6 +36,7 @@ from service.routes import (
     openai,
     pairs,
     retrievers,
+    reviews,
     search,
 )
 from service.runner import JobRunner
@@ -45,7 +46,7 @@ from service.workspace import Workspace
 log = logging.getLogger(__name__)
 
 _ROUTERS = (
-    *(answers, compare, search, documents, index, pairs),
+    *(answers, compare, search, documents, index, reviews, pairs),
     *(adapters, retrievers, evaluations, jobs, feedback, lineage, openai),
 )
 

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from data.records import Filter, Message, Method
+from data.records import Filter, Message, Method, PairKind, PairStatus
+from data.store import PairFilter
 from service.answerer import AskRequest
 from service.arms import MOST_SCALE
 from service.settings import Rerank
@@ -167,13 +168,16 @@ class VerifyBody(CollectionBody):
 
 
 class GeneratePairsBody(Body):
-    """``POST /v1/pairs/generate``: ``limit`` accepted pairs are asked for."""
+    """``POST /v1/pairs/generate``: ``limit`` proposals are asked for."""
 
     collection: str = "default"
     limit: int = Field(200, ge=1, le=100_000)
     seed: int = 0
     adapter: str | None = None
     exclude_documents: list[str] = Field(default_factory=list)
+    exclude_questions: list[str] = Field(default_factory=list, max_length=100_000)
+    per_source_cap: float = Field(0.25, gt=0, le=1)
+    faq: bool = Field(True, description="Take the questions that documents ask and answer themselves, too.")
 
 
 class PairPatch(Body):
@@ -190,6 +194,43 @@ class PairPatch(Body):
         if value is not None and not value.strip():
             raise ValueError("the question is blank")
         return value
+
+
+class PairFilterBody(Body):
+    """Which pairs: all conditions hold, and what is left out does not narrow (``data.store.PairFilter``)."""
+
+    status: PairStatus | None = None
+    kind: PairKind | None = None
+    stale: bool | None = None
+    source: str | None = Field(None, description="A document's source, or a pattern with * and ?.")
+    document_id: str | None = None
+    text: str | None = Field(None, description="Stands in the question or the answer.")
+    failed_check: str | None = Field(None, description="A check that the pair failed.")
+    generated_by: str | None = None
+
+    def record(self) -> PairFilter:
+        """Return it as the store's filter."""
+        return PairFilter(**self.model_dump())
+
+
+class BulkReviewBody(Body):
+    """``POST /v1/pairs/bulk``: one decision about many pairs, named or chosen by a filter.
+
+    A filter without conditions chooses every pair of the collection; neither ids nor filter is refused.
+    """
+
+    collection: str = "default"
+    ids: list[str] | None = Field(None, min_length=1, max_length=10_000)
+    filter: PairFilterBody | None = None
+    status: PairStatus
+    reason: str = Field("", max_length=1000)
+    dry_run: bool = False
+
+    @model_validator(mode="after")
+    def _either(self) -> BulkReviewBody:
+        if (self.ids is None) == (self.filter is None):
+            raise ValueError("give either ids or a filter")
+        return self
 
 
 class ImportPairsBody(Body):

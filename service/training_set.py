@@ -14,7 +14,7 @@ from data.errors import NoAcceptedPairs, RecipeInvalid
 from data.formats import write_rows
 from data.protocols import Report
 from data.records import Progress, QAPair
-from data.splits import Split, split_by_document, without_leaks
+from data.splits import QuestionIndex, Split, split_by_document
 from service.arms import adapter_label, find_adapter
 from service.serving import require_weights
 from service.starter import READER
@@ -172,7 +172,10 @@ def _split(workspace: Workspace, pairs: list[QAPair], recipe: Recipe) -> Split[Q
     split = split_by_document(pairs, documents, share, recipe.seed)
     if len(split.evaluation) > 2 * share * len(pairs):
         return Split(pairs, [])
-    return Split(split.train, without_leaks(split.evaluation, split.train))
+    asked = QuestionIndex()
+    for pair in split.train:
+        asked.add(pair.question, pair)
+    return Split(split.train, [pair for pair in split.evaluation if asked.match(pair.question) is None])
 
 
 def _found(

@@ -23,7 +23,9 @@ from data.store.keys import KeyRow, Keys
 from data.store.lineage import KINDS, Kind, Lineage, Links, Trace, TrainedOn
 from data.store.links import GOLD, SHOWN, ChunkLink, TrainedRow
 from data.store.models import Models
+from data.store.pair_filters import PairFilter
 from data.store.pairs import Pairs
+from data.store.reviews import Reviewed, Reviews
 
 __all__ = [
     "GOLD",
@@ -38,6 +40,8 @@ __all__ = [
     "Kind",
     "Links",
     "NewDocument",
+    "PairFilter",
+    "Reviewed",
     "Store",
     "Trace",
     "TrainedOn",
@@ -56,6 +60,7 @@ class Store:
         self.embeddings = Embeddings(database)
         self.generations = Generations(database)
         self.pairs = Pairs(database)
+        self.reviews = Reviews(database)
         self.adapters = Adapters(database)
         self.jobs = Jobs(database)
         self.answers = Answers(database)

@@ -18,6 +18,7 @@ from data.errors import InvalidRequest, NotFound, UnknownPair
 from data.records import PairKind, PairStatus, QAPair
 from data.store.collections import ensure_collection
 from data.store.database import Database, Row, batches, check_limit, parse_cursor
+from data.store.pair_filters import PairFilter, narrowed
 from data.store.schema import chunks, pair_chunks, pair_losses, pair_runs, pairs
 
 _CHANGEABLE = ("question", "answer", "kind", "status", "reason", "checks", "chunk_ids")
@@ -135,6 +136,33 @@ class Pairs:
         with self._database.read() as connection:
             return self._pairs(connection, connection.execute(query).all())
 
+    def accepted_by_document(self, collection: str) -> dict[str, int]:
+        """Return how many accepted pairs rest on each document that is there, by its id."""
+        joined = pairs.join(pair_chunks, pair_chunks.c.pair_id == pairs.c.id).join(
+            chunks, chunks.c.id == pair_chunks.c.chunk_id
+        )
+        count = sa.func.count(pairs.c.id.distinct())
+        query = sa.select(chunks.c.document_id, count).select_from(joined).group_by(chunks.c.document_id)
+        where = (pairs.c.collection == collection) & (pairs.c.status == "accepted")
+        with self._database.read() as connection:
+            return {row[0]: int(row[1]) for row in connection.execute(query.where(where))}
+
+    def on_document(self, document_id: str) -> dict[str, dict[str, bool]]:
+        """Return which pairs rest on each chunk of a document, and whether they are accepted.
+
+        Stale pairs are left out, and so are chunks without pairs: ``{chunk_id: {pair_id: accepted}}``.
+        """
+        joined = pair_chunks.join(pairs, pairs.c.id == pair_chunks.c.pair_id).join(
+            chunks, chunks.c.id == pair_chunks.c.chunk_id
+        )
+        query = sa.select(pair_chunks.c.chunk_id, pairs.c.id, pairs.c.status).select_from(joined)
+        found: defaultdict[str, dict[str, bool]] = defaultdict(dict)
+        with self._database.read() as connection:
+            where = (chunks.c.document_id == document_id) & (pairs.c.stale == sa.false())
+            for chunk_id, pair_id, status in connection.execute(query.where(where)):
+                found[chunk_id][pair_id] = status == "accepted"
+        return dict(found)
+
     def collection_of(self, pair_id: str) -> str:
         """Return the collection that a pair belongs to.
 
@@ -147,18 +175,11 @@ class Pairs:
             raise UnknownPair("No such pair.", got=pair_id)
         return str(found)
 
-    @staticmethod
     def _select(
-        collection: str, status: PairStatus | None, kind: PairKind | None, stale: bool | None
+        self, collection: str, status: PairStatus | None, kind: PairKind | None, stale: bool | None
     ) -> sa.Select[Any]:
-        query = sa.select(pairs).where(pairs.c.collection == collection).order_by(pairs.c.key)
-        if status is not None:
-            query = query.where(pairs.c.status == status)
-        if kind is not None:
-            query = query.where(pairs.c.kind == kind)
-        if stale is not None:
-            query = query.where(pairs.c.stale == stale)
-        return query
+        chosen = PairFilter(status=status, kind=kind, stale=stale)
+        return sa.select(pairs).where(narrowed(collection, chosen, self._database.dialect)).order_by(pairs.c.key)
 
     @staticmethod
     def _pairs(connection: sa.Connection, rows: Sequence[Row]) -> list[QAPair]:
@@ -299,6 +320,21 @@ class Pairs:
             raise NotFound("No such run of pair generation.", got=run_id)
         return row
 
+    def find(
+        self, collection: str, chosen: PairFilter, cursor: str | None = None, limit: int = 50
+    ) -> tuple[list[QAPair], str | None]:
+        """Return a page of the pairs that pass a filter, as ``list`` does.
+
+        Raises:
+            InvalidRequest: a bad cursor or limit.
+        """
+        query = sa.select(pairs).where(narrowed(collection, chosen, self._database.dialect)).order_by(pairs.c.key)
+        query = query.where(pairs.c.key > parse_cursor(cursor))
+        with self._database.read() as connection:
+            rows = connection.execute(query.limit(check_limit(limit) + 1)).all()
+            following = str(rows[limit - 1].key) if len(rows) > limit else None
+            return self._pairs(connection, rows[:limit]), following
+
     def list(
         self,
         collection: str,
@@ -314,8 +350,4 @@ class Pairs:
         Raises:
             InvalidRequest: a bad cursor or limit.
         """
-        query = self._select(collection, status, kind, stale).where(pairs.c.key > parse_cursor(cursor))
-        with self._database.read() as connection:
-            rows = connection.execute(query.limit(check_limit(limit) + 1)).all()
-            following = str(rows[limit - 1].key) if len(rows) > limit else None
-            return self._pairs(connection, rows[:limit]), following
+        return self.find(collection, PairFilter(status=status, kind=kind, stale=stale), cursor, limit)

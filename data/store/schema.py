@@ -184,6 +184,19 @@ pair_chunks = sa.Table(
     sa.Column("chunk_id", sa.String, nullable=False, index=True),
 )
 
+# What a review changed, as it was before: the newest states of each pair are kept (``reviews.KEPT``).
+pair_reviews = sa.Table(
+    "pair_reviews",
+    metadata,
+    _key(),
+    sa.Column("review_id", sa.String, nullable=False, index=True),
+    sa.Column("pair_id", sa.String, sa.ForeignKey("pairs.id", ondelete="CASCADE"), nullable=False),
+    _json("before"),
+    _time("created_at"),
+    sa.Index("ix_pair_reviews_pair", "pair_id", "key"),
+    sqlite_autoincrement=True,
+)
+
 pair_losses = sa.Table(
     "pair_losses",
     metadata,

@@ -1,22 +1,26 @@
-"""Commands about question-answer pairs: generate, import, export, list."""
+"""Commands about question-answer pairs: generate, import, export, list; those of reviews are added."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any, cast
 
 import typer
 
 from data.errors import UnknownDocument
-from data.formats import FORMATS, Format
-from data.records import PairStatus
+from data.formats import FORMATS, Format, read_questions
+from data.store import PairFilter
+from service.commands import review
 from service.commands.foreground import run_here
 from service.commands.progress import ProgressView
+from service.commands.review import FailedCheck, GeneratedBy, Kind, Source, Status, Text, chosen_pairs
 from service.commands.session import FAILED, Collection, Json, print_json, print_line, print_rows, session, stderr
+from service.review import pair_details
 
 _FILE: dict[str, Any] = {"exists": True, "dir_okay": False, "readable": True}
 
 pairs = typer.Typer(help="Question-answer pairs made from your documents.", no_args_is_help=True)
+review.add_to(pairs)
 
 
 @pairs.command("generate")
@@ -29,13 +33,22 @@ def generate(
     adapter: Annotated[str | None, typer.Option(help="The pair writer to use instead of the packaged one.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed asks for the same proposals.")] = 0,
     exclude: Annotated[list[str] | None, typer.Option(help="Source of a document to leave out; repeatable.")] = None,
+    exclude_questions: Annotated[
+        Path | None, typer.Option(help="JSONL of evaluation questions that no pair may resemble.", **_FILE)
+    ] = None,
+    per_source_cap: Annotated[float, typer.Option(help="Share of the pairs that one document may hold.")] = 0.25,
+    faq: Annotated[bool, typer.Option(help="Take questions that documents ask and answer themselves, too.")] = True,
     as_json: Json = False,
 ) -> None:
     """Propose pairs from the documents and keep those that pass the checks. Resumes where it stopped."""
+    kept_out = read_questions(exclude_questions) if exclude_questions else []
     with session(ctx).workspace(mutates=True) as workspace:
         inputs = {
             "collection": collection,
             "limit": limit,
+            "per_source_cap": per_source_cap,
+            "faq": faq,
+            "exclude_questions": [question.question for question in kept_out],
             "seed": seed,
             "teacher": teacher,
             "adapter": adapter,
@@ -45,6 +58,8 @@ def generate(
     if as_json:
         print_json(ledger)
     else:
+        if "faq" in ledger:
+            print_line("Questions of the documents: " + ledger_text(ledger["faq"]))
         print_line(ledger_text(ledger))
 
 
@@ -73,12 +88,6 @@ def ledger_text(ledger: dict[str, Any]) -> str:
     )
 
 
-def _status(value: str | None) -> str | None:
-    if value is not None and value not in get_args(PairStatus):
-        raise typer.BadParameter(f"{value!r} is not one of {', '.join(get_args(PairStatus))}")
-    return value
-
-
 def _formats(values: list[str] | None) -> list[str] | None:
     if unknown := [value for value in values or () if value not in FORMATS]:
         raise typer.BadParameter(f"{', '.join(unknown)} is not among {', '.join(FORMATS)}")
@@ -90,23 +99,32 @@ def list_pairs(
     ctx: typer.Context,
     *,
     collection: Collection = "default",
-    status: Annotated[str | None, typer.Option(callback=_status, help="candidate, accepted or rejected.")] = None,
+    status: Status = None,
+    kind: Kind = None,
+    source: Source = None,
+    text: Text = None,
+    failed_check: FailedCheck = None,
+    generated_by: GeneratedBy = None,
     limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
     cursor: Annotated[str | None, typer.Option(help="next_cursor of the page before.")] = None,
     as_json: Json = False,
 ) -> None:
     """List pairs and what became of them."""
     from service.answerer import check_collection
-    from service.views import pair_view
 
+    chosen = chosen_pairs(
+        status=status, kind=kind, source=source, text=text, failed_check=failed_check, generated_by=generated_by
+    )
     with session(ctx).workspace() as workspace:
         check_collection(workspace.store, collection)
-        found, following = workspace.store.pairs.list(collection, status=status, cursor=cursor, limit=limit)  # type: ignore[arg-type]  # checked by _status
+        found, following = workspace.store.pairs.find(collection, chosen, cursor, limit)
+        details = pair_details(workspace.store, found) if as_json else []
     if as_json:
-        print_json({"pairs": [pair_view(pair) for pair in found], "next_cursor": following})
+        print_json({"pairs": details, "next_cursor": following})
         return
-    rows = [(pair.status, pair.kind, pair.question, pair.answer, pair.reason) for pair in found]
-    print_rows(("status", "kind", "question", "answer", "reason"), rows, "No pairs yet: ragtune pairs generate")
+    rows = [(pair.id, pair.status, pair.kind, pair.question, pair.answer, pair.reason) for pair in found]
+    columns = ("id", "status", "kind", "question", "answer", "reason")
+    print_rows(columns, rows, "No such pairs" if chosen != PairFilter() else "No pairs yet: ragtune pairs generate")
     if following:
         print_line(f"More: --cursor {following}")
 
@@ -129,7 +147,7 @@ def import_file(
     else:
         for row in done["failed"]:
             stderr().print(f"failed: {row['detail']}", markup=False)
-        print_line(f"{done['imported']} imported, {done['known']} known already, {len(done['failed'])} failed")
+        print_line(f"{done['imported']} imported, {done['known']} known already, {done['failed_count']} failed")
     if done["failed"] and not done["imported"] and not done["known"]:
         raise typer.Exit(FAILED)
 

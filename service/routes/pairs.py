@@ -1,4 +1,4 @@
-"""``/v1/pairs``: generate, review, import and export question-answer pairs."""
+"""``/v1/pairs``: generate, list, change, import and export question-answer pairs; ``routes.reviews`` has the rest."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from service.answerer import check_collection
 from service.arms import find_adapter
 from service.deps import Cursor, IdempotencyKey, Limit, RunnerDep, WorkspaceDep, accepted
 from service.pair_exports import PairExport, accepted_pairs
-from service.schemas import ExportPairsBody, GeneratePairsBody, ImportPairsBody, PairPatch
+from service.review import edit_pair, pair_details, pair_with_history
+from service.schemas import ExportPairsBody, GeneratePairsBody, ImportPairsBody, PairFilterBody, PairPatch
 from service.uploads import UPLOAD, file_name, keep_for_job
-from service.views import pair_view
 
 router = APIRouter(prefix="/pairs", tags=["pairs"])
 
@@ -66,6 +66,30 @@ def _from_form(form: FormData) -> PairSource:
     return PairSource(file_name(file.filename), file.file, collection)
 
 
+def pair_filter(
+    *,
+    status: PairStatus | None = None,
+    kind: PairKind | None = None,
+    stale: bool | None = None,
+    source: Annotated[str | None, Query(description="A document's source, or a pattern with * and ?.")] = None,
+    document_id: str | None = None,
+    text: Annotated[str | None, Query(description="Stands in the question or the answer.")] = None,
+    failed_check: Annotated[str | None, Query(description="A check that the pair failed.")] = None,
+    generated_by: str | None = None,
+) -> PairFilterBody:
+    """Return the filter that the query names."""
+    return PairFilterBody(
+        status=status,
+        kind=kind,
+        stale=stale,
+        source=source,
+        document_id=document_id,
+        text=text,
+        failed_check=failed_check,
+        generated_by=generated_by,
+    )
+
+
 @router.post("/generate", status_code=202, response_model=None)
 def generate(
     body: GeneratePairsBody, workspace: WorkspaceDep, runner: RunnerDep, idempotency_key: IdempotencyKey = None
@@ -84,18 +108,14 @@ def list_pairs(
     workspace: WorkspaceDep,
     *,
     collection: str = "default",
-    status: PairStatus | None = None,
-    kind: PairKind | None = None,
-    stale: bool | None = None,
+    chosen: Annotated[PairFilterBody, Depends(pair_filter)],
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> dict[str, Any]:
-    """Return a page of pairs, oldest first, and the cursor of the next page."""
+    """Return a page of pairs with their passages, oldest first, and the cursor of the next page."""
     check_collection(workspace.store, collection)
-    found, following = workspace.store.pairs.list(
-        collection, status=status, kind=kind, cursor=cursor, limit=limit, stale=stale
-    )
-    return {"pairs": [pair_view(pair) for pair in found], "next_cursor": following}
+    found, following = workspace.store.pairs.find(collection, chosen.record(), cursor, limit)
+    return {"pairs": pair_details(workspace.store, found), "next_cursor": following}
 
 
 @router.post("/import", status_code=202, response_model=None)
@@ -162,18 +182,12 @@ def export(
 
 @router.get("/{pair_id}")
 def get_pair(pair_id: str, workspace: WorkspaceDep) -> dict[str, Any]:
-    """Return one pair."""
-    return pair_view(workspace.store.pairs.get(pair_id))
+    """Return one pair with its passages, the answer's span in each, and what it was before each review."""
+    return pair_with_history(workspace.store, pair_id)
 
 
 @router.patch("/{pair_id}")
 def review_pair(pair_id: str, body: PairPatch, workspace: WorkspaceDep) -> dict[str, Any]:
     """Accept, reject or correct a pair."""
-    pair = workspace.store.pairs.get(pair_id)
-    changes = body.model_dump(exclude_unset=True, exclude_none=True)
-    if not changes:
-        raise InvalidRequest("The review changes nothing", wanted="question, answer, status or reason")
-    answer = changes.get("answer", pair.answer)
-    if pair.kind != "unanswerable" and not answer.strip():
-        raise InvalidRequest("An answerable pair needs an answer", got=repr(answer))
-    return pair_view(workspace.store.pairs.update(pair_id, **changes))
+    edit_pair(workspace.store, pair_id, body.model_dump(exclude_unset=True, exclude_none=True))
+    return pair_with_history(workspace.store, pair_id)

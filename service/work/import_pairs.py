@@ -35,7 +35,7 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
     done = import_pairs(workspace.store, collection, Path(inputs["path"]), retriever=retriever, report=report)
     outputs = asdict(done)
     if inputs.get("strict", False) and not done.imported and not done.known:
-        first, more = done.failed[0], len(done.failed) - 1
+        first, more = done.failed[0], done.failed_count - 1
         detail = first["detail"] + (f" ({more} more rows failed)" if more else "")
         raise WorkFailed(InvalidRequest(detail, hint=first["hint"]), outputs)
     return outputs

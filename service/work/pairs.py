@@ -11,35 +11,60 @@ from service.starter import PAIR_WRITER, READER
 if TYPE_CHECKING:
     from service.workspace import Workspace
 
+PER_SOURCE_CAP = 0.25
+"""Share of the accepted pairs that one document may hold unless the inputs say otherwise."""
+LATEST_JOBS = 200
+"""Among so many jobs, the newest, evaluations are looked for."""
+
 
 def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[str, Any]:
     """Ask for ``limit`` proposals and keep those that pass the checks; return the ledger.
 
+    What documents ask and answer themselves is taken first, unless ``faq`` is false; its ledger is ``faq``.
     The engine writes them with the packaged pair writer where it fits the base model, or a teacher
     does (``teacher`` is its URL). The packaged reader answers each pair once more as a check.
     """
+    from retrieval.faq import harvest_pairs
     from retrieval.pairs import generate_pairs
 
+    about: dict[str, Any] = {
+        "exclude_documents": frozenset(inputs.get("exclude_documents", ())),
+        "top_k": inputs.get("top_k", 4),
+        "evaluation_questions": _measured(workspace, inputs),
+        "report": report,
+    }
+    collection = inputs.get("collection", "default")
+    store, retriever = workspace.store, workspace.retriever
+    harvested = harvest_pairs(store, retriever, collection, **about) if inputs.get("faq", True) else {}
     starters = workspace.ensure_starter_adapters()
     teacher = inputs.get("teacher") or workspace.settings.teacher_url
     writer = inputs.get("adapter") or (PAIR_WRITER if PAIR_WRITER in starters and not teacher else None)
     reader = READER if READER in starters else None
-    return generate_pairs(
-        workspace.store,
-        workspace.retriever,
+    ledger = generate_pairs(
+        store,
+        retriever,
         workspace.teacher_at(teacher) if teacher else workspace.generator,
-        inputs.get("collection", "default"),
+        collection,
         requested=inputs["limit"],
         seed=inputs.get("seed", 0),
         adapter=_key(workspace, writer),
         reader=workspace.generator if reader else None,
         reader_adapter=_key(workspace, reader),
-        exclude_documents=frozenset(inputs.get("exclude_documents", ())),
-        top_k=inputs.get("top_k", 4),
-        evaluation_questions=tuple(inputs.get("evaluation_questions", ())),
+        per_source_cap=inputs.get("per_source_cap", PER_SOURCE_CAP),
         parallel=workspace.settings.sequences,
-        report=report,
+        **about,
     )
+    return ledger | ({"faq": harvested} if harvested.get("requested") else {})
+
+
+def _measured(workspace: Workspace, inputs: dict[str, Any]) -> tuple[str, ...]:
+    """Return the questions that no pair may resemble: those given, and those of the collection's evaluations."""
+    asked = [*inputs.get("evaluation_questions", ()), *inputs.get("exclude_questions", ())]
+    for job in workspace.store.jobs.list(limit=LATEST_JOBS):
+        same = job.inputs.get("collection", "default") == inputs.get("collection", "default")
+        if job.kind == "evaluate" and same:
+            asked += [question["question"] for question in job.inputs.get("questions", ())]
+    return tuple(dict.fromkeys(asked))
 
 
 def _key(workspace: Workspace, name: str | None) -> str | None:

@@ -157,7 +157,7 @@ def test_nearly_all_human_questions_count_as_self_contained() -> None:
 
 def test_near_duplicates_of_accepted_questions_are_refused() -> None:
     about = passage()
-    context = Context(lambda _question: [about], accepted=["In what year was the city of Fresno founded?"])
+    context = Context(lambda _question: [about], accepted=[("In what year was the city of Fresno founded?", "1872")])
     assert outcome("What year was the city of Fresno founded?", context=context) == "not_duplicate"
     assert outcome("Who named the city of Fresno?", "settlers", context=context) == "accepted"
 

@@ -241,3 +241,15 @@ def test_with_too_few_proposals_informative_chunks_are_asked_first() -> None:
     information_of = {key: 60 if key < 20 else 1 for key in range(200)}
     drawn = [quota.key for seed in range(20) for quota in share_out(information_of, 20, seed=seed)]
     assert sum(key < 20 for key in drawn) > 0.6 * len(drawn)  # a tenth of the chunks
+
+
+def test_no_document_gives_more_than_its_share(corpus: Corpus) -> None:
+    script = {words: [said(f"What is fact {n}{i} of {words}?", words) for i in "abcdefgh"] for n, words in
+              enumerate(("Fresno", "Oxygen", "Luther"))}  # fmt: skip
+    corpus.write({f"small{n}.md": f"# Small {n}\n\nNothing stands here but {n}.\n" for n in range(6)})
+    ledger = generate(corpus, ScriptedGenerator(script), requested=20, per_source_cap=0.1)
+    assert reconciles(ledger)
+    counts = corpus.store.pairs.accepted_by_document("default")
+    assert max(counts.values(), default=0) <= 5  # 9 documents: a quarter, rounded up
+    with pytest.raises(InvalidRequest, match="per_source_cap=0"):
+        generate(corpus, per_source_cap=0)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from data.errors import InvalidRequest, NoAcceptedPairs
+from data.errors import InvalidRequest, NoAcceptedPairs, SplitLeak
 from data.prompt import ANSWER_WITH_PASSAGES, answer_messages
 from data.records import QAPair, content_id
 from retrieval.rowfiles import export_rows, import_pairs, split_pairs
@@ -73,8 +73,8 @@ def test_formats_hold_the_same_rows(corpus: Corpus, tmp_path: Path) -> None:
 
 def test_documents_and_near_duplicates_stay_on_one_side(corpus: Corpus) -> None:
     add_all(corpus)
-    for words in ("Albrecht", "Sendivogius", "founded in 1872"):
-        add(corpus, f"What is told in all three documents alike{'?' * len(words)}", words, words)
+    for words in ("Albrecht", "Sendivogius"):
+        add(corpus, f"What is told in two documents alike{'?' * len(words)}", words, words)
     split = split_pairs(corpus.store, "default", eval_share=0.4, seed=1)
     documents = [
         {corpus.store.chunks.get(pair.chunk_ids[0]).document_id for pair in side}
@@ -83,8 +83,19 @@ def test_documents_and_near_duplicates_stay_on_one_side(corpus: Corpus) -> None:
     assert all(documents)
     assert not documents[0] & documents[1]
     told = [sum(pair.question.startswith("What is told") for pair in side) for side in (split.train, split.evaluation)]
-    assert 0 in told
-    assert sum(told) < 3
+    assert sorted(told) == [0, 2]
+
+
+def test_a_leak_fails_the_export_and_names_both_rows(corpus: Corpus, tmp_path: Path) -> None:
+    add_all(corpus)
+    for words in ("Albrecht", "Sendivogius", "founded in 1872"):
+        add(corpus, f"What is told in all three documents alike{'?' * len(words)}", words, words)
+    with pytest.raises(SplitLeak) as caught:
+        export_rows(corpus.store, corpus.retriever, "default", tmp_path / "rows", eval_share=0.4, seed=1)
+    first, second = (content_id(f"What is told in all three documents alike{'?' * n}") for n in (8, 11))
+    assert first in str(caught.value)
+    assert second in str(caught.value)
+    assert not (tmp_path / "rows").exists()
 
 
 def test_export_without_accepted_pairs_says_so(corpus: Corpus, tmp_path: Path) -> None:
@@ -143,3 +154,27 @@ def test_each_bad_row_fails_alone(corpus: Corpus, tmp_path: Path) -> None:
     assert any("4 turns" in failure["detail"] for failure in report.failed)
     with pytest.raises(InvalidRequest, match=r"absent\.jsonl"):
         import_pairs(corpus.store, "default", tmp_path / "absent.jsonl")
+
+
+def test_an_alpaca_row_asks_with_its_instruction(corpus: Corpus, tmp_path: Path) -> None:
+    path = tmp_path / "alpaca.json"
+    rows = [
+        {"instruction": "Name the element.", "input": "Its atomic number is 8.", "output": "Oxygen"},
+        {"instruction": "Where was Luther born?", "input": "", "output": "Eisleben"},
+    ]
+    path.write_bytes(json.dumps(rows).encode("utf-16"))
+    assert import_pairs(corpus.store, "default", path).imported == 2
+    questions = [pair.question for pair in corpus.store.pairs.all("default")]
+    assert questions == ["Name the element.\n\nIts atomic number is 8.", "Where was Luther born?"]
+
+
+def test_bad_rows_are_told_up_to_a_number_and_all_counted(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retrieval.rowfiles.MOST_FAILURES", 3)
+    monkeypatch.setattr("retrieval.rowfiles.IMPORT_BATCH", 2)
+    path = tmp_path / "rows.jsonl"
+    good = [json.dumps({"instruction": f"Why {n}?", "output": "Because."}) for n in range(5)]
+    path.write_text("\n".join(["{broken"] * 7 + good + good))
+    report = import_pairs(corpus.store, "default", path)
+    assert (report.imported, report.known, len(report.failed), report.failed_count) == (5, 5, 3, 7)

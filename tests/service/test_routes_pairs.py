@@ -114,7 +114,12 @@ def test_pairs_are_imported_from_a_file_once(client, indexed):
     row = {"messages": [{"role": "user", "content": "What grows in Tolm?"}, {"role": "assistant", "content": "roses"}]}
     files = {"file": ("mine.jsonl", json.dumps(row).encode())}
     assert run_import(client, indexed, files=files).outputs["imported"] == 1
-    assert run_import(client, indexed, files=files).outputs == {"imported": 0, "known": 1, "failed": []}
+    assert run_import(client, indexed, files=files).outputs == {
+        "imported": 0,
+        "known": 1,
+        "failed": [],
+        "failed_count": 0,
+    }
 
 
 def test_an_import_waits_as_a_job_and_its_bytes_with_it(client, indexed, pairs):

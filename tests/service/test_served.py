@@ -212,7 +212,7 @@ def test_the_official_client_raises_its_own_errors(client, url):
 def test_pairs_come_and_go_through_jobs(http):
     rows = [{"id": "q1", "question": "When was the lighthouse of Orrin built?", "answers": ["1842"]}]
     brought = outcome(http, http.post("/v1/pairs/import", json={"rows": rows}))
-    assert brought["outputs"] == {"imported": 1, "known": 0, "failed": []}
+    assert brought["outputs"] == {"imported": 1, "known": 0, "failed": [], "failed_count": 0}
     made = outcome(http, http.post("/v1/pairs/export", json={"eval_share": 0}))
     assert made["outputs"]["train"] >= 1
     served = http.get("/v1/pairs/export", params={"eval_share": 0, "split": "train"})
