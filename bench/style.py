@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def run(workspace: Workspace, recipe: dict[str, Any]) -> dict[str, Any]:
     workspace.ensure_starter_adapters()
     workspace.ingestor.ingest(COLLECTION, [SAMPLES / "corpus"])
     path = SAMPLES / "style.jsonl"
-    imported = import_pairs.run(workspace, {"path": str(path), "collection": COLLECTION, "kind": "style"}, quiet)
+    imported = import_pairs.run(workspace, {"path": str(path), "collection": COLLECTION, "style": True}, quiet)
     trained = train.run(workspace, {"name": NAME, "collection": COLLECTION, "recipe": recipe}, quiet)
     request = EvaluationRequest(
         questions=tuple(read_questions(SAMPLES / "questions.jsonl")),
@@ -64,7 +63,7 @@ def run(workspace: Workspace, recipe: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and print one JSON line and a readable one."""
-    from finetune.recipe import preset
+    from finetune.recipe import recipe_values
 
     parser = argparse.ArgumentParser(prog="python -m bench.style", description=__doc__)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="recipe fields to change")
@@ -73,8 +72,7 @@ def main() -> None:
     state = STATE.parent / "bench-style"
     shutil.rmtree(state, ignore_errors=True)
     with Workspace(Settings.load(state_dir=state, model="starter", embedder="starter")) as workspace:
-        values = replace(preset("style"), base_model=workspace.model.name, **changes).to_mapping()
-        found = run(workspace, {name: value for name, value in values.items() if name != "init_adapter"})
+        found = run(workspace, recipe_values("style") | changes)
     print(json.dumps({"bench": "style", **found}))
     style, facts = found["style"], next(iter(found["style"]["difference"].values()))["facts"]
     before, after = (style["arms"][arm]["total"] for arm in ("reader", NAME))

@@ -21,6 +21,8 @@ from data.errors import RecipeInvalid
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The seven linear layers of a Llama or Qwen block (LoRA on all of them: Dettmers et al., 2023, QLoRA)."""
 
+_PRESETS = Path(__file__).parent / "presets"
+
 Attention = Literal["full", "blockwise"]
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 
@@ -181,6 +183,29 @@ class Recipe:
             f"{name} = {json.dumps(v, ensure_ascii=False)}" for name, v in self.to_mapping().items() if v is not None
         ]
         Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def presets() -> list[str]:
+    """Return the names of the packaged recipes."""
+    return sorted(path.stem for path in _PRESETS.glob("*.toml"))
+
+
+def recipe_values(source: Path | str) -> dict[str, Any]:
+    """Return what a recipe says, defaults left out, after checking it.
+
+    Args:
+        source: a TOML file, or the name of a packaged recipe.
+
+    Raises:
+        RecipeInvalid: it is neither, or holds an unknown or impossible value.
+    """
+    path = Path(source)
+    if not path.is_file() and str(source) in presets():
+        path = _PRESETS / f"{source}.toml"
+    if not path.is_file():
+        raise RecipeInvalid("No such recipe", got=source, wanted=f"a TOML file, or one of {', '.join(presets())}")
+    Recipe.load(path)
+    return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
 def nearest_names(unknown: Iterable[str], known: Iterable[str]) -> str:

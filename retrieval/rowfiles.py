@@ -188,12 +188,19 @@ class _Failures:
 
 
 def import_pairs(
-    store: Store, collection: str, path: Path, *, retriever: Retriever | None = None, report: Report | None = None
+    store: Store,
+    collection: str,
+    path: Path,
+    *,
+    retriever: Retriever | None = None,
+    style: bool = False,
+    report: Report | None = None,
 ) -> ImportReport:
     """Read pairs from a file of rows (chat, instruction, sharegpt) or of questions; each bad row fails alone.
 
     Passages in a row's prompt are dropped: training retrieves them anew. With a retriever, a pair is
-    linked to the chunk that holds its answer; one without a chunk is of kind "free". The file is read
+    linked to the chunk that holds its answer; one without a chunk is of kind "free", and with ``style`` every
+    one that answers is an example of the house style, of kind "style". The file is read
     as a stream and added in batches; a pair that is known is left as it is, so that a stopped import
     can be repeated.
 
@@ -210,7 +217,7 @@ def import_pairs(
     while batch := list(islice(rows, IMPORT_BATCH)):
         pairs = []
         for row in batch:
-            pairs.append(_pair(collection, path.name, row, retriever))
+            pairs.append(_pair(collection, path.name, row, retriever, style=style))
             advance(1)
         imported += store.pairs.add(collection, None, pairs)
         read += len(pairs)
@@ -259,9 +266,10 @@ def _from_row(row: Mapping[str, Any]) -> _Imported:
     return _Imported(question, () if abstains(turns[1]) else (strip_citations(turns[1]),))
 
 
-def _pair(collection: str, file_name: str, row: _Imported, retriever: Retriever | None) -> QAPair:
-    answer, chunk_id = _linked(collection, row, retriever) if row.answers else ("", None)
-    kind: PairKind = "unanswerable" if not row.answers else "span" if chunk_id else "free"
+def _pair(collection: str, file_name: str, row: _Imported, retriever: Retriever | None, *, style: bool) -> QAPair:
+    answer, chunk_id = _linked(collection, row, None if style else retriever) if row.answers else ("", None)
+    answered: PairKind = "style" if style else "span" if chunk_id else "free"
+    kind: PairKind = answered if row.answers else "unanswerable"
     return QAPair(
         id=content_id("imported pair", collection, row.question, answer),
         question=row.question,

@@ -234,9 +234,13 @@ class BulkReviewBody(Body):
 
 
 class ImportPairsBody(Body):
-    """``POST /v1/pairs/import`` as JSON: rows in any of the three formats, or plain pairs."""
+    """``POST /v1/pairs/import`` as JSON: rows in any of the three formats, or plain pairs.
+
+    ``style``: the answers are examples of a house style.
+    """
 
     collection: str = "default"
+    style: bool = False
     rows: list[dict[str, Any]] = Field(min_length=1, max_length=100_000)
 
 

@@ -25,7 +25,7 @@ def train(
     *,
     name: Annotated[str, typer.Option("--name", "-n", help="What to call the adapter.")] = "adapter",
     recipe: Annotated[
-        Path | None, typer.Option(help="TOML recipe; sensible values by default.", exists=True, dir_okay=False)
+        str | None, typer.Option(help="A TOML file, or style for a house style; sensible values by default.")
     ] = None,
     collection: Collection = "default",
     promote: Annotated[bool, typer.Option("--promote", help="Serve it if it passes the gate.")] = False,
@@ -38,15 +38,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train an adapter on the accepted pairs, export it to GGUF and compare the two. Resumes."""
-    values: dict[str, Any] = {}
-    if recipe is not None:
-        import tomllib
-
-        from finetune.recipe import Recipe
-
-        Recipe.load(recipe)
-        values = tomllib.loads(recipe.read_text(encoding="utf-8"))
-    inputs = {"name": name, "collection": collection, "recipe": values, "promote": promote}
+    inputs = {"name": name, "collection": collection, "recipe": _recipe_values(recipe), "promote": promote}
     if estimate or inspect is not None:
         from service.commands.training import show_before
 
@@ -59,6 +51,15 @@ def train(
         print_json(outputs)
     else:
         print_line(trained_text(outputs))
+
+
+def _recipe_values(recipe: str | None) -> dict[str, Any]:
+    from finetune.recipe import presets, recipe_values
+
+    if recipe is not None and recipe not in presets() and not Path(recipe).is_file():
+        wanted = f"a TOML file, or one of {', '.join(presets())}"
+        raise typer.BadParameter(f"{recipe!r} is no recipe: {wanted}", param_hint="--recipe")
+    return recipe_values(recipe) if recipe is not None else {}
 
 
 def trained_text(outputs: dict[str, Any]) -> str:

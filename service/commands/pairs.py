@@ -135,11 +135,12 @@ def import_file(
     path: Annotated[
         Path, typer.Argument(help="JSONL of chat, instruction or sharegpt rows, or of questions.", **_FILE)
     ],
+    style: Annotated[bool, typer.Option("--style", help="The answers are examples of your house style.")] = False,
     collection: Collection = "default",
     as_json: Json = False,
 ) -> None:
     """Take in pairs made elsewhere; each bad row fails alone."""
-    inputs = {"path": str(path.resolve()), "collection": collection}
+    inputs = {"path": str(path.resolve()), "collection": collection, "style": style}
     with session(ctx).workspace(mutates=True) as workspace:
         done = run_here(workspace, "import_pairs", inputs, title="import")
     if as_json:

@@ -39,6 +39,7 @@ class PairSource:
     name: str
     file: BinaryIO
     collection: str
+    style: bool = False
 
 
 async def pair_source(request: Request) -> AsyncIterator[PairSource]:
@@ -56,14 +57,15 @@ async def pair_source(request: Request) -> AsyncIterator[PairSource]:
     except ValidationError as error:
         raise RequestValidationError(error.errors()) from error
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in body.rows)
-    yield PairSource("rows.jsonl", BytesIO(lines.encode()), body.collection)
+    yield PairSource("rows.jsonl", BytesIO(lines.encode()), body.collection, body.style)
 
 
 def _from_form(form: FormData) -> PairSource:
     file, collection = form.get("file"), form.get("collection", "default")
+    style = str(form.get("style", "")).lower() in {"1", "true", "on", "yes"}
     if not isinstance(file, UploadFile) or not isinstance(collection, str):
         raise InvalidRequest("The form has no file", got=", ".join(form), wanted="a field named file")
-    return PairSource(file_name(file.filename), file.file, collection)
+    return PairSource(file_name(file.filename), file.file, collection, style)
 
 
 def pair_filter(
@@ -127,7 +129,7 @@ def import_rows(
 ) -> JSONResponse:
     """Keep the rows, then answer 202 with the job that makes pairs of them.
 
-    Multipart with a JSONL ``file`` (and ``collection``), or JSON ``{"rows", "collection"}``. Rows are of
+    Multipart with a JSONL ``file`` (and ``collection``, ``style``), or JSON ``{"rows", "collection", "style"}``. Rows are of
     any of the three formats, or ``{"question", "answers"}``; each bad row fails alone. The job's outputs
     are ``{"imported", "known", "failed": [...]}``.
     """
@@ -135,7 +137,8 @@ def import_rows(
     about = f"import_pairs {collection}"
     kept = {source.name: source.file}
     folder = keep_for_job(workspace.state, kept, LARGEST_IMPORT_BYTES, about=about, key=idempotency_key)
-    inputs = {"path": str(folder / source.name), "collection": collection, "strict": True, UPLOAD: folder.name}
+    inputs = {"path": str(folder / source.name), "collection": collection, "style": source.style}
+    inputs |= {"strict": True, UPLOAD: folder.name}
     return accepted(workspace, runner, "import_pairs", inputs, idempotency_key)
 
 

@@ -1,7 +1,7 @@
 """The ``import_pairs`` job: a file of rows or questions becomes pairs.
 
-Inputs: ``path``, ``collection``, ``strict`` (a job none of whose rows became a pair has failed). Knows
-nothing of where the file comes from.
+Inputs: ``path``, ``collection``, ``style`` (the answers are examples of a house style), ``strict`` (a job none of
+whose rows became a pair has failed). Knows nothing of where the file comes from.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
     known = workspace.store.collections
     indexed = collection in known.names() and known.current_generation(collection) is not None
     retriever = workspace.retriever if indexed else None
-    done = import_pairs(workspace.store, collection, Path(inputs["path"]), retriever=retriever, report=report)
+    path, style = Path(inputs["path"]), inputs.get("style", False)
+    done = import_pairs(workspace.store, collection, path, retriever=retriever, style=style, report=report)
     outputs = asdict(done)
     if inputs.get("strict", False) and not done.imported and not done.known:
         first, more = done.failed[0], done.failed_count - 1

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from data.errors import RecipeInvalid
-from finetune.recipe import LINEAR_LAYERS, Recipe
+from finetune.recipe import LINEAR_LAYERS, Recipe, presets, recipe_values
 
 
 def test_the_default_recipe_adapts_all_seven_linear_layers_at_rank_8() -> None:
@@ -101,3 +101,19 @@ def test_an_unreadable_file_is_refused(tmp_path: Path, content: bytes | None) ->
         path.write_bytes(content)
     with pytest.raises(RecipeInvalid):
         Recipe.load(path)
+
+
+def test_every_packaged_recipe_is_valid_and_says_what_it_changes() -> None:
+    assert "style" in presets()
+    for name in presets():
+        values = recipe_values(name)
+        assert values
+        Recipe.from_mapping(values)
+
+
+def test_a_recipe_is_a_file_or_a_packaged_name(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("r = 4\n", encoding="utf-8")
+    assert recipe_values(path) == {"r": 4}
+    with pytest.raises(RecipeInvalid, match=r"No such recipe.*style"):
+        recipe_values("stlye")
