@@ -11,6 +11,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -185,41 +186,52 @@ def _read_bytes(file: io.BufferedReader) -> Iterator[bytes | None]:
 
 
 def _read_wide(file: io.BufferedReader, encoding: str) -> Iterator[str | None]:
+    with _decoded(file, encoding) as text:
+        while line := text.readline(LARGEST_LINE + 1):
+            if len(line) <= LARGEST_LINE:
+                yield line
+                continue
+            while not line.endswith("\n") and (line := text.readline(_BLOCK)):
+                pass
+            yield None
+
+
+@contextmanager
+def _decoded(file: io.BufferedReader, encoding: str) -> Iterator[io.TextIOWrapper]:
+    """Read a file as text and leave it open, also where the reader stops early."""
     text = io.TextIOWrapper(file, encoding, errors="replace", newline="\n")
-    while line := text.readline(LARGEST_LINE + 1):
-        if len(line) <= LARGEST_LINE:
-            yield line
-            continue
-        while not line.endswith("\n") and (line := text.readline(_BLOCK)):
-            pass
-        yield None
-    text.detach()
+    try:
+        yield text
+    finally:
+        text.detach()
 
 
 def _elements(file: io.BufferedReader, encoding: str, name: str, on_error: OnError | None) -> Iterator[Located]:
     """Yield the objects of an array; past one that cannot be read nothing is known, so reading ends there."""
-    text = io.TextIOWrapper(file, encoding, errors="replace", newline="\n")
-    decoder, buffer, number = json.JSONDecoder(), text.read(_BLOCK).lstrip()[1:], 1
-    while True:
-        buffer = buffer[_after(buffer) :]
-        where = f"{name}, element {number}"
-        try:
-            found, end = decoder.raw_decode(buffer)
-        except (ValueError, RecursionError) as error:
-            more = text.read(max(_BLOCK, len(buffer))) if len(buffer) <= LARGEST_LINE else ""
-            if more:
-                buffer += more
-                continue
-            if not buffer.startswith("]"):
-                wanted = "an array of objects, closed by a bracket"
-                report(InvalidRequest(f"{where}: not JSON: {error}. The rest is not read.", wanted=wanted), on_error)
-            break
-        if isinstance(found, dict):
-            yield where, found
-        else:
-            report(InvalidRequest(f"{where}: The element is no JSON object.", got=repr(found)[:200]), on_error)
-        buffer, number = buffer[end:], number + 1
-    text.detach()
+    decoder, number = json.JSONDecoder(), 1
+    with _decoded(file, encoding) as text:
+        buffer = text.read(_BLOCK).lstrip()[1:]
+        while True:
+            buffer = buffer[_after(buffer) :]
+            where = f"{name}, element {number}"
+            try:
+                found, end = decoder.raw_decode(buffer)
+            except (ValueError, RecursionError) as error:
+                more = text.read(max(_BLOCK, len(buffer))) if len(buffer) <= LARGEST_LINE else ""
+                if more:
+                    buffer += more
+                    continue
+                if not buffer.startswith("]"):
+                    wanted = "an array of objects, closed by a bracket"
+                    report(
+                        InvalidRequest(f"{where}: not JSON: {error}. The rest is not read.", wanted=wanted), on_error
+                    )
+                break
+            if isinstance(found, dict):
+                yield where, found
+            else:
+                report(InvalidRequest(f"{where}: The element is no JSON object.", got=repr(found)[:200]), on_error)
+            buffer, number = buffer[end:], number + 1
 
 
 def _after(buffer: str) -> int:

@@ -1,7 +1,9 @@
 """Files as people save them: encodings, arrays, long lines, a million rows; and each bad line fails alone."""
 
+import gc
 import json
 import tracemalloc
+import warnings
 
 import pytest
 
@@ -39,6 +41,17 @@ def test_an_array_is_read_as_lines_are(tmp_path, encoding, indent):
     located = list(read_objects(path))
     assert [row for _, row in located] == ROWS
     assert [where for where, _ in located] == [f"rows.json, element {n}" for n in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("content", [TEXT.encode("utf-16"), json.dumps(ROWS).encode()])
+def test_a_reader_that_stops_early_leaves_no_file_open(tmp_path, content):
+    path = tmp_path / "rows.json"
+    path.write_bytes(content)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert next(read_objects(path))[1] == ROWS[0]
+        gc.collect()
+    assert caught == []
 
 
 def test_a_line_in_another_encoding_fails_alone(tmp_path):
