@@ -218,7 +218,7 @@ def _step_through(
     for row in rows:
         begun = time.perf_counter()
         inputs = {name: tensor.to(device) for name, tensor in collate([row] * batch_size).items()}
-        cross_entropy(trained_logits(adapted, inputs), inputs["targets"]).backward()
+        cross_entropy(trained_logits(adapted, inputs), inputs["targets"]).backward()  # type: ignore[no-untyped-call]
         _wait(device)
         ended = time.perf_counter()
         measured.append((len(row), (ended - begun) / batch_size))
@@ -231,7 +231,7 @@ def _step_through(
 
 def _available(device: Any) -> int:
     """Return the free memory in bytes, of the GPU or of the machine, before anything is loaded."""
-    import psutil
+    import psutil  # type: ignore[import-untyped]  # has no types
     import torch
 
     if device.type == "cuda":

@@ -53,6 +53,8 @@ class NotFinite(Exception):
 class TreeTrainer(transformers.Trainer):  # type: ignore[misc]  # transformers is not followed
     """A Trainer whose loss is the mean over the trained tokens of a whole optimizer step."""
 
+    optimizer: Any
+
     def __init__(self, work: Work, *, loraplus_lr_ratio: float, group_by_length: bool, **settings: Any) -> None:
         super().__init__(**settings)
         self._group_by_length = group_by_length

@@ -129,9 +129,9 @@ def import_rows(
 ) -> JSONResponse:
     """Keep the rows, then answer 202 with the job that makes pairs of them.
 
-    Multipart with a JSONL ``file`` (and ``collection``, ``style``), or JSON ``{"rows", "collection", "style"}``. Rows are of
-    any of the three formats, or ``{"question", "answers"}``; each bad row fails alone. The job's outputs
-    are ``{"imported", "known", "failed": [...]}``.
+    Multipart with a JSONL ``file`` (and ``collection``, ``style``), or JSON ``{"rows", "collection", "style"}``. Rows
+    are of any of the three formats, or ``{"question", "answers"}``; each bad row fails alone. The job's outputs are
+    ``{"imported", "known", "failed": [...]}``.
     """
     collection = check_name(source.collection, "collection name")
     about = f"import_pairs {collection}"
