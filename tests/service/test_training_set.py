@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -173,7 +174,7 @@ def test_facts_that_no_passage_bears_out_are_not_trained_on(state: Path, model: 
         every = training_set(workspace, inputs | {"recipe": recipe}, lambda _progress: None)
         assert any("Utrecht" in (example.answer or "") for example in every.found)
         assert "closed_book" not in every.refused
-        workspace.store.pairs.add("alone", None, pairs[-1:])
+        workspace.store.pairs.add("alone", None, [replace(pairs[-1], id="alone")])
         workspace.ingestor.ingest("alone", [state.parent / "documents"])
         with pytest.raises(NoAcceptedPairs, match="No answer rests on a passage"):
             training_set(workspace, {"collection": "alone"}, lambda _progress: None)
