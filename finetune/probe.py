@@ -104,10 +104,14 @@ def probe(
     """
     scores = []
     with ThreadPoolExecutor(workers) as pool:
-        for done, score in enumerate(pool.map(lambda item: _score(item, scorer), items), 1):
-            scores.append(score)
-            if report is not None:
-                report(Progress(done, len(items), "questions", stage="forgetting"))
+        try:
+            for done, score in enumerate(pool.map(lambda item: _score(item, scorer), items), 1):
+                scores.append(score)
+                if report is not None:
+                    report(Progress(done, len(items), "questions", stage="forgetting"))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return scores
 
 

@@ -54,13 +54,12 @@ class Recipe:
             (Gekhman et al., 2024, arXiv:2405.05904).
         init_adapter: folder of an adapter to continue from; None starts at zero.
         qlora: load the base in 4 bits (CUDA only).
-        gradient_checkpointing: compute each layer again in the backward pass: about a third more time, far less memory.
+        gradient_checkpointing: compute each layer again in the backward pass: more time, less memory.
         save_steps: optimizer steps between checkpoints.
         eval_share: share of the pairs, by whole documents, that is kept out of training to measure the loss on.
         eval_steps: optimizer steps between measurements of that loss.
         early_stopping_patience: measurements without a new best after which to stop and take the best adapter.
-            0, the default, never stops: over one epoch no row is seen twice, and with little held out the loss
-            moves by chance more than a run of a few hundred steps overfits.
+            0, the default, never stops: over one epoch no row is seen twice.
     """
 
     base_model: str = "starter"

@@ -18,7 +18,7 @@ SHARED = 0.3
 FEWEST_ANSWERS = 8
 """Below this no word is taken for the house's."""
 LEAST_SUPPORT = 0.5
-"""Share of what an answer says that a passage must have, measured on the sample examples (bench/RESULTS.md)."""
+"""Share of what an answer says that a passage must have, see bench/RESULTS.md."""
 
 _HAN_RUN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]{2,}")
 

@@ -6,7 +6,7 @@ included. Knows nothing of tokens or training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -16,6 +16,7 @@ from retrieval.evidence import Evidence
 from retrieval.retriever import Retriever
 from retrieval.wording import stretch_of
 
+_FREE = frozenset({"style", "free"})
 INSERT_MISSED_GOLD = 0.8
 """Probability of putting a gold chunk that retrieval missed among the passages after all."""
 
@@ -55,7 +56,12 @@ class _Sourced:
     @property
     def in_free_words(self) -> bool:
         """Whether the answer need not be a stretch of a passage."""
-        return self.pair.kind in {"style", "free"}
+        return self.pair.kind in _FREE
+
+
+def evidence_of(pairs: Iterable[QAPair]) -> Evidence:
+    """Return what finds the passages of the answers in free words among ``pairs``."""
+    return Evidence(pair.answer for pair in pairs if pair.kind in _FREE)
 
 
 def examples_from_pairs(
@@ -68,6 +74,7 @@ def examples_from_pairs(
     collection: str = "default",
     share_passages: bool = True,
     abstain_share: float = 0.12,
+    evidence: Evidence | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> list[TrainingExample]:
     """Build training examples; those that share their passages follow one another.
@@ -86,11 +93,13 @@ def examples_from_pairs(
         collection: where to search.
         share_passages: False retrieves for every question on its own.
         abstain_share: share of examples with an added question, 0 to below 1.
+        evidence: finds the passage of an answer in free words; by default it knows the answers of ``pairs`` alone.
         advance: called with the number of pairs that one more search has served.
     """
     random = Random(seed)  # noqa: S311  (sampling, no secret)
     sourced = _sourced(store, pairs)
-    evidence = Evidence(item.pair.answer for item in sourced if item.in_free_words)
+    if evidence is None:
+        evidence = evidence_of(pairs)
     examples: list[TrainingExample] = []
     owed = 0.0
     for group in _groups(sourced, share_passages):

@@ -23,12 +23,12 @@ FEWEST_ENTRIES = 3
 GENERATED_BY = "faq"
 
 _FENCE = re.compile(r"\s*(```|~~~)")
-_HEADING = re.compile(r"(#{1,6})\s+(.*?)\s*#*\s*$")
+_HEADING = re.compile(r"(#{1,6})\s+(\S.*)")
 _NUMBERED = re.compile(r"(?:\d+\.)+\d*[)、]?\s+|\d+[)、]\s*")
-_ANCHOR = re.compile(r"\s*\{[#.][^}]*\}\s*$")
+_ANCHOR = re.compile(r"\{[#.][^{}]*\}\s*$")
 _BOLD = re.compile(r"\s*(?:[-*+]\s+|\d+[.)]\s+)?(\*\*|__)(.+?[?？])\1\s*(.*)$")
-_ASKED = re.compile(r"\s*(?:[*_]{2})?(?:Q|Question|问|問|问题)\s*\d*\s*[:：.、](?:[*_]{2})?\s*(.+?)(?:[*_]{2})?\s*$")
-_ANSWERED = re.compile(r"\s*(?:[*_]{2})?(?:A|Answer|答|回答)\s*\d*\s*[:：.、](?:[*_]{2})?\s*")
+_ASKED = re.compile(r"\s*(?:[*_]{2})?(?:Q|Question|问|問|问题)(?:\s?\d+)?\s?[:：.、](?:[*_]{2})?\s*(\S.*)")
+_ANSWERED = re.compile(r"\s*(?:[*_]{2})?(?:A|Answer|答|回答)(?:\s?\d+)?\s?[:：.、](?:[*_]{2})?\s*")
 _DEFINED = re.compile(r"\s{0,3}:\s+")
 
 
@@ -43,11 +43,12 @@ class Entry:
 
 @dataclass(slots=True)
 class _Open:
-    """A question whose answer is being read: ``level`` of its heading (7 for other forms)."""
+    """A question whose answer is being read: ``level`` of its heading (7 for other forms), ``marked`` with a "Q"."""
 
     question: str
     level: int
     start: int | None = None
+    marked: bool = False
 
 
 def entries(text: str) -> list[Entry]:
@@ -63,7 +64,9 @@ def _scan(text: str) -> Iterator[Entry]:
         before, start, position = start, position, position + len(line)
         if _FENCE.match(line):
             fenced = not fenced
-        if not fenced and not _FENCE.match(line):
+            if asked and asked[-1].start is None:
+                asked[-1].start = start  # an answer may begin with code
+        elif not fenced:
             opened, body = _opened(line, previous)
             heading = _HEADING.match(line)
             level = len(heading.group(1)) if heading else 7
@@ -73,9 +76,10 @@ def _scan(text: str) -> Iterator[Entry]:
                 while asked and asked[-1].level >= level:
                     yield from _closed(asked.pop(), text, stop)
             if opened is not None:
-                asked.append(_Open(opened, level, start + body if body is not None else None))
+                answer = start + body if body is not None else None
+                asked.append(_Open(opened, level, answer, marked=_ASKED.match(line) is not None))
             elif asked and asked[-1].start is None and line.strip() and not heading:
-                asked[-1].start = start + _answer_offset(line)
+                asked[-1].start = start + _answer_offset(line, marked=asked[-1].marked)
             previous = line
     while asked:
         yield from _closed(asked.pop(), text, len(text))
@@ -84,12 +88,12 @@ def _scan(text: str) -> Iterator[Entry]:
 def _opened(line: str, previous: str) -> tuple[str | None, int | None]:
     """Return the question that a line asks and where in the line its answer begins already, if it does."""
     if heading := _HEADING.match(line):
-        title = _ANCHOR.sub("", heading.group(2)).strip(" *_")
+        title = _ANCHOR.sub("", heading.group(2).rstrip().rstrip("#")).strip(" *_")
         if number := _NUMBERED.match(title):
             title = title[number.end() :]
         return (title, None) if title.endswith(("?", "？")) else (None, None)
-    if asked := _ASKED.match(line):
-        return asked.group(1), None
+    if (asked := _ASKED.match(line)) and (question := asked.group(1).strip(" *_\r\n")).endswith(("?", "？")):
+        return question, None  # "Q1: sales rose" is a quarter
     if bold := _BOLD.match(line):
         return bold.group(2).strip(), bold.start(3) if bold.group(3).strip() else None
     if (defined := _DEFINED.match(line)) and previous.strip().endswith(("?", "？")):
@@ -97,8 +101,8 @@ def _opened(line: str, previous: str) -> tuple[str | None, int | None]:
     return None, None
 
 
-def _answer_offset(line: str) -> int:
-    answered = _ANSWERED.match(line)
+def _answer_offset(line: str, *, marked: bool) -> int:
+    answered = _ANSWERED.match(line) if marked else None
     return answered.end() if answered else len(line) - len(line.lstrip())
 
 
@@ -179,10 +183,12 @@ def _harvested(store: Store, collection: str, excluded: frozenset[str]) -> Itera
             continue
         for entry in entries(document.text):
             answer = document.text[entry.start : entry.end]
-            identity = content_id("faq", collection, entry.question, answer)
             held = tuple(chunk for chunk in chunks if chunk.start < entry.end and entry.start < chunk.end)
-            if held and identity not in seen:
-                seen.add(identity)
+            said = content_id(entry.question, answer)
+            # Of these chunks: what stood in a former version of the document is stale and stays so.
+            identity = content_id("faq", collection, said, *(chunk.id for chunk in held))
+            if held and said not in seen:
+                seen.add(said)
                 yield _Harvested(identity, entry.question, answer, row, held)
 
 

@@ -48,6 +48,9 @@ _ASSIGNED = re.compile(
     r"[\"']?\s*(?:[:=：]|is\b|是|为)\s*[\"'“]?([^\s\"'”,;，。；]{8,})",
     re.IGNORECASE,
 )
+_GAP = re.compile(r"[ -]")
+SHORTEST_IBAN = 15
+"""Characters: Norway's (ISO 13616 registry)."""
 _LETTER, _DIGIT = re.compile(r"[A-Za-z]"), re.compile(r"\d")
 
 
@@ -67,9 +70,23 @@ def phone_numbers(text: str) -> list[str]:
 
 
 def credit_cards(text: str) -> list[str]:
-    """Return numbers of 13 to 19 digits whose Luhn check digit is right (ISO/IEC 7812-1, annex B)."""
-    found = [match.group() for match in _CARD.finditer(text)]
-    return [number for number in found if passes_luhn(_digits(number)) and number[0] in "3456"]
+    """Return numbers of 13 to 19 digits, first 2 to 6, whose Luhn check digit is right (ISO/IEC 7812-1, annex B)."""
+    found = (_right_part(match.group(), _is_card) for match in _CARD.finditer(text))
+    return [number for number in found if number]
+
+
+def _is_card(number: str) -> bool:
+    digits = _digits(number)
+    return 13 <= len(digits) <= 19 and number[0] in "23456" and passes_luhn(digits)
+
+
+def _right_part(text: str, is_right: Callable[[str], bool]) -> str:
+    """Return the longest beginning of ``text``, cut between its groups, whose check digits are right, or "".
+
+    What follows a number (a month, a currency) may look like one more group of it.
+    """
+    ends = [len(text), *(gap.start() for gap in reversed(list(_GAP.finditer(text))))]
+    return next((text[:end] for end in ends if is_right(text[:end])), "")
 
 
 def passes_luhn(digits: list[int]) -> bool:
@@ -96,12 +113,14 @@ def social_security_numbers(text: str) -> list[str]:
 
 def ibans(text: str) -> list[str]:
     """Return bank account numbers whose check digits are right (ISO 13616: the number modulo 97 is 1)."""
-    found = [match.group() for match in _IBAN.finditer(text)]
-    return [number for number in found if _iban_remainder(number.replace(" ", "")) == 1]
+    found = (_right_part(match.group(), _is_iban) for match in _IBAN.finditer(text))
+    return [number for number in found if number]
 
 
-def _iban_remainder(number: str) -> int:
-    return int("".join(str(int(character, 36)) for character in number[4:] + number[:4])) % 97
+def _is_iban(text: str) -> bool:
+    number = text.replace(" ", "")
+    moved = "".join(str(int(character, 36)) for character in number[4:] + number[:4])
+    return len(number) >= SHORTEST_IBAN and int(moved) % 97 == 1
 
 
 def private_keys(text: str) -> list[str]:

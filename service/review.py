@@ -86,8 +86,9 @@ def edit_pair(store: Store, pair_id: str, changes: Mapping[str, Any]) -> Reviewe
         raise InvalidRequest("An answerable pair needs an answer", got=repr(answer))
     if pair.kind == "unanswerable" and answer.strip():
         raise InvalidRequest("An unanswerable pair has no answer", got=repr(answer), hint="Import it as a new pair.")
-    if "status" in made:
-        made |= decision(made["status"], made.get("reason", pair.reason if made["status"] == pair.status else ""))
+    if {"status", "reason"} & made.keys():
+        status = made.get("status", pair.status)
+        made |= decision(status, made.get("reason", pair.reason if status == pair.status else ""))
     if {"question", "answer"} & made.keys():
         made["checks"] = _checks(store, pair, made.get("question", pair.question), answer)
     return store.reviews.change([pair_id], made)

@@ -40,7 +40,8 @@ class TrainingSet:
     """The recipe (``init_adapter`` a folder), the label of the adapter it starts from, and what it is trained on.
 
     ``pairs`` are those trained on, ``held_out_pairs`` those whose loss is measured only. ``refused`` counts, by
-    reason, what was left out: ``closed_book`` are answers that no passage bears out.
+    reason, what was left out: ``closed_book`` are answers that no passage bears out, ``near_duplicate`` held-out
+    questions that are (nearly) trained on.
     """
 
     recipe: Recipe
@@ -86,17 +87,28 @@ def training_set(workspace: Workspace, inputs: dict[str, Any], report: Report) -
     report(Progress(0, len(pairs), "pairs", stage="rows"))
     split = _split(workspace, pairs, recipe)
     top_k = inputs.get("top_k", 4)
-    found, held = (_found(workspace, side, collection, top_k, recipe.seed) for side in (split.train, split.evaluation))
-    asked = len(found)
-    if not recipe.closed_book:
-        found, held = _borne_out(found), tuple(one for one in held if not one.closed_book)
+    sides = (split.train, split.evaluation)
+    every = [_found(workspace, side, collection, pairs=pairs, top_k=top_k, seed=recipe.seed) for side in sides]
+    found, held = every if recipe.closed_book else [tuple(e for e in side if not e.closed_book) for side in every]
+    if not found:
+        raise _nothing_borne_out(len(every[0]))
     examples = tuple(_example(example) for example in found)
     tokenizer = load_tokenizer(workspace.model.weights)
     rows, held_out = (_rows(side, tokenizer, recipe) for side in (examples, [_example(example) for example in held]))
     report(Progress(len(pairs), len(pairs), "pairs", stage="rows"))
-    refused = {**rows.refused, **({"closed_book": asked - len(found)} if asked > len(found) else {})}
-    sides = tuple(split.train), tuple(split.evaluation)
-    return TrainingSet(recipe, started_from, *sides, found, held, examples, rows, held_out, refused)
+    left_out = {
+        "closed_book": sum(map(len, every)) - len(found) - len(held),
+        "near_duplicate": len(pairs) - len(split.train) - len(split.evaluation),
+    }
+    refused = {**rows.refused, **{reason: count for reason, count in left_out.items() if count}}
+    used = _pairs_of(found, split.train), _pairs_of(held, split.evaluation)
+    return TrainingSet(recipe, started_from, *used, found, held, examples, rows, held_out, refused)
+
+
+def _pairs_of(found: Sequence[TrainingExample], pairs: Sequence[QAPair]) -> tuple[QAPair, ...]:
+    """Return those of ``pairs`` that examples were made of."""
+    used = {example.pair_id for example in found}
+    return tuple(pair for pair in pairs if pair.id in used)
 
 
 def _recipe(workspace: Workspace, values: dict[str, Any]) -> tuple[Recipe, str | None]:
@@ -179,24 +191,30 @@ def _split(workspace: Workspace, pairs: list[QAPair], recipe: Recipe) -> Split[Q
 
 
 def _found(
-    workspace: Workspace, pairs: list[QAPair], collection: str, top_k: int, seed: int
+    workspace: Workspace, side: list[QAPair], collection: str, *, pairs: list[QAPair], top_k: int, seed: int
 ) -> tuple[TrainingExample, ...]:
-    from retrieval.examples import examples_from_pairs
+    """Return the examples of one side; what the house's own words are, all ``pairs`` tell."""
+    from retrieval.examples import evidence_of, examples_from_pairs
 
     return tuple(
-        examples_from_pairs(workspace.store, workspace.retriever, pairs, top_k=top_k, seed=seed, collection=collection)
+        examples_from_pairs(
+            workspace.store,
+            workspace.retriever,
+            side,
+            top_k=top_k,
+            seed=seed,
+            collection=collection,
+            evidence=evidence_of(pairs),
+        )
     )
 
 
-def _borne_out(found: tuple[TrainingExample, ...]) -> tuple[TrainingExample, ...]:
-    kept = tuple(example for example in found if not example.closed_book)
-    if not kept:
-        raise NoAcceptedPairs(
-            "No answer rests on a passage that is found for its question",
-            got=f"{len(found)} answers with facts of their own",
-            hint="Ingest the documents they are about, or set closed_book = true in the recipe.",
-        )
-    return kept
+def _nothing_borne_out(answers: int) -> NoAcceptedPairs:
+    return NoAcceptedPairs(
+        "No answer rests on a passage that is found for its question",
+        got=f"{answers} answers with facts of their own",
+        hint="Ingest the documents they are about, or set closed_book = true in the recipe.",
+    )
 
 
 def _example(found: TrainingExample) -> Example:

@@ -5,7 +5,7 @@ Knows nothing of how the answers came about; ``statistics`` supplies the numbers
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,6 +95,13 @@ def _preference(arm: str) -> int:
     return _PREFERENCE.index(arm) if arm in _PREFERENCE else 1
 
 
+def arm_pairs(arms: Iterable[str]) -> list[tuple[str, str]]:
+    """Return every two arms, the preferred one first, and the main pair before all others."""
+    ordered = sorted(arms, key=_preference)
+    pairs = [(a, b) for i, a in enumerate(ordered) for b in ordered[i + 1 :]]
+    return sorted(pairs, key=lambda pair: pair != ("combined", "rag"))
+
+
 def all_differences(outcomes: Mapping[str, Sequence[Outcome]]) -> list[Difference]:
     """Compare every two arms, the main difference first: combined-rag, else the two that matter most.
 
@@ -102,10 +109,7 @@ def all_differences(outcomes: Mapping[str, Sequence[Outcome]]) -> list[Differenc
     """
     f1 = {arm: [outcome.f1 for outcome in row] for arm, row in outcomes.items()}
     right = {arm: [outcome.em for outcome in row] for arm, row in outcomes.items()}
-    arms = sorted(outcomes, key=_preference)
-    pairs = [(a, b) for i, a in enumerate(arms) for b in arms[i + 1 :]]
-    pairs.sort(key=lambda pair: pair != ("combined", "rag"))
-    found = [compare_arms(a, b, f1, right) for a, b in pairs]
+    found = [compare_arms(a, b, f1, right) for a, b in arm_pairs(outcomes)]
     adjusted = holm([difference.p_f1 for difference in found[1:]])
     return [*found[:1], *(replace(d, p_adjusted=p) for d, p in zip(found[1:], adjusted, strict=True))]
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,6 +16,7 @@ from data.formats import read_questions, read_rows
 from data.prompt import strip_citations
 from data.style import StyleMeter, StyleScore
 from service.compare.outcomes import Outcome
+from service.compare.result import arm_pairs
 from service.compare.statistics import bootstrap_interval, mcnemar
 
 
@@ -71,8 +71,7 @@ def style_summary(examples: Sequence[str], outcomes: Mapping[str, Sequence[Outco
         "ceiling": 100 * meter.ceiling.total,
         "arms": {arm: _arm([score for score in found if score is not None]) for arm, found in scores.items()},
         "difference": {
-            f"{a}-{b}": _difference(scores[a], scores[b], outcomes[a], outcomes[b])
-            for b, a in combinations(outcomes, 2)
+            f"{a}-{b}": _difference(scores[a], scores[b], outcomes[a], outcomes[b]) for a, b in arm_pairs(outcomes)
         },
     }
 

@@ -164,6 +164,16 @@ def test_a_stopped_harvest_goes_on_and_a_finished_one_is_not_repeated(corpus: Co
     assert len(corpus.store.pairs.runs("default")) == 1
 
 
+def test_an_edited_document_is_harvested_again(corpus: Corpus) -> None:
+    harvest_pairs(corpus.store, corpus.retriever, "default", report=ignore)
+    before = {pair.question for pair in corpus.store.pairs.all("default", "accepted", stale=False)}
+    corpus.write({**CORPUS, "ferry.md": FAQ.replace("# Ferry", "# The ferry", 1)})
+    assert not corpus.store.pairs.all("default", "accepted", stale=False)
+    ledger = harvest_pairs(corpus.store, corpus.retriever, "default", report=ignore)
+    assert ledger["accepted"] == len(before)
+    assert {pair.question for pair in corpus.store.pairs.all("default", "accepted", stale=False)} == before
+
+
 def test_evaluation_questions_and_excluded_documents_are_left(corpus: Corpus) -> None:
     measured = ["How is the ferry of Orrin paid in the winter months?"]
     ledger = harvest_pairs(corpus.store, corpus.retriever, "default", evaluation_questions=measured, report=ignore)
@@ -171,3 +181,22 @@ def test_evaluation_questions_and_excluded_documents_are_left(corpus: Corpus) ->
     excluded = {corpus.document_id("ferry.md")}
     none = harvest_pairs(corpus.store, corpus.retriever, "default", exclude_documents=excluded, report=ignore)
     assert (none["requested"], none["run_id"]) == (0, "")
+
+
+def test_a_heading_of_blanks_is_read_at_once() -> None:
+    blanks = " " * 20_000
+    assert entries(f"# a{blanks}b\n\nQ{blanks}: x\n" * 3) == []
+
+
+def test_an_answer_may_begin_with_code() -> None:
+    text = "".join(f"## How is {name} started?\n\n```\nrun {name}\n```\nThen wait.\n\n" for name in ("a", "b", "c"))
+    found = entries(text)
+    assert [text[entry.start : entry.end] for entry in found] == [
+        f"```\nrun {name}\n```\nThen wait." for name in ("a", "b", "c")
+    ]
+
+
+def test_quarters_are_no_questions_and_initials_no_marks() -> None:
+    assert entries("".join(f"Q{n}: Revenue grew {n}%\nStrong sales.\n\n" for n in range(1, 5))) == []
+    text = "".join(f"## Who founded {name}?\n\nA. Smith founded it.\n\n" for name in ("Orrin", "Tolm", "Vesk"))
+    assert {text[entry.start : entry.end] for entry in entries(text)} == {"A. Smith founded it."}
