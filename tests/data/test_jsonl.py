@@ -11,6 +11,8 @@ from data.errors import InvalidRequest
 from data.formats import iterate_questions, read_questions
 from data.jsonl import estimate_lines, read_objects
 
+pytestmark = pytest.mark.slow
+
 ROWS = [
     {"question": "弗雷斯诺是在哪一年建立的？这座城市位于加利福尼亚州的中部。", "answers": ["一八七二年"], "id": str(n)}
     for n in range(3)

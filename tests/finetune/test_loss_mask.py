@@ -19,6 +19,8 @@ from finetune.rows import Example, Row, answer_example, build_rows, end_of_turn
 from finetune.weights import SegmentTokenizer
 from tests.finetune.tiny import TEMPLATE, train_tokenizer
 
+pytestmark = pytest.mark.slow
+
 BACKEND = train_tokenizer("smollm")
 TEMPLATES = {
     "chatml": TEMPLATE,

@@ -24,6 +24,8 @@ from retrieval.retriever import Retriever
 from retrieval.segments import Policy
 from tests.retrieval.hashing import HashingEmbedder, Settings
 
+pytestmark = pytest.mark.slow
+
 CRASH = Path(__file__).with_name("crash.py")
 
 

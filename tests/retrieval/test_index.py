@@ -12,6 +12,8 @@ from data.protocols import Keys, Vectors
 from retrieval.index import FaissIndex
 from retrieval.segments import Policy
 
+pytestmark = pytest.mark.slow
+
 DIMENSION = 16
 FLAT = Policy()
 # The limits are parameters so that small tests have large indexes' segments; the graph is searched so

@@ -26,6 +26,8 @@ from retrieval import reading
 from retrieval.child import Parsers
 from retrieval.load import Content, Limits, expand, find_files, is_archive, load, parse, read
 
+pytestmark = pytest.mark.slow
+
 
 def packed(members: dict[str, bytes], level: int = zipfile.ZIP_DEFLATED) -> bytes:
     buffer = io.BytesIO()

@@ -15,6 +15,8 @@ from data.records import Progress
 from retrieval.pairs import generate_pairs, share_out
 from tests.retrieval.scripted import Corpus, ScriptedGenerator
 
+pytestmark = pytest.mark.slow
+
 FOUNDED = "Fresno was founded"
 
 

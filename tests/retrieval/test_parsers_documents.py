@@ -19,6 +19,8 @@ from data.errors import EncryptedDocument, ScannedDocument
 from retrieval.load import Limits, load
 from retrieval.parsers.pdf import assemble
 
+pytestmark = pytest.mark.slow
+
 _W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
 _M = 'xmlns:m="http://schemas.openxmlformats.org/officeDocument/2006/math"'
 _TYPES = (

@@ -9,6 +9,8 @@ from data.errors import InvalidRequest, JobCancelled
 from retrieval import tune as module
 from retrieval.tune import Contrast, TuneRecipe, tune
 
+pytestmark = pytest.mark.slow
+
 WORDS = [f"word{number}" for number in range(24)]
 CONTRASTS = [
     Contrast(f"ask {word}", f"tell {word.upper()}", (f"tell {WORDS[place - 1].upper()}",))

@@ -12,6 +12,8 @@ from retrieval.ingest import Ingestor
 from retrieval.retriever import Retriever
 from tests.retrieval.hashing import HashingEmbedder, Settings
 
+pytestmark = pytest.mark.slow
+
 Spoil = Callable[[StateDirectory], None]
 
 

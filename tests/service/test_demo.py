@@ -19,6 +19,8 @@ from service.settings import Settings
 from service.workspace import Workspace
 from tests.service.parts import MODEL, HashEmbedder, adapter
 
+pytestmark = pytest.mark.slow
+
 ASKED = "ships.md"
 OTHERS = {
     "lighthouse.md": "# Lighthouse\n\nThe lighthouse of Orrin was built in 1842. Its keeper was Mara Venn.\n",

@@ -26,6 +26,8 @@ from tests.service.conftest import DOCUMENTS, open_client
 from tests.service.engine.fake_server import FakeServer
 from tests.service.parts import MODEL, HashEmbedder, adapter
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "When was the lighthouse of Orrin built?"
 Open = Callable[..., Workspace]
 

@@ -27,6 +27,7 @@ def scores(seed: int, n: int, share_right: float) -> list[float]:
     return [100.0 * flag for flag in np.random.default_rng(seed).random(n) < share_right]
 
 
+@pytest.mark.slow
 def test_interval_is_scipys_percentile_bootstrap_expanded_for_few_scores() -> None:
     for n, wider in ((72, True), (2000, False)):
         values = scores(1, n, 0.4)
