@@ -31,7 +31,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.prompts import COLLECTION, conversations, rounds
 from bench.sides import STATE, peak_mb, ratio, run_side
@@ -41,9 +41,6 @@ from data.protocols import GenerationRequest
 from data.records import Message, Model, Usage
 from service.engine import Engine
 from service.engine.protocol import messages_from_wire
-
-if TYPE_CHECKING:
-    pass
 
 SERVER_LOG = STATE / "bench.serving.server.log"
 SAMPLES = Path(__file__).parents[1] / "data" / "samples"

@@ -163,11 +163,7 @@ class Recipe:
         Raises:
             RecipeInvalid: the file is missing, is not TOML, or holds an unknown or impossible value.
         """
-        try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise RecipeInvalid(f"The recipe cannot be read: {error}", got=path, wanted="a TOML file") from error
-        return cls.from_mapping(values)
+        return cls.from_mapping(_read(Path(path)))
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
@@ -203,8 +199,16 @@ def recipe_values(source: Path | str) -> dict[str, Any]:
         path = _PRESETS / f"{source}.toml"
     if not path.is_file():
         raise RecipeInvalid("No such recipe", got=source, wanted=f"a TOML file, or one of {', '.join(presets())}")
-    Recipe.load(path)
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    values = _read(path)
+    Recipe.from_mapping(values)
+    return values
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeInvalid(f"The recipe cannot be read: {error}", got=path, wanted="a TOML file") from error
 
 
 def nearest_names(unknown: Iterable[str], known: Iterable[str]) -> str:

@@ -6,12 +6,11 @@ house uses in most of its answers say nothing of facts. Knows nothing of models 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from data.records import Passage
-from retrieval.wording import FUNCTION_WORDS, terms
+from retrieval.wording import FUNCTION_WORDS, han_bigrams, terms
 
 SHARED = 0.3
 """A word in this share of a house's answers is the house's, not a fact's (as ``data.style`` counts phrases)."""
@@ -19,8 +18,6 @@ FEWEST_ANSWERS = 8
 """Below this no word is taken for the house's."""
 LEAST_SUPPORT = 0.5
 """Share of what an answer says that a passage must have, see bench/RESULTS.md."""
-
-_HAN_RUN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]{2,}")
 
 
 class Evidence:
@@ -51,5 +48,4 @@ class Evidence:
 def _said(text: str) -> frozenset[str]:
     """Return the words that carry meaning; of Chinese, every two characters that stand together."""
     words = {word for word in terms(text) if word not in FUNCTION_WORDS and (len(word) > 1 or word.isdigit())}
-    pairs = {run[i : i + 2] for run in _HAN_RUN.findall(text) for i in range(len(run) - 1)}
-    return frozenset(words | pairs)
+    return frozenset(words | han_bigrams(text))

@@ -151,6 +151,11 @@ def _dangling_zh(question: str) -> str | None:
     return None if len("".join(_WORDS.findall(rest))) >= 2 else "no subject"
 
 
+def han_bigrams(text: str) -> set[str]:
+    """Return every two Chinese characters that stand together."""
+    return {run[i : i + 2] for run in _HAN_RUN.findall(text) for i in range(len(run) - 1)}
+
+
 def information(text: str) -> int:
     """Count what a passage can be asked about: distinct names, numbers and long words; Chinese bigrams by half."""
     found: set[str] = set()
@@ -160,5 +165,4 @@ def information(text: str) -> int:
         named = word[0].isupper() and not opens_sentence
         if named or word[0].isdigit() or len(word) >= 8:
             found.add(word.lower())
-    bigrams = {run[i : i + 2] for run in _HAN_RUN.findall(text) for i in range(len(run) - 1)}
-    return len(found) + len(bigrams) // 2
+    return len(found) + len(han_bigrams(text)) // 2
