@@ -12,6 +12,8 @@ RagtuneError
 │   ├── UnknownRetriever
 │   └── UnknownJob  UnknownPair  UnknownReview  UnknownEvaluation  UnknownAnswer
 ├── Unauthorized                    401
+├── Forbidden                       403
+├── RateLimited                     429
 ├── Conflict                        409  the state does not allow it (now)
 │   ├── NothingIndexed  NoAcceptedPairs  NoQuestions  NoLiveAdapter
 │   ├── BaseModelMismatch  IndexMismatch  IndexRefused  SplitLeak  NotExported
@@ -157,6 +159,19 @@ class Unauthorized(RagtuneError):
     """No API key, or one that is wrong or revoked."""
 
     status = 401
+
+
+class Forbidden(RagtuneError):
+    """A valid API key that may not do this."""
+
+    status = 403
+
+
+class RateLimited(RagtuneError):
+    """A key that has used up its requests or tokens. ``retry_after_s`` is when to try again, in seconds."""
+
+    status = 429
+    retry_after_s: float = 1.0
 
 
 class Conflict(RagtuneError):

@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from data.access import current
 from data.errors import Conflict, StorageCorrupt, UnknownRetriever
 from data.protocols import Embedder
 from data.records import AdapterStage
@@ -70,7 +71,10 @@ class TunedEmbedders:
         return self._load_model(folder / MODEL)
 
     def all(self) -> list[TunedEmbedder]:
-        """Return every version of every tuned embedder, by name and version."""
+        """Return every version of every tuned embedder that whoever asks may know of, by name and version."""
+        return [one for one in self._every() if current().sees(one.collection)]
+
+    def _every(self) -> list[TunedEmbedder]:
         paths = self._state.embedders().glob(f"*/*/{_MANIFEST}")
         return sorted((_read(path) for path in paths), key=lambda one: (one.name, one.version))
 
@@ -98,7 +102,7 @@ class TunedEmbedders:
         """
         with self._lock:
             if fingerprint not in self._loaded:
-                found = next((one for one in self.all() if one.fingerprint == fingerprint), None)
+                found = next((one for one in self._every() if one.fingerprint == fingerprint), None)
                 if found is None:
                     return None
                 folder = self._state.embedders(found.name, found.version)
@@ -115,7 +119,7 @@ class TunedEmbedders:
         Raises:
             InsufficientStorage: the disk is full.
         """
-        version = max((one.version for one in self.all() if one.name == name), default=0) + 1
+        version = max((one.version for one in self._every() if one.name == name), default=0) + 1
         target = self._state.embedders(name, version)
         files = sorted(path for path in (folder / MODEL).rglob("*") if path.is_file())
         hashes = {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}

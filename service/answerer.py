@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
+from data.access import current
 from data.errors import Conflict, ContextOverflow, InvalidRequest, NothingIndexed, QuestionInvalid, UnknownCollection
 from data.prompt import Renumbering, abstains, answer_messages, asked_question, passage_labels, renumber
 from data.protocols import Delta, GenerationRequest, GenerationResult, Generator, WrittenToken
@@ -275,6 +276,7 @@ class Answerer:
             adapters=turn.arm.adapters,
             adapter_stale=turn.stale,
         )
+        current().charge(result.usage.prompt_tokens + result.usage.completion_tokens)
         if turn.ask.keep:
             self._parts.store.answers.add(answer, turn.ask.question, turn.ask.collection)
         return answer
@@ -309,7 +311,7 @@ def nothing_indexed(collection: str) -> NothingIndexed:
 
 def check_collection(store: Store, collection: str) -> None:
     """Raise ``UnknownCollection`` unless it exists; "default" always does."""
-    if collection == "default":
+    if collection == "default" and current().sees(collection):
         return
     names = store.collections.names()
     if collection not in names:

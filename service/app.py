@@ -11,14 +11,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from anyio.to_thread import run_sync
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from data.errors import RagtuneError
-from service.deps import API_KEY
-from service.guards import BodyGuard, HostGuard, KeyGuard
+from service.access import KeyGuard
+from service.guards import BodyGuard, HostGuard
 from service.metrics import Metrics, MetricsMiddleware
 from service.problems import invalid_request, problem
 from service.replies import error_response, problem_response
@@ -32,6 +32,7 @@ from service.routes import (
     health,
     index,
     jobs,
+    keys,
     lineage,
     openai,
     pairs,
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 
 _ROUTERS = (
     *(answers, compare, search, documents, index, reviews, pairs),
-    *(adapters, retrievers, evaluations, jobs, feedback, lineage, openai),
+    *(adapters, retrievers, evaluations, jobs, feedback, lineage, keys, openai),
 )
 
 
@@ -80,7 +81,7 @@ def create_app(workspace: Workspace, *, run_jobs: bool = True) -> FastAPI:
     app.state.workspace, app.state.runner, app.state.metrics = workspace, runner, metrics
     app.include_router(health.router)
     for module in _ROUTERS:
-        app.include_router(module.router, prefix="/v1", dependencies=[Depends(API_KEY)])
+        app.include_router(module.router, prefix="/v1")
     # The guard that is added last stands in front.
     app.add_middleware(BodyGuard, max_bytes=workspace.settings.max_body_bytes)
     app.add_middleware(KeyGuard, workspace=workspace)

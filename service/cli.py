@@ -18,6 +18,7 @@ from service.commands import (
     documents,
     evaluation,
     jobs,
+    keys,
     lineage,
     models,
     operations,
@@ -81,7 +82,8 @@ app.add_typer(documents.index, name="index")
 app.add_typer(retriever.retriever, name="retriever")
 app.add_typer(models.models, name="models")
 app.add_typer(jobs.jobs, name="jobs")
-app.add_typer(jobs.keys, name="keys")
+app.add_typer(keys.keys, name="keys")
+app.command()(keys.audit)
 app.command()(operations.doctor)
 
 

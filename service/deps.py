@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import Depends, Header, Query, Request
 from fastapi.responses import JSONResponse
-from fastapi.security import HTTPBearer
 
 from data.errors import RagtuneError
 from service.jobs import submit
@@ -17,9 +16,6 @@ from service.workspace import Workspace
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
-
-API_KEY = HTTPBearer(auto_error=False, description="An API key: `ragtune keys create NAME`.")
-"""Shows in openapi.json that a route wants a key; ``guards.KeyGuard`` is what asks for it."""
 
 
 def get_workspace(request: Request) -> Workspace:

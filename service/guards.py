@@ -1,27 +1,17 @@
-"""What stands in front of every route: the host name, the API key and the size of the body, in this order.
+"""What stands in front of every route beside the API key (``access``): the host name and the size of the body.
 
 Each guard answers by itself, before any of the body is read. Knows nothing of what the routes do.
 """
 
 from __future__ import annotations
 
-import hmac
-from typing import TYPE_CHECKING
-
-from anyio.to_thread import run_sync
-from fastapi.security.utils import get_authorization_scheme_param
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from data.errors import BodyTooLarge, RagtuneError, Unauthorized
+from data.errors import BodyTooLarge
 from service.replies import error_response, problem_response
 
-if TYPE_CHECKING:
-    from service.workspace import Workspace
-
-PUBLIC = frozenset(("/", "/healthz", "/readyz", "/metrics", "/openapi.json"))
-"""The paths that need no key; every other one does, whether a route is there or not."""
 MULTIPART = frozenset(("/v1/documents", "/v1/documents/preview", "/v1/pairs/import", "/v1/adapters/import"))
 """The routes that take files. They write a form to the disk as it comes, and limit each file themselves."""
 
@@ -49,25 +39,6 @@ class HostGuard:
         if origin and _host_name(origin.partition("://")[2]) not in self._hosts:
             return _refuse_origin(origin)
         return None
-
-
-class KeyGuard:
-    """Lets a request through if its path is public, if no key exists anywhere, or if it carries a valid one."""
-
-    def __init__(self, app: ASGIApp, workspace: Workspace) -> None:
-        self._app = app
-        self._workspace = workspace
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer 401."""
-        if scope["type"] == "http" and scope["path"] not in PUBLIC:
-            try:
-                # A thread: the keys are in the database.
-                await run_sync(check_key, self._workspace, Headers(scope=scope).get("authorization"))
-            except RagtuneError as error:
-                await error_response(error)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
 
 
 class BodyGuard:
@@ -125,28 +96,6 @@ class BodyGuard:
             wanted=f"at most {self._max_bytes} bytes",
             hint="Send less at once, send a file where the route takes one, or raise RAGTUNE_MAX_BODY_BYTES.",
         )
-
-
-def check_key(workspace: Workspace, authorization: str | None) -> None:
-    """Let a request through if no key exists anywhere, or if it carries one that is valid.
-
-    Raises:
-        Unauthorized: a key is needed and this is none.
-    """
-    configured = workspace.settings.api_key
-    if configured is None and not workspace.store.keys.list():
-        return
-    scheme, parameter = get_authorization_scheme_param(authorization)
-    given = parameter if scheme.lower() == "bearer" else ""
-    if configured is not None and hmac.compare_digest(given.encode(), configured.get_secret_value().encode()):
-        return
-    if given and workspace.store.keys.verify(given):
-        return
-    raise Unauthorized(
-        "This server wants an API key" if not given else "The API key is wrong or revoked",
-        wanted="Authorization: Bearer KEY",
-        hint="Make a key with: ragtune keys create NAME",
-    )
 
 
 def _host_name(host: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
-from data.errors import EngineBusy, EngineError, EngineUnavailable, RagtuneError, Unauthorized
+from data.errors import EngineBusy, EngineError, EngineUnavailable, RagtuneError, RateLimited, Unauthorized
 from service.problems import MEDIA_TYPE, problem
 
 _RETRY_AFTER_S: dict[type[RagtuneError], int] = {EngineBusy: 2, EngineUnavailable: 5}
@@ -32,6 +32,8 @@ def error_response(error: RagtuneError) -> JSONResponse:
     headers = {}
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, RateLimited):
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if type(error) in _RETRY_AFTER_S:
         said = error.retry_after_s if isinstance(error, EngineError) else None
         headers["Retry-After"] = str(math.ceil(said or _RETRY_AFTER_S[type(error)]))

@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from data.access import SCOPES, Scope, check_scopes
 from data.records import Filter, Message, Method, PairKind, PairStatus
-from data.store import PairFilter
+from data.state import check_name
+from data.store import KeyGrant, PairFilter
 from service.answerer import AskRequest
 from service.arms import MOST_SCALE
 from service.settings import Rerank
@@ -128,6 +130,27 @@ class AnswerBody(Sampling):
             adapter=self.adapter,
             adapter_scale=self.adapter_scale,
             adapters=tuple((adapter.name, adapter.scale) for adapter in self.adapters),
+        )
+
+
+class KeyBody(Body):
+    """``POST /v1/keys``: what the key may do. No ``collections``: all; no limit or end where they are null."""
+
+    name: str = Field(min_length=1, max_length=200)
+    scopes: list[Scope] = Field(["query"], min_length=1, max_length=len(SCOPES))
+    collections: list[str] = Field(default_factory=list, max_length=1000)
+    requests_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
+    expires_at: datetime | None = None
+
+    def grant(self) -> KeyGrant:
+        """Return it as the store's grant."""
+        return KeyGrant(
+            check_scopes(list(self.scopes)),
+            tuple(check_name(name, "collection name") for name in self.collections),
+            self.requests_per_minute,
+            self.tokens_per_minute,
+            _seconds(self.expires_at),
         )
 
 

@@ -75,7 +75,7 @@ def serve(workspace: Workspace, *, on_ready: Callable[[str], None] | None = None
         PortTaken, StateLocked, StateNotWritable, InvalidRequest: nothing was started.
     """
     settings = workspace.settings
-    check_exposure(settings, keys=any(key.revoked_at is None for key in workspace.store.keys.list()))
+    check_exposure(settings, keys=any(key.valid for key in workspace.store.keys.list()))
     with bind(settings.host, settings.port) as listener:
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = f"http://{shown}:{listener.getsockname()[1]}"

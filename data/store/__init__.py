@@ -19,7 +19,7 @@ from data.store.embeddings import Embeddings
 from data.store.evaluations import Evaluations
 from data.store.generations import GenerationRow, Generations
 from data.store.jobs import Jobs
-from data.store.keys import KeyRow, Keys
+from data.store.keys import Audit, AuditRow, KeyGrant, KeyRow, Keys
 from data.store.lineage import KINDS, Kind, Lineage, Links, Trace, TrainedOn
 from data.store.links import GOLD, SHOWN, ChunkLink, TrainedRow
 from data.store.models import Models
@@ -32,10 +32,12 @@ __all__ = [
     "KINDS",
     "SHOWN",
     "AnswerRow",
+    "AuditRow",
     "ChunkLink",
     "DocumentRow",
     "FeedbackRow",
     "GenerationRow",
+    "KeyGrant",
     "KeyRow",
     "Kind",
     "Links",
@@ -68,6 +70,7 @@ class Store:
         self.evaluations = Evaluations(database)
         self.models = Models(database)
         self.keys = Keys(database)
+        self.audit = Audit(database)
         self.lineage = Lineage(database)
 
     @classmethod

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from data.access import current
 from data.errors import Conflict, NoLiveAdapter, UnknownAdapter
 from data.records import Adapter, AdapterStage
 from data.state import check_name
@@ -167,12 +168,13 @@ class Adapters:
         """
         where = adapters.c.name == name if version is None else _at(name, version)
         with self._database.write() as connection:
-            gone = connection.execute(sa.select(adapters.c.version).where(where)).scalars().all()
+            found = [Adapter(*row) for row in connection.execute(sa.select(*_COLUMNS).where(where))]
+            gone = [adapter.version for adapter in found if _seen(adapter)]
             if not gone:
                 raise _unknown(name, version)
             for number in gone:
                 _log(connection, name, number, "deleted")
-            connection.execute(sa.delete(adapters).where(where))
+            connection.execute(sa.delete(adapters).where((adapters.c.name == name) & adapters.c.version.in_(gone)))
 
     def history(self, name: str) -> list[dict[str, Any]]:
         """Return ``{"version", "event", "at"}`` of all that happened to an adapter, oldest first.
@@ -196,7 +198,8 @@ class Adapters:
         if name is not None:
             query = query.where(adapters.c.name == name)
         with self._database.read() as connection:
-            return [Adapter(*row) for row in connection.execute(query)]
+            found = [Adapter(*row) for row in connection.execute(query)]
+        return [adapter for adapter in found if _seen(adapter)]
 
 
 def _unknown(name: str, version: int | None) -> UnknownAdapter:
@@ -207,7 +210,7 @@ def _unknown(name: str, version: int | None) -> UnknownAdapter:
 def _newest(connection: sa.Connection, name: str) -> Adapter:
     query = sa.select(*_COLUMNS).where(adapters.c.name == name).order_by(adapters.c.version.desc())
     row = connection.execute(query.limit(1)).one_or_none()
-    if row is None:
+    if row is None or not _seen(Adapter(*row)):
         raise _unknown(name, None)
     return Adapter(*row)
 
@@ -215,7 +218,7 @@ def _newest(connection: sa.Connection, name: str) -> Adapter:
 def _get(connection: sa.Connection, name: str, version: int | None) -> Adapter:
     where = _at(name, version) if version is not None else (adapters.c.name == name) & (adapters.c.stage == "live")
     row = connection.execute(sa.select(*_COLUMNS).where(where).limit(1)).one_or_none()
-    if row is not None:
+    if row is not None and _seen(Adapter(*row)):
         return Adapter(*row)
     if version is None:
         return _newest(connection, name)
@@ -225,7 +228,13 @@ def _get(connection: sa.Connection, name: str, version: int | None) -> Adapter:
 def _live(connection: sa.Connection, base_sha256: str) -> Adapter | None:
     where = (adapters.c.base_sha256 == base_sha256) & (adapters.c.stage == "live")
     row = connection.execute(sa.select(*_COLUMNS).where(where)).one_or_none()
-    return None if row is None else Adapter(*row)
+    return None if row is None or not _seen(Adapter(*row)) else Adapter(*row)
+
+
+def _seen(adapter: Adapter) -> bool:
+    """Tell whether whoever asks may know of an adapter: it may have learnt its collection's texts by heart."""
+    collection = adapter.lineage.get("collection")
+    return collection is None or current().sees(str(collection))
 
 
 def _stage(connection: sa.Connection, name: str, version: int, stage: AdapterStage, event: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from data.access import current
 from data.errors import UnknownAnswer
 from data.records import Answer, Chunk, Citation, Passage, Usage
 from data.store.database import Database, check_limit
@@ -85,7 +86,7 @@ class Answers:
         """
         with self._database.read() as connection:
             row = connection.execute(sa.select(answers).where(answers.c.id == answer_id)).one_or_none()
-        if row is None:
+        if row is None or not current().sees(row.collection):
             raise _unknown(answer_id)
         return AnswerRow(_answer(row.answer), row.question, row.collection, row.created_at)
 
@@ -104,7 +105,8 @@ class Feedback:
         """
         feedback_id = secrets.token_hex(16)
         with self._database.write() as connection:
-            if connection.execute(sa.select(answers.c.id).where(answers.c.id == answer_id)).scalar() is None:
+            found = connection.execute(sa.select(answers.c.collection).where(answers.c.id == answer_id)).scalar()
+            if found is None or not current().sees(found):
                 raise _unknown(answer_id)
             connection.execute(
                 sa.insert(feedback).values(
@@ -121,8 +123,9 @@ class Feedback:
     def list(self, limit: int = 1000) -> list[FeedbackRow]:
         """Return feedback, newest first."""
         table = feedback.c
-        query = sa.select(
-            table.id, table.answer_id, table.rating, table.correction, table.comment, table.created_at
-        ).order_by(table.key.desc())
+        columns = (table.id, table.answer_id, table.rating, table.correction, table.comment, table.created_at)
+        query = sa.select(*columns).join(answers, answers.c.id == table.answer_id).order_by(table.key.desc())
+        if current().collections:
+            query = query.where(answers.c.collection.in_(current().collections))
         with self._database.read() as connection:
             return [FeedbackRow(*row) for row in connection.execute(query.limit(check_limit(limit)))]

@@ -6,6 +6,7 @@ import time
 
 import sqlalchemy as sa
 
+from data.access import current
 from data.errors import UnknownCollection
 from data.state import check_name
 from data.store.database import Database, Row
@@ -16,10 +17,10 @@ def require_collection(connection: sa.Connection, name: str) -> Row:
     """Return the row of collection ``name``.
 
     Raises:
-        UnknownCollection: there is none.
+        UnknownCollection: there is none, or whoever asks may not know of it.
     """
     row = connection.execute(sa.select(collections).where(collections.c.name == name)).one_or_none()
-    if row is None:
+    if row is None or not current().sees(name):
         raise UnknownCollection(
             "No such collection.", got=name, hint=f"Create it with: ragtune ingest PATH --collection {name}"
         )
@@ -49,9 +50,10 @@ class Collections:
             ensure_collection(self._database, connection, name)
 
     def names(self) -> list[str]:
-        """Return every name, sorted."""
+        """Return every name that whoever asks may know, sorted."""
         with self._database.read() as connection:
-            return list(connection.execute(sa.select(collections.c.name).order_by(collections.c.name)).scalars())
+            found = connection.execute(sa.select(collections.c.name).order_by(collections.c.name)).scalars().all()
+        return [name for name in found if current().sees(name)]
 
     def current_generation(self, name: str) -> int | None:
         """Return the number of the index generation in use, None before the first.

@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from data.access import current
 from data.errors import Conflict, InvalidRequest, UnknownDocument
 from data.records import Chunk, Document, Filter
 from data.store import retired
@@ -203,12 +204,12 @@ class Documents:
         Raises:
             UnknownDocument: there is none.
         """
-        query = sa.select(*_DOCUMENT).where(documents.c.id == document_id)
+        query = sa.select(*_DOCUMENT, documents.c.collection).where(documents.c.id == document_id)
         with self._database.read() as connection:
             row = connection.execute(query).one_or_none() or retired.text_of(connection, document_id)
-        if row is None:
+        if row is None or not current().sees(row.collection):
             raise _unknown(document_id)
-        return Document(*row)
+        return Document(*row[:-1])
 
     def iterate(self, collection: str, batch: int = 100) -> Iterator[tuple[DocumentRow, Document, list[Chunk]]]:
         """Yield every document with its text and chunks, oldest first; each batch is a read of its own."""
@@ -240,10 +241,7 @@ class Documents:
             UnknownDocument: there is none.
         """
         with self._database.read() as connection:
-            row = connection.execute(sa.select(*_ROW).where(documents.c.id == document_id)).one_or_none()
-        if row is None:
-            raise _unknown(document_id)
-        return _row(row)
+            return _require(connection, document_id)
 
     def list(
         self, collection: str, cursor: str | None = None, limit: int = 50, filter: Filter | None = None
@@ -279,6 +277,7 @@ class Documents:
             for batch in batches(ids):
                 query = sa.select(documents.c.id, documents.c.collection, documents.c.source)
                 found.extend(connection.execute(query.where(documents.c.id.in_(batch))))
+            found = [row for row in found if current().sees(row.collection)]
             for row in found:
                 retired.forget(connection, row.collection, [row.source])
             _delete(connection, [row.id for row in found])
@@ -300,7 +299,7 @@ class Documents:
 
 def _require(connection: sa.Connection, document_id: str) -> DocumentRow:
     row = connection.execute(sa.select(*_ROW).where(documents.c.id == document_id)).one_or_none()
-    if row is None:
+    if row is None or not current().sees(row.collection):
         raise _unknown(document_id)
     return _row(row)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from data.access import current
 from data.errors import UnknownEvaluation
 from data.store.database import Database, check_limit
 from data.store.schema import evaluations
@@ -40,9 +41,9 @@ class Evaluations:
         """
         with self._database.read() as connection:
             row = connection.execute(
-                sa.select(evaluations.c.result).where(evaluations.c.id == evaluation_id)
+                sa.select(evaluations.c.result, evaluations.c.collection).where(evaluations.c.id == evaluation_id)
             ).one_or_none()
-        if row is None:
+        if row is None or not current().sees(row.collection):
             raise UnknownEvaluation("No such evaluation.", got=evaluation_id)
         return dict(row.result)
 
@@ -54,6 +55,7 @@ class Evaluations:
         return [
             {"id": row.id, "collection": row.collection, "created_at": row.created_at, "result": row.result}
             for row in rows
+            if current().sees(row.collection)
         ]
 
     def latest(self, collection: str = "default") -> dict[str, Any] | None:

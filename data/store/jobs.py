@@ -14,6 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from data.access import current
 from data.errors import Conflict, InvalidRequest, JobCancelled, UnknownJob
 from data.records import Job, JobStatus, Progress
 from data.store.database import Database, Row, check_limit, dump_json
@@ -21,6 +22,12 @@ from data.store.schema import job_events, jobs
 
 FINAL = ("succeeded", "failed", "cancelled")
 """Statuses that a job never leaves."""
+
+
+def _seen(inputs: Mapping[str, Any]) -> bool:
+    """Tell whether whoever asks may know of a job; one of no collection is for those who see all."""
+    bound = current().collections
+    return not bound or inputs.get("collection") in bound
 
 
 def _job(row: Row) -> Job:
@@ -258,7 +265,7 @@ class Jobs:
     @staticmethod
     def _require(connection: sa.Connection, job_id: str) -> Row:
         row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one_or_none()
-        if row is None:
+        if row is None or not _seen(row.inputs):
             raise UnknownJob("No such job.", got=job_id, hint="ragtune jobs list shows them.")
         return row
 
@@ -283,5 +290,7 @@ class Jobs:
         query = sa.select(jobs).order_by(jobs.c.key.desc()).limit(check_limit(limit))
         if status is not None:
             query = query.where(jobs.c.status == status)
+        if current().collections:
+            query = query.where(jobs.c.inputs["collection"].as_string().in_(current().collections))
         with self._database.read() as connection:
             return [_job(row) for row in connection.execute(query)]

@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 import sqlalchemy as sa
 
+from data.access import current
 from data.errors import InvalidRequest, NotFound, UnknownPair
 from data.records import PairKind, PairStatus, QAPair
 from data.store.collections import ensure_collection
@@ -115,7 +116,7 @@ class Pairs:
         """
         with self._database.read() as connection:
             rows = connection.execute(sa.select(pairs).where(pairs.c.id == pair_id)).all()
-            if not rows:
+            if not rows or not current().sees(rows[0].collection):
                 raise UnknownPair("No such pair.", got=pair_id, hint="GET /v1/pairs lists them.")
             return self._pairs(connection, rows)[0]
 
@@ -171,8 +172,8 @@ class Pairs:
         """
         with self._database.read() as connection:
             found = connection.execute(sa.select(pairs.c.collection).where(pairs.c.id == pair_id)).scalar()
-        if found is None:
-            raise UnknownPair("No such pair.", got=pair_id)
+        if found is None or not current().sees(found):
+            raise UnknownPair("No such pair.", got=pair_id, hint="GET /v1/pairs lists them.")
         return str(found)
 
     def _select(
@@ -227,8 +228,9 @@ class Pairs:
                     connection.execute(sa.insert(pair_chunks), _links(pair_id, chunk_ids))
                 unmark_stale(connection, chunk_ids)
             rows = connection.execute(sa.select(pairs).where(pairs.c.id == pair_id)).all()
-            if not rows:
-                raise UnknownPair("No such pair.", got=pair_id)
+            # What was changed above is undone by the error.
+            if not rows or not current().sees(rows[0].collection):
+                raise UnknownPair("No such pair.", got=pair_id, hint="GET /v1/pairs lists them.")
             return self._pairs(connection, rows)[0]
 
     def start_run(self, collection: str, requested: int, inputs: Mapping[str, Any]) -> str:

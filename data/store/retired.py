@@ -96,9 +96,10 @@ def collect(connection: sa.Connection, collection: str) -> int:
 
 
 def text_of(connection: sa.Connection, document_id: str) -> Row | None:
-    """Return (id, source, title, text, media_type, meta) of a replaced document, None if it is gone."""
+    """Return (id, source, title, text, media_type, meta, collection) of a replaced document, None if it is gone."""
     table = retired_documents.c
-    query = sa.select(table.id, table.source, table.title, table.text, table.media_type, table.meta)
+    columns = (table.id, table.source, table.title, table.text, table.media_type, table.meta, table.collection)
+    query = sa.select(*columns)
     where = (table.id == document_id) & table.text.is_not(None)
     return connection.execute(query.where(where).order_by(table.key.desc()).limit(1)).one_or_none()
 

@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 import sqlalchemy as sa
 
+from data.access import current
 from data.errors import Conflict, InvalidRequest, UnknownPair, UnknownReview
 from data.records import PairKind, PairStatus
 from data.store.database import Database, Row, batches
@@ -55,7 +56,8 @@ class Reviews:
         with self._database.write() as connection:
             found: dict[str, Row] = {}
             for batch in batches(wanted):
-                rows = connection.execute(sa.select(pairs.c.id, *_COLUMNS).where(pairs.c.id.in_(batch)))
+                where = pairs.c.id.in_(batch) & _visible()
+                rows = connection.execute(sa.select(pairs.c.id, *_COLUMNS).where(where))
                 found.update((row.id, row) for row in rows)
             if missing := [pair_id for pair_id in wanted if pair_id not in found]:
                 raise UnknownPair("No such pair.", got=missing[0], hint="GET /v1/pairs lists them.")
@@ -87,7 +89,8 @@ class Reviews:
             Conflict: none of its reviews is left to undo.
         """
         with self._database.write() as connection:
-            if connection.execute(sa.select(pairs.c.id).where(pairs.c.id == pair_id)).scalar() is None:
+            there = sa.select(pairs.c.id).where((pairs.c.id == pair_id) & _visible())
+            if connection.execute(there).scalar() is None:
                 raise UnknownPair("No such pair.", got=pair_id, hint="GET /v1/pairs lists them.")
             newest = sa.select(pair_reviews).where(pair_reviews.c.pair_id == pair_id)
             row = connection.execute(newest.order_by(pair_reviews.c.key.desc()).limit(1)).one_or_none()
@@ -106,6 +109,7 @@ class Reviews:
         later = pair_reviews.alias()
         again = sa.select(1).where(later.c.pair_id == pair_reviews.c.pair_id, later.c.key > pair_reviews.c.key)
         query = sa.select(pair_reviews, again.exists().label("again")).where(pair_reviews.c.review_id == review_id)
+        query = query.join(pairs, pairs.c.id == pair_reviews.c.pair_id).where(_visible())
         with self._database.write() as connection:
             rows = connection.execute(query.order_by(pair_reviews.c.key)).all()
             if not rows:
@@ -122,6 +126,12 @@ class Reviews:
         with self._database.read() as connection:
             rows = connection.execute(query).all()
         return [{"review_id": row.review_id, "created_at": row.created_at, "before": row.before} for row in rows]
+
+
+def _visible() -> sa.ColumnElement[bool]:
+    """Return the condition on a pair that whoever asks may know of it."""
+    bound = current().collections
+    return pairs.c.collection.in_(bound) if bound else sa.true()
 
 
 def _check(changes: Mapping[str, Any]) -> None:

@@ -342,4 +342,22 @@ api_keys = sa.Table(
     sa.Column("sha256", sa.String, nullable=False, unique=True),
     _time("created_at"),
     _time("revoked_at", nullable=True),
+    sa.Column("scopes", sa.JSON, nullable=False, server_default='["admin"]'),
+    # None of them stands for all.
+    sa.Column("collections", sa.JSON, nullable=False, server_default="[]"),
+    sa.Column("requests_per_minute", sa.Integer),
+    sa.Column("tokens_per_minute", sa.Integer),
+    _time("expires_at", nullable=True),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    _key(),
+    sa.Column("key_id", sa.String),
+    _text("name"),
+    _text("action"),
+    sa.Column("status", sa.Integer, nullable=False),
+    _time("created_at"),
+    sqlite_autoincrement=True,
 )

@@ -1,4 +1,4 @@
-"""Commands about long work and API keys: jobs, keys."""
+"""Commands about long work: jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from data.records import JobStatus
 from service.commands.session import Json, print_fields, print_json, print_line, print_rows, session
 
 jobs = typer.Typer(help="Long work: what runs, what ran.", no_args_is_help=True)
-keys = typer.Typer(help="API keys of the HTTP service.", no_args_is_help=True)
 
 
 def moment(seconds: float | None) -> str:
@@ -76,39 +75,3 @@ def cancel_job(ctx: typer.Context, job_id: Annotated[str, typer.Argument()], as_
         print_json(job_view(job))
     else:
         print_line(f"Job {job.id} was asked to stop; it is {job.status}.")
-
-
-@keys.command("create")
-def create_key(
-    ctx: typer.Context, name: Annotated[str, typer.Argument(help="Whose key it is.")], as_json: Json = False
-) -> None:
-    """Make an API key. It is shown once; only its hash is kept."""
-    # Without the lock, so that a key can be made while the server runs.
-    with session(ctx).workspace() as workspace:
-        key_id, plaintext = workspace.store.keys.create(name)
-    if as_json:
-        print_json({"id": key_id, "name": name, "key": plaintext})
-    else:
-        print_line(plaintext)
-
-
-@keys.command("list")
-def list_keys(ctx: typer.Context, as_json: Json = False) -> None:
-    """List keys, without their secrets."""
-    with session(ctx).workspace() as workspace:
-        found = workspace.store.keys.list()
-    if as_json:
-        print_json(
-            [{"id": k.id, "name": k.name, "created_at": k.created_at, "revoked_at": k.revoked_at} for k in found]
-        )
-        return
-    rows = [(key.id, key.name, moment(key.created_at), moment(key.revoked_at)) for key in found]
-    print_rows(("id", "name", "created", "revoked"), rows, "No keys: the service is open to this machine.")
-
-
-@keys.command("revoke")
-def revoke_key(ctx: typer.Context, key_id: Annotated[str, typer.Argument()]) -> None:
-    """Make a key useless, at once."""
-    with session(ctx).workspace() as workspace:
-        workspace.store.keys.revoke(key_id)
-    print_line(f"Key {key_id} is revoked.")

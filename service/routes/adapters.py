@@ -13,6 +13,7 @@ from data.records import Adapter
 from data.state import check_name
 from finetune.recipe import Recipe
 from service import promotion
+from service.access import wants
 from service.adapters import IMPORTABLE, delete_adapter, read_importable
 from service.answerer import check_collection
 from service.arms import adapter_label, find_adapter
@@ -30,7 +31,7 @@ LARGEST_BYTES = 1 << 30
 """An adapter file over one gibibyte is no LoRA of a model this server would serve."""
 
 
-@router.post("", status_code=202, response_model=None)
+@router.post("", status_code=202, response_model=None, dependencies=[wants("train")])
 def train_adapter(
     body: TrainBody, workspace: WorkspaceDep, runner: RunnerDep, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
@@ -62,26 +63,26 @@ def no_accepted_pairs(collection: str) -> NoAcceptedPairs:
     )
 
 
-@router.get("")
+@router.get("", dependencies=[wants("query", "train")])
 def list_adapters(workspace: WorkspaceDep) -> dict[str, Any]:
     """Return every version of every adapter."""
     return {"adapters": [_view(workspace, adapter) for adapter in workspace.store.adapters.list()]}
 
 
-@router.get("/{name}")
+@router.get("/{name}", dependencies=[wants("query", "train")])
 def get_adapter(name: str, workspace: WorkspaceDep) -> dict[str, Any]:
     """Return ``name`` (its newest version) or ``name@version``, with the history of all its versions."""
     adapter = find_adapter(workspace.store, name)
     return {**_view(workspace, adapter), "history": workspace.store.adapters.history(adapter.name)}
 
 
-@router.post("/rollback")
+@router.post("/rollback", dependencies=[wants("train", whole=True)])
 def rollback_adapter(workspace: WorkspaceDep) -> dict[str, Any]:
     """Make the adapter live again that was live before."""
     return _promotion(workspace, promotion.rollback(workspace.store, workspace.model))
 
 
-@router.post("/import", status_code=202, response_model=None)
+@router.post("/import", status_code=202, response_model=None, dependencies=[wants("train", whole=True)])
 def import_files(
     name: Annotated[str, Form()],
     files: Annotated[list[UploadFile], File(description=f"{', '.join(IMPORTABLE)} (the last is optional).")],
@@ -112,7 +113,7 @@ def import_files(
     return accepted(workspace, runner, "import_adapter", inputs, idempotency_key)
 
 
-@router.post("/{name}/promote")
+@router.post("/{name}/promote", dependencies=[wants("train", whole=True)])
 def promote_adapter(name: str, workspace: WorkspaceDep, body: PromoteBody | None = None) -> dict[str, Any]:
     """Make an adapter the live one; the one before it is retired."""
     chosen, refuse = body or PromoteBody(version=None), workspace.settings.refuse_stale_adapters
@@ -122,7 +123,7 @@ def promote_adapter(name: str, workspace: WorkspaceDep, body: PromoteBody | None
     return _promotion(workspace, done)
 
 
-@router.delete("/{name}")
+@router.delete("/{name}", dependencies=[wants("train")])
 def remove_adapter(name: str, workspace: WorkspaceDep, version: int | None = None) -> dict[str, Any]:
     """Delete every version of an adapter, or the one named."""
     return {"deleted": [adapter_label(adapter) for adapter in delete_adapter(workspace, name, version)]}

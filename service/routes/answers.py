@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.sse import ServerSentEvent
 
 from data.records import Answer
+from service.access import wants
 from service.answerer import AnswerEvent, PassagesFound, Token
 from service.deps import WorkspaceDep
 from service.hangup import Hangup
@@ -20,7 +21,7 @@ from service.schemas import AnswerBody
 from service.sse import event_stream, until_left
 from service.views import answer_view, passage_view
 
-router = APIRouter(tags=["answers"])
+router = APIRouter(tags=["answers"], dependencies=[wants("query")])
 
 
 @router.post("/answers", response_model=None)

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from data.errors import ClientLeft, RagtuneError
+from service.access import wants
 from service.answerer import check_collection, check_question
 from service.arms import find_adapter, resolve_arm
 from service.deps import WorkspaceDep
@@ -18,7 +19,7 @@ from service.sse import until_left
 from service.views import answer_view
 from service.workspace import Workspace
 
-router = APIRouter(tags=["answers"])
+router = APIRouter(tags=["answers"], dependencies=[wants("query")])
 
 
 @router.post("/compare")

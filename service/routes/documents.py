@@ -11,10 +11,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, File, Form, Query, UploadFile
 from fastapi.responses import JSONResponse
 
+from data.access import require_collection
 from data.errors import InvalidRequest
 from data.records import Filter
 from data.state import check_name
 from retrieval.facts import check_tags
+from service.access import wants
 from service.answerer import check_collection
 from service.deletion import delete_document as delete_everywhere
 from service.deps import Cursor, IdempotencyKey, Limit, RunnerDep, WorkspaceDep, accepted
@@ -24,7 +26,7 @@ from service.uploads import file_name, keep_upload
 router = APIRouter(prefix="/documents", tags=["documents"])
 
 
-@router.post("", status_code=202, response_model=None)
+@router.post("", status_code=202, response_model=None, dependencies=[wants("ingest")])
 def upload_documents(
     *,
     files: Annotated[list[UploadFile], File(description="One or more files.")],
@@ -35,7 +37,7 @@ def upload_documents(
     idempotency_key: IdempotencyKey = None,
 ) -> JSONResponse:
     """Keep the bytes of every file, then answer 202 with the job that ingests them."""
-    check_name(collection, "collection name")
+    require_collection(check_name(collection, "collection name"))
     labels = None if tags is None else list(check_tags(tags))
     names = [file_name(file.filename) for file in files]
     if len(set(names)) < len(names):
@@ -47,7 +49,7 @@ def upload_documents(
     return accepted(workspace, runner, "ingest", inputs, idempotency_key)
 
 
-@router.post("/preview")
+@router.post("/preview", dependencies=[wants("ingest")])
 def preview_document(
     *,
     file: Annotated[UploadFile, File(description="The file to chunk.")],
@@ -64,7 +66,7 @@ def preview_document(
         return preview_chunks(workspace, path, name, chunk_size, chunk_overlap)
 
 
-@router.get("")
+@router.get("", dependencies=[wants("query", "ingest", "train")])
 def list_documents(
     *,
     workspace: WorkspaceDep,
@@ -82,21 +84,21 @@ def list_documents(
     return {"documents": [asdict(row) for row in rows], "next_cursor": following}
 
 
-@router.get("/{document_id}")
+@router.get("/{document_id}", dependencies=[wants("query", "ingest", "train")])
 def get_document(document_id: str, workspace: WorkspaceDep) -> dict[str, Any]:
     """Return a document without its text."""
     row = workspace.store.documents.row(document_id)
     return {**asdict(row), "meta": dict(workspace.store.documents.get(document_id).meta)}
 
 
-@router.get("/{document_id}/text")
+@router.get("/{document_id}/text", dependencies=[wants("query", "ingest", "train")])
 def get_document_text(document_id: str, workspace: WorkspaceDep) -> dict[str, Any]:
     """Return a document's text, in which every citation's quote stands at start:end."""
     document = workspace.store.documents.get(document_id)
     return {"id": document.id, "source": document.source, "text": document.text}
 
 
-@router.delete("/{document_id}")
+@router.delete("/{document_id}", dependencies=[wants("ingest")])
 def delete_document(document_id: str, workspace: WorkspaceDep) -> dict[str, Any]:
     """Delete a document, its chunks, its place in the index, its uploaded bytes and exports that quote it.
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from data.errors import NoQuestions, UnknownEvaluation, UnknownJob
+from service.access import wants
 from service.answerer import check_collection
 from service.compare.run import check_questions, choose_arms
 from service.compare.style import check_examples
@@ -17,7 +18,7 @@ from service.schemas import EvaluationBody
 from service.work.evaluate import question_from
 from service.workspace import Workspace
 
-router = APIRouter(prefix="/evaluations", tags=["evaluations"])
+router = APIRouter(prefix="/evaluations", tags=["evaluations"], dependencies=[wants("train")])
 
 
 @router.post("", status_code=202, response_model=None)

@@ -10,13 +10,14 @@ from data.errors import InvalidRequest
 from data.prompt import strip_citations
 from data.records import Chunk, PairKind, QAPair, content_id
 from data.store import AnswerRow
+from service.access import wants
 from service.deps import WorkspaceDep
 from service.schemas import FeedbackBody
 
 router = APIRouter(prefix="/feedback", tags=["feedback"])
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, dependencies=[wants("query")])
 def give_feedback(body: FeedbackBody, workspace: WorkspaceDep) -> dict[str, Any]:
     """Keep a rating, a comment or a correction of an answer."""
     if body.rating is None and body.correction is None and body.comment is None:
@@ -31,7 +32,7 @@ def give_feedback(body: FeedbackBody, workspace: WorkspaceDep) -> dict[str, Any]
     return {"id": identity, "answer_id": body.answer_id, "pair_id": pair_id}
 
 
-@router.get("")
+@router.get("", dependencies=[wants("train")])
 def list_feedback(workspace: WorkspaceDep) -> dict[str, Any]:
     """Return the newest feedback."""
     return {"feedback": workspace.store.feedback.list()}

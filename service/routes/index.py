@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
+from service.access import wants
 from service.answerer import check_collection
 from service.deps import IdempotencyKey, RunnerDep, WorkspaceDep, accepted
 from service.schemas import CollectionBody, VerifyBody
@@ -15,14 +16,14 @@ from service.schemas import CollectionBody, VerifyBody
 router = APIRouter(prefix="/index", tags=["retrieval"])
 
 
-@router.get("")
+@router.get("", dependencies=[wants("query", "ingest", "train")])
 def index_status(workspace: WorkspaceDep, collection: str = "default") -> dict[str, Any]:
     """Return what is indexed and with what."""
     check_collection(workspace.store, collection)
     return workspace.ingestor.status(collection)
 
 
-@router.post("/rebuild", status_code=202, response_model=None)
+@router.post("/rebuild", status_code=202, response_model=None, dependencies=[wants("ingest")])
 def rebuild_index(
     body: CollectionBody, workspace: WorkspaceDep, runner: RunnerDep, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
@@ -31,7 +32,7 @@ def rebuild_index(
     return accepted(workspace, runner, "rebuild", {"collection": body.collection}, idempotency_key)
 
 
-@router.post("/verify", status_code=202, response_model=None)
+@router.post("/verify", status_code=202, response_model=None, dependencies=[wants("ingest")])
 def verify_index(
     body: VerifyBody, workspace: WorkspaceDep, runner: RunnerDep, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
@@ -41,7 +42,7 @@ def verify_index(
     return accepted(workspace, runner, "verify", inputs, idempotency_key)
 
 
-@router.post("/compact", status_code=202, response_model=None)
+@router.post("/compact", status_code=202, response_model=None, dependencies=[wants("ingest")])
 def compact_index(
     body: CollectionBody, workspace: WorkspaceDep, runner: RunnerDep, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
@@ -50,7 +51,7 @@ def compact_index(
     return accepted(workspace, runner, "compact", {"collection": body.collection}, idempotency_key)
 
 
-@router.get("/generations")
+@router.get("/generations", dependencies=[wants("query", "ingest", "train")])
 def list_generations(workspace: WorkspaceDep, collection: str = "default") -> dict[str, Any]:
     """Return the generations, oldest first, and which one is in use."""
     check_collection(workspace.store, collection)
@@ -61,7 +62,7 @@ def list_generations(workspace: WorkspaceDep, collection: str = "default") -> di
     }
 
 
-@router.post("/rollback")
+@router.post("/rollback", dependencies=[wants("ingest")])
 def rollback_index(body: CollectionBody, workspace: WorkspaceDep) -> dict[str, Any]:
     """Use the generation before the current one."""
     check_collection(workspace.store, body.collection)

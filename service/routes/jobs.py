@@ -13,12 +13,13 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from data.errors import InvalidRequest
 from data.records import Job, JobStatus
 from data.store.jobs import FINAL
+from service.access import wants
 from service.deps import Limit, RunnerDep, WorkspaceDep
 from service.jobs import RESUMABLE
 from service.views import job_view
 from service.workspace import Workspace
 
-router = APIRouter(prefix="/jobs", tags=["jobs"])
+router = APIRouter(prefix="/jobs", tags=["jobs"], dependencies=[wants("ingest", "train")])
 
 _POLL_S = 0.2
 

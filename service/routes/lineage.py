@@ -7,10 +7,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from data.store import Kind
+from service.access import wants
 from service.deps import WorkspaceDep
 from service.lineage import trace
 
-router = APIRouter(prefix="/lineage", tags=["lineage"])
+router = APIRouter(prefix="/lineage", tags=["lineage"], dependencies=[wants("train", whole=True)])
 
 
 @router.get("/{kind}/{identity}")

@@ -14,6 +14,7 @@ from fastapi.sse import ServerSentEvent
 from pydantic import BaseModel, ConfigDict
 
 from data.errors import InvalidRequest, UnknownModel
+from service.access import wants
 from service.arms import did_you_mean
 from service.chat import OWNER, begin_chat, complete, stream
 from service.chat_schemas import ChatBody
@@ -24,7 +25,7 @@ from service.problems import problem
 from service.sse import event_stream, until_left
 from service.workspace import Workspace
 
-router = APIRouter(tags=["openai"])
+router = APIRouter(tags=["openai"], dependencies=[wants("query")])
 
 EMBEDDER = "embedder"
 """Name of the embedding model, beside the one it is configured under."""

@@ -14,10 +14,12 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
+from data.access import require_collection
 from data.errors import InvalidRequest
 from data.formats import Format
 from data.records import PairKind, PairStatus
 from data.state import check_name
+from service.access import wants
 from service.answerer import check_collection
 from service.arms import find_adapter
 from service.deps import Cursor, IdempotencyKey, Limit, RunnerDep, WorkspaceDep, accepted
@@ -26,7 +28,7 @@ from service.review import edit_pair, pair_details, pair_with_history
 from service.schemas import ExportPairsBody, GeneratePairsBody, ImportPairsBody, PairFilterBody, PairPatch
 from service.uploads import UPLOAD, file_name, keep_for_job
 
-router = APIRouter(prefix="/pairs", tags=["pairs"])
+router = APIRouter(prefix="/pairs", tags=["pairs"], dependencies=[wants("train")])
 
 LARGEST_IMPORT_BYTES = 256 * 1024 * 1024
 _JSONL = "application/jsonl"
@@ -134,6 +136,7 @@ def import_rows(
     ``{"imported", "known", "failed": [...]}``.
     """
     collection = check_name(source.collection, "collection name")
+    require_collection(collection)
     about = f"import_pairs {collection}"
     kept = {source.name: source.file}
     folder = keep_for_job(workspace.state, kept, LARGEST_IMPORT_BYTES, about=about, key=idempotency_key)

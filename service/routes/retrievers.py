@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
+from service.access import wants
 from service.answerer import check_collection
 from service.deps import IdempotencyKey, RunnerDep, WorkspaceDep, accepted
 from service.retrievers import BASE, check_gain, check_new_name, retriever_view
@@ -16,7 +17,7 @@ from service.schemas import PromoteRetrieverBody, TuneRetrieverBody
 router = APIRouter(prefix="/retrievers", tags=["retrieval"])
 
 
-@router.post("", status_code=202, response_model=None)
+@router.post("", status_code=202, response_model=None, dependencies=[wants("train")])
 def tune_retriever(
     body: TuneRetrieverBody, workspace: WorkspaceDep, runner: RunnerDep, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
@@ -28,19 +29,19 @@ def tune_retriever(
     return accepted(workspace, runner, "tune_retriever", body.model_dump(), idempotency_key)
 
 
-@router.get("")
+@router.get("", dependencies=[wants("train")])
 def list_retrievers(workspace: WorkspaceDep) -> dict[str, Any]:
     """Return every version of every tuned embedder."""
     return {"retrievers": [retriever_view(workspace.tuned, one) for one in workspace.tuned.all()]}
 
 
-@router.get("/{name}")
+@router.get("/{name}", dependencies=[wants("train")])
 def get_retriever(name: str, workspace: WorkspaceDep) -> dict[str, Any]:
     """Return ``name`` (its newest version) or ``name@version``."""
     return retriever_view(workspace.tuned, workspace.tuned.get(name))
 
 
-@router.post("/{name}/promote", status_code=202, response_model=None)
+@router.post("/{name}/promote", status_code=202, response_model=None, dependencies=[wants("train")])
 def promote_retriever(
     name: str,
     workspace: WorkspaceDep,
@@ -61,7 +62,7 @@ def promote_retriever(
     return accepted(workspace, runner, "promote_retriever", inputs, idempotency_key)
 
 
-@router.delete("/{name}")
+@router.delete("/{name}", dependencies=[wants("train")])
 def delete_retriever(name: str, workspace: WorkspaceDep) -> dict[str, Any]:
     """Delete every version of a tuned embedder, or ``name@version``; a live one stays."""
     return {"deleted": [one.label for one in workspace.tuned.delete(name)]}

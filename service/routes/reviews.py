@@ -7,12 +7,13 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from service.access import wants
 from service.answerer import check_collection
 from service.deps import Cursor, Limit, WorkspaceDep
 from service.review import decision, pair_with_history, reviewed_view
 from service.schemas import BulkReviewBody
 
-router = APIRouter(prefix="/pairs", tags=["pairs"])
+router = APIRouter(prefix="/pairs", tags=["pairs"], dependencies=[wants("train")])
 
 
 @router.get("/coverage")

@@ -6,12 +6,13 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from service.access import wants
 from service.answerer import check_collection, check_question, question_before
 from service.deps import WorkspaceDep
 from service.schemas import SearchBody
 from service.views import passage_view
 
-router = APIRouter(tags=["retrieval"])
+router = APIRouter(tags=["retrieval"], dependencies=[wants("query")])
 
 
 @router.post("/search")

@@ -69,11 +69,11 @@ def test_key_is_valid_until_it_is_revoked(store):
     key_id, plaintext = store.keys.create("laptop")
     other_id, other = store.keys.create("laptop")
     assert plaintext != other
-    assert store.keys.verify(plaintext)
+    assert store.keys.find(plaintext)
     store.keys.revoke(key_id)
     store.keys.revoke(key_id)
-    assert not store.keys.verify(plaintext)
-    assert store.keys.verify(other)
+    assert not store.keys.find(plaintext)
+    assert store.keys.find(other)
     assert [(row.id, row.name, row.revoked_at is None) for row in store.keys.list()] == [
         (key_id, "laptop", False),
         (other_id, "laptop", True),
@@ -83,7 +83,7 @@ def test_key_is_valid_until_it_is_revoked(store):
 @pytest.mark.parametrize("wrong", ["", "rt_", "x" * 1000, "\ud800", "钥匙", "' OR 1=1 --"])
 def test_wrong_keys_are_not_valid(store, wrong):
     store.keys.create("laptop")
-    assert not store.keys.verify(wrong)
+    assert not store.keys.find(wrong)
 
 
 def test_plaintext_of_a_key_is_nowhere_in_the_database(store, database_path):

@@ -376,12 +376,12 @@ def test_jobs(filled):
 def test_keys(shell):
     made = shell.json("keys", "create", "laptop")
     with shell.open() as workspace:
-        assert workspace.store.keys.verify(made["key"])
+        assert workspace.store.keys.find(made["key"])
     assert [row["name"] for row in shell.json("keys", "list")] == ["laptop"]
     assert made["key"] not in shell("keys", "list").output
     shell("keys", "revoke", made["id"])
     with shell.open() as workspace:
-        assert not workspace.store.keys.verify(made["key"])
+        assert not workspace.store.keys.find(made["key"])
 
 
 def test_doctor(shell, generator):

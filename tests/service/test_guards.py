@@ -5,8 +5,9 @@ import json
 import anyio
 import pytest
 
+from service.access import OPEN_PATHS
 from service.app import create_app
-from service.guards import MULTIPART, PUBLIC
+from service.guards import MULTIPART
 from tests.service.conftest import open_client
 
 LIMIT = 4096
@@ -141,7 +142,7 @@ def test_every_route_but_the_public_ones_needs_the_key(make_workspace):
         for path, operations in client.get("/openapi.json").json()["paths"].items():
             for method in operations:
                 status = client.request(method, path).status_code
-                assert (status == 401) == (path not in PUBLIC), f"{method} {path}: {status}"
+                assert (status == 401) == (path not in OPEN_PATHS), f"{method} {path}: {status}"
         assert client.get("/added-later").status_code == 401
         assert client.get("/added-later", headers=KEY).status_code == 200
         assert client.get("/v1/no-such-route").status_code == 401
@@ -150,4 +151,4 @@ def test_every_route_but_the_public_ones_needs_the_key(make_workspace):
 def test_the_description_says_which_routes_need_a_key(empty_client):
     for path, operations in empty_client.get("/openapi.json").json()["paths"].items():
         for operation in operations.values():
-            assert ("security" in operation) == (path not in PUBLIC), path
+            assert ("security" in operation) == (path not in OPEN_PATHS), path
