@@ -84,6 +84,8 @@ app.add_typer(models.models, name="models")
 app.add_typer(jobs.jobs, name="jobs")
 app.add_typer(keys.keys, name="keys")
 app.command()(keys.audit)
+app.command()(operations.backup)
+app.command()(operations.restore)
 app.command()(operations.doctor)
 
 

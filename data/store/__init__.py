@@ -25,6 +25,7 @@ from data.store.links import GOLD, SHOWN, ChunkLink, TrainedRow
 from data.store.models import Models
 from data.store.pair_filters import PairFilter
 from data.store.pairs import Pairs
+from data.store.relocate import relocate
 from data.store.reviews import Reviewed, Reviews
 
 __all__ = [
@@ -90,6 +91,19 @@ class Store:
             StorageCorrupt: damage was found.
         """
         self._database.check()
+
+    def snapshot(self, path: Path) -> None:
+        """Write the database, as it is at this moment, into the new file ``path``; others may write meanwhile.
+
+        Raises:
+            InvalidRequest: the store is no SQLite file.
+            InsufficientStorage: the disk is full.
+        """
+        self._database.snapshot(path)
+
+    def relocate(self, old: str, new: str) -> None:
+        """Let paths under the folder ``old`` point under ``new``: the state directory is there now."""
+        relocate(self._database, old, new)
 
     def compact(self) -> None:
         """Give the space of what was deleted back to the disk (SQLite); writers wait meanwhile.

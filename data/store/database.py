@@ -259,6 +259,23 @@ class Database:
                 except sqlite3.Error as error:
                     raise DBAPIError.instance("VACUUM", None, error, sqlite3.Error) from error
 
+    def snapshot(self, path: Path) -> None:
+        """Write the database, as it is at one moment, into the new file ``path`` (SQLite only).
+
+        Raises:
+            InvalidRequest: it is on a server, which has tools of its own for that.
+            InsufficientStorage: the disk is full.
+        """
+        if self.dialect != "sqlite":
+            raise InvalidRequest("The database is on a server", got=self.dialect, hint="Back it up with pg_dump.")
+        with _mapped(), self._engine.connect() as connection:
+            raw = connection.connection.driver_connection
+            assert raw is not None
+            try:
+                raw.execute("VACUUM INTO ?", (str(path),))
+            except sqlite3.Error as error:
+                raise DBAPIError.instance("VACUUM INTO", None, error, sqlite3.Error) from error
+
     def close(self) -> None:
         """Close every pooled connection."""
         self._engine.dispose()

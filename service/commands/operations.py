@@ -1,14 +1,16 @@
-"""Commands that run the whole: serve, demo, doctor."""
+"""Commands that run or keep the whole: serve, demo, doctor, backup, restore."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from service.commands.session import FAILED, Json, print_json, print_rows, session, stderr
+from service.commands.progress import ProgressView
+from service.commands.session import FAILED, Json, print_json, print_line, print_rows, session, stderr
 
 _MARKS = {"ok": "ok", "warning": "note", "failed": "FAILED"}
 
@@ -38,6 +40,40 @@ def demo(
 
     found = session(ctx)
     run_demo(found.settings(demo_serve=serving), found.factory)
+
+
+def backup(
+    ctx: typer.Context,
+    out: Annotated[Path, typer.Argument(help="The tar file to write; it must not exist.")],
+    models: Annotated[bool, typer.Option("--models/--no-models", help="Also the base models, which are large.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Back the whole state up into one file, also while the service runs. It is as private as the documents."""
+    from data.backup import write_backup
+
+    with session(ctx).workspace() as workspace, ProgressView("backup") as report:
+        written = write_backup(workspace.state, workspace.store, out, report, models=models)
+    if as_json:
+        print_json({"path": str(out.absolute()), **asdict(written)})
+    else:
+        print_line(f"{out}: {written.files} files, {written.size / 1e6:.1f} MB")
+
+
+def restore(
+    ctx: typer.Context,
+    source: Annotated[Path, typer.Argument(help="A file that `ragtune backup` wrote.")],
+    as_json: Json = False,
+) -> None:
+    """Unpack a backup into a new state directory (--state-dir), every file compared with its hash."""
+    from data.backup import restore_backup
+
+    root = session(ctx).settings().state_dir
+    with ProgressView("restore") as report:
+        found = restore_backup(source, root, report)
+    if as_json:
+        print_json({"state_dir": str(root.absolute()), **asdict(found)})
+    else:
+        print_line(f"{found.files} files are back in {root}. Next: ragtune index verify")
 
 
 def doctor(

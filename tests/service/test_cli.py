@@ -55,6 +55,17 @@ def folder(tmp_path):
     return made
 
 
+def test_a_restored_backup_answers_as_the_state_it_was_made_of(filled, shell, tmp_path, generator):
+    saved = tmp_path / "saved.tar"
+    assert shell.json("backup", saved)["files"] > 3
+    other = Shell(tmp_path / "other", generator)
+    assert other.json("restore", saved)["state_dir"] == str(tmp_path / "other")
+    found = [s.json("search", "Who was the keeper?")["passages"][0]["document_id"] for s in (shell, other)]
+    assert found[0] == found[1]
+    assert other.json("index", "verify")["problems"] == []
+    assert "something already" in shell("restore", saved, code=1).output
+
+
 @pytest.fixture
 def filled(shell, folder):
     shell("ingest", folder)
