@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from importlib.util import find_spec
 
 from anyio.to_thread import run_sync
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from data.errors import RagtuneError
@@ -61,12 +63,14 @@ def create_app(workspace: Workspace, *, run_jobs: bool = True) -> FastAPI:
     """
     metrics = Metrics(lambda: workspace.started_generator)
     runner = JobRunner(workspace)
+    tools = _tools(workspace)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         if run_jobs:
             await run_sync(runner.start)
-        yield
+        async with nullcontext() if tools is None else tools.router.lifespan_context(tools):
+            yield
         if run_jobs:
             await run_sync(runner.stop)
 
@@ -82,6 +86,8 @@ def create_app(workspace: Workspace, *, run_jobs: bool = True) -> FastAPI:
     app.include_router(health.router)
     for module in _ROUTERS:
         app.include_router(module.router, prefix="/v1")
+    if tools is not None:
+        app.router.routes.extend(tools.routes)
     # The guard that is added last stands in front.
     app.add_middleware(BodyGuard, max_bytes=workspace.settings.max_body_bytes)
     app.add_middleware(KeyGuard, workspace=workspace)
@@ -90,6 +96,15 @@ def create_app(workspace: Workspace, *, run_jobs: bool = True) -> FastAPI:
         app.add_middleware(HostGuard, hosts=(*LOOPBACK, *workspace.settings.allowed_hosts))
     _add_error_handlers(app)
     return app
+
+
+def _tools(workspace: Workspace) -> Starlette | None:
+    """Return the app of the Model Context Protocol; None where its extra is not installed."""
+    if find_spec("mcp") is None:
+        return None
+    from service.mcp_server import http_app, mcp_server
+
+    return http_app(mcp_server(workspace))
 
 
 def _add_error_handlers(app: FastAPI) -> None:

@@ -66,6 +66,7 @@ def options(
 
 app.command()(operations.demo)
 app.command()(operations.serve)
+app.command()(operations.mcp)
 app.command()(documents.ingest)
 app.command()(documents.chunks)
 app.command()(documents.ask)

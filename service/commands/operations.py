@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from data.errors import InvalidRequest
 from service.commands.progress import ProgressView
 from service.commands.session import FAILED, Json, print_json, print_line, print_rows, session, stderr
 
@@ -27,6 +28,18 @@ def serve(
     settings = found.settings(host=host, port=port)
     with found.factory(settings) as workspace, suppress(KeyboardInterrupt):  # Ctrl-C is how serving ends
         serve_until_stopped(workspace, on_ready=lambda url: stderr().print(f"Serving at {url}", markup=False))
+
+
+def mcp(ctx: typer.Context) -> None:
+    """Serve the tools ask, search and list_documents to an assistant that starts this command (stdio)."""
+    from importlib.util import find_spec
+
+    if find_spec("mcp") is None:
+        raise InvalidRequest("The Model Context Protocol is not installed", hint="Next: pip install 'ragtune[mcp]'")
+    from service.mcp_server import mcp_server
+
+    with session(ctx).workspace() as workspace, suppress(KeyboardInterrupt):
+        mcp_server(workspace).run("stdio")
 
 
 def demo(
