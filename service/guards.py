@@ -15,13 +15,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from data.errors import BodyTooLarge, RagtuneError, Unauthorized
+from service.assets import page_assets
 from service.replies import error_response, problem_response
 
 if TYPE_CHECKING:
     from service.workspace import Workspace
 
-PUBLIC = frozenset(("/", "/healthz", "/readyz", "/metrics", "/openapi.json"))
-"""The paths that need no key; every other one does, whether a route is there or not."""
+PUBLIC = frozenset(("/healthz", "/readyz", "/metrics", "/openapi.json", *page_assets()))
+"""The paths that need no key, the files of the web page among them; every other one does, route or not."""
 MULTIPART = frozenset(("/v1/documents", "/v1/documents/preview", "/v1/pairs/import", "/v1/adapters/import"))
 """The routes that take files. They write a form to the disk as it comes, and limit each file themselves."""
 

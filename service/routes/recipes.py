@@ -1,0 +1,18 @@
+"""``/v1/recipes``: the packaged training recipes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from finetune.recipe import Recipe, presets, recipe_values
+
+router = APIRouter(prefix="/recipes", tags=["adapters"])
+
+
+@router.get("")
+def list_recipes() -> dict[str, Any]:
+    """Return the packaged recipes, and the value that each field has where a recipe does not name it."""
+    recipes = [{"name": name, "values": recipe_values(name)} for name in presets()]
+    return {"recipes": recipes, "defaults": Recipe().to_mapping()}
