@@ -128,5 +128,5 @@ const live = h('div', { role: 'status', class: 'unseen' });
 /** Tell people who do not see the screen what has happened. @param {string} message */
 export function announce(message) {
   if (!live.isConnected) document.body.append(live);
-  live.textContent = message;
+  live.textContent = visible(message);
 }

@@ -67,8 +67,8 @@ export function answerFacts(answer) {
     answer.adapter_stale && h('span', { class: 'badge warning' }, t('adapters.stale')));
 }
 
-/** Rating and correction. @param {import('../api.js').Answer} answer */
-export function feedback(answer) {
+/** Rating and correction, and what else stands beside them. @param {import('../api.js').Answer} answer @param {any} beside */
+export function feedback(answer, beside) {
   const place = h('div');
   const done = h('p', { class: 'hint', hidden: true });
   const say = (control, said, words) => attempt(control, place, async () => {
@@ -89,5 +89,5 @@ export function feedback(answer) {
     form.hidden = !form.hidden;
     if (!form.hidden) input.focus();
   });
-  return h('div', { class: 'feedback' }, h('div', { class: 'row' }, rates, correct), form, done, place);
+  return h('div', { class: 'feedback' }, h('div', { class: 'row' }, rates, correct, beside), form, done, place);
 }

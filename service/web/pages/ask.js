@@ -110,8 +110,7 @@ function answered(page, controls, question, answer) {
     citationList(answer),
     answerFacts(answer),
     passageList(answer.passages),
-    feedback(answer),
-    shareButton(question, controls.values().mode, page.collection),
+    feedback(answer, shareButton(question, controls.values().mode, page.collection)),
   ];
 }
 
@@ -188,7 +187,7 @@ function shareButton(question, mode, collection) {
       input.select();
     }
   };
-  return h('div', {}, button(t('share.link'), share), place);
+  return [button(t('share.link'), share), place];
 }
 
 /** The conversations before this one. @param {import('../app.js').View} view */

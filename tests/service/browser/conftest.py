@@ -7,17 +7,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.service.conftest import DOCUMENTS
+from tests.service.conftest import DOCUMENTS, real_server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
+
+    from service.workspace import Workspace
 
 ROOT = Path(__file__).parents[3]
 CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
@@ -30,62 +31,36 @@ serve(Workspace(Settings.load()), on_ready=lambda url: print(url, flush=True))
 """
 
 
-@dataclass
-class Server:
-    """A server process over a state directory; it can be stopped and started again on the same port."""
-
-    state: Path
-    key: str | None = None
-    url: str = ""
-    process: subprocess.Popen[str] | None = field(default=None, repr=False)
-
-    def start(self) -> None:
-        """Start, and wait until requests are accepted."""
-        port = self.url.rsplit(":", 1)[-1] if self.url else "0"
-        environment = {**os.environ, "RAGTUNE_STATE_DIR": str(self.state), "RAGTUNE_PORT": port}
-        if self.key is not None:
-            environment["RAGTUNE_API_KEY"] = self.key
-        command = [sys.executable, "-c", SERVER]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
-        assert self.process.stdout is not None
-        self.url = self.process.stdout.readline().strip()
-        assert self.url, "the server did not start"
-
-    def stop(self) -> None:
-        """Stop as a terminal would."""
-        if self.process is not None:
-            self.process.terminate()
-            self.process.wait(60)
-            if self.process.stdout is not None:
-                self.process.stdout.close()
-            self.process = None
-
-
-@contextmanager
-def served(state: Path, key: str | None = None) -> Iterator[Server]:
-    """Serve a state directory for as long as the block runs."""
-    server = Server(state, key)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
+@pytest.fixture
+def scripted(indexed: Workspace) -> Iterator[str]:
+    """Return the URL of a server in this process whose generator follows a script (no jobs are run)."""
+    with real_server(indexed) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Return the starter behind a server, with the documents indexed."""
-    with served(tmp_path_factory.mktemp("browser") / "state") as server:
-        upload(server.url, DOCUMENTS)
-        yield server
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the URL of the starter behind a server process that runs jobs, with the documents indexed."""
+    state = tmp_path_factory.mktemp("browser") / "state"
+    environment = {**os.environ, "RAGTUNE_STATE_DIR": str(state), "RAGTUNE_PORT": "0"}
+    command = [sys.executable, "-c", SERVER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment) as process:
+        assert process.stdout is not None
+        try:
+            url = process.stdout.readline().strip()
+            upload(url, DOCUMENTS)
+            yield url
+        finally:
+            process.terminate()
+            assert process.wait(60) == 0
 
 
-def upload(url: str, documents: dict[str, str], **headers: str) -> None:
+def upload(url: str, documents: dict[str, str]) -> None:
     """Index documents over HTTP and wait for it."""
     import httpx
 
     files = [("files", (name, text.encode())) for name, text in documents.items()]
-    with httpx.Client(base_url=url, headers=headers, timeout=120) as http:
+    with httpx.Client(base_url=url, timeout=120) as http:
         job = http.post("/v1/documents", files=files).json()["job_id"]
         with http.stream("GET", f"/v1/jobs/{job}/events") as events:
             for _ in events.iter_lines():
@@ -93,15 +68,20 @@ def upload(url: str, documents: dict[str, str], **headers: str) -> None:
         assert http.get(f"/v1/jobs/{job}").json()["status"] == "succeeded"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Return Chromium; where it or its driver is missing the test is skipped and says what to install."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright drives the browser: pip install playwright")
+    """Return Chromium, closed after each module: its driver keeps an event loop in this thread.
+
+    Where there is none the test is skipped and says what to install.
+    """
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="Playwright drives the browser: pip install playwright"
+    )
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine: apt-get install chromium")
     # A container's root has no sandbox of its own to give; these pages are ours.
     arguments = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    with playwright.sync_playwright() as driver:
+    with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield browser
         browser.close()

@@ -7,15 +7,15 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.service.browser.conftest import served
+from tests.service.conftest import real_server
 
 pytestmark = pytest.mark.slow
 
 PAGES = ["ask", "compare", "documents", "pairs", "adapters", "evaluations", "jobs", "settings"]
 
 
-def test_every_page_opens_from_the_menu_by_keyboard(server, open_page):
-    page = open_page(server.url, "#/settings")
+def test_every_page_opens_from_the_menu_by_keyboard(scripted, open_page):
+    page = open_page(scripted, "#/settings")
     menu = page.get_by_role("navigation")
     for link in menu.get_by_role("link").all():
         link.focus()
@@ -28,8 +28,8 @@ def test_every_page_opens_from_the_menu_by_keyboard(server, open_page):
     assert len(menu.get_by_role("link").all()) == len(PAGES)
 
 
-def test_language_and_colours_are_kept(server, open_page):
-    page = open_page(server.url)
+def test_language_and_colours_are_kept(scripted, open_page):
+    page = open_page(scripted)
     page.get_by_label("Language").select_option("zh")
     expect(page.get_by_role("heading", level=1)).to_have_text("提问")
     expect(page.locator("html")).to_have_attribute("lang", "zh-Hans")
@@ -40,16 +40,15 @@ def test_language_and_colours_are_kept(server, open_page):
 
 
 @pytest.mark.parametrize("locale", ["zh-CN", "en-GB", "fr-FR"])
-def test_the_browsers_language_is_taken_first(server, open_page, locale):
-    page = open_page(server.url, locale=locale)
+def test_the_browsers_language_is_taken_first(scripted, open_page, locale):
+    page = open_page(scripted, locale=locale)
     expect(page.get_by_role("heading", level=1)).to_have_text("提问" if locale == "zh-CN" else "Ask")
 
 
-def test_a_key_is_asked_for_kept_in_the_tab_and_replaced(tmp_path, open_page):
+def test_a_key_is_asked_for_kept_in_the_tab_and_replaced(make_workspace, open_page):
     """A refused key loses nothing: what was asked goes on with the next one."""
-    refused = ["status of 401"]
-    with served(tmp_path / "state", key="right") as server:
-        page = open_page(server.url, "#/settings", allowed=refused)
+    with real_server(make_workspace(api_key="right")) as url:
+        page = open_page(url, "#/settings", allowed=["status of 401"])
         box = page.get_by_role("dialog")
         for key in ("wrong", "right"):
             expect(box).to_be_visible()
@@ -61,27 +60,26 @@ def test_a_key_is_asked_for_kept_in_the_tab_and_replaced(tmp_path, open_page):
         expect(page.get_by_role("button", name="Forget the key")).to_be_visible()
         assert page.evaluate("JSON.stringify(localStorage)").find("right") == -1
         other = page.context.new_page()
-        other.goto(f"{server.url}/#/settings")
+        other.goto(f"{url}/#/settings")
         expect(other.get_by_role("dialog")).to_be_visible()
         page.get_by_role("button", name="Forget the key").click()
         expect(page.get_by_role("dialog")).to_be_visible()
 
 
-def test_a_server_that_goes_is_told_and_looked_for(tmp_path, open_page):
-    with served(tmp_path / "state") as server:
-        page = open_page(server.url, "#/jobs", allowed=["ERR_CONNECTION_REFUSED", "Failed to load resource"])
+def test_a_server_that_goes_is_told_and_looked_for(workspace, open_page):
+    with real_server(workspace) as url:
+        page = open_page(url, "#/jobs", allowed=["ERR_CONNECTION_REFUSED"])
         expect(page.get_by_text("No jobs yet")).to_be_visible()
-        server.stop()
-        expect(page.get_by_text("The server does not answer").first).to_be_visible()
-        page.get_by_role("link", name="Documents").click()
-        expect(page.get_by_role("button", name="Try again")).to_be_visible()
-        server.start()
+    expect(page.locator(".banner")).to_contain_text("The server does not answer")
+    page.get_by_role("link", name="Documents").click()
+    expect(page.get_by_role("button", name="Try again")).to_be_visible()
+    with real_server(workspace, port=int(url.rpartition(":")[2])):
         expect(page.locator(".banner")).to_be_hidden()
         page.get_by_role("button", name="Try again").click()
         expect(page.get_by_text("No documents yet")).to_be_visible()
 
 
-def test_a_page_that_does_not_exist_is_the_first(server, open_page):
-    page = open_page(server.url, "#/../../etc/passwd?x=<script>")
+def test_a_page_that_does_not_exist_is_the_first(scripted, open_page):
+    page = open_page(scripted, "#/../../etc/passwd?x=<script>")
     expect(page.get_by_role("heading", level=1)).to_have_text("Ask")
     assert re.search(r"Ask", page.title())
