@@ -19,14 +19,15 @@ from starlette.types import Scope as Connection
 
 from data.access import MACHINE, SCOPES, Access, Scope, acting, current, require, require_whole
 from data.errors import RagtuneError, Unauthorized
+from service.assets import page_assets
 from service.limits import RateLimits, rate_headers
 from service.replies import error_response
 
 if TYPE_CHECKING:
     from service.workspace import Workspace
 
-OPEN_PATHS = frozenset(("/", "/healthz", "/readyz", "/metrics", "/openapi.json"))
-"""The paths that need no key; every other one does, whether a route is there or not."""
+OPEN_PATHS = frozenset(("/healthz", "/readyz", "/metrics", "/openapi.json", *page_assets()))
+"""The paths that need no key, the files of the web page among them; every other one does, route or not."""
 API_KEY = HTTPBearer(
     auto_error=False,
     description="An API key: `ragtune keys create NAME`. A route wants one of the scopes it names, or admin.",

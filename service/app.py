@@ -27,6 +27,7 @@ from service.replies import error_response, problem_response
 from service.routes import (
     adapters,
     answers,
+    collections,
     compare,
     documents,
     evaluations,
@@ -37,10 +38,13 @@ from service.routes import (
     keys,
     lineage,
     openai,
+    page,
     pairs,
+    recipes,
     retrievers,
     reviews,
     search,
+    system,
 )
 from service.runner import JobRunner
 from service.settings import LOOPBACK
@@ -49,8 +53,8 @@ from service.workspace import Workspace
 log = logging.getLogger(__name__)
 
 _ROUTERS = (
-    *(answers, compare, search, documents, index, reviews, pairs),
-    *(adapters, retrievers, evaluations, jobs, feedback, lineage, keys, openai),
+    *(answers, compare, search, collections, documents, index, reviews, pairs),
+    *(adapters, recipes, retrievers, evaluations, jobs, feedback, lineage, keys, system, openai),
 )
 
 
@@ -83,6 +87,7 @@ def create_app(workspace: Workspace, *, run_jobs: bool = True) -> FastAPI:
         redoc_url=None,
     )
     app.state.workspace, app.state.runner, app.state.metrics = workspace, runner, metrics
+    app.include_router(page.router)
     app.include_router(health.router)
     for module in _ROUTERS:
         app.include_router(module.router, prefix="/v1")
@@ -127,7 +132,7 @@ def _add_error_handlers(app: FastAPI) -> None:
             "detail": str(error.detail),
             "got": f"{request.method} {request.url.path}",
             "wanted": "",
-            "hint": "See / for the routes.",
+            "hint": "See /openapi.json for the routes.",
         }
         return problem_response(body, dict(error.headers or {}))
 

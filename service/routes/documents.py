@@ -98,6 +98,14 @@ def get_document_text(document_id: str, workspace: WorkspaceDep) -> dict[str, An
     return {"id": document.id, "source": document.source, "text": document.text}
 
 
+@router.get("/{document_id}/chunks", dependencies=[wants("query", "ingest", "train")])
+def get_document_chunks(document_id: str, workspace: WorkspaceDep) -> dict[str, Any]:
+    """Return a document's chunks in the order of its text; each one's text stands at start:end of it."""
+    row = workspace.store.documents.row(document_id)
+    chunks = workspace.store.chunks.of_document(document_id)
+    return {"id": row.id, "source": row.source, "chunks": [asdict(chunk) for chunk in chunks]}
+
+
 @router.delete("/{document_id}", dependencies=[wants("ingest")])
 def delete_document(document_id: str, workspace: WorkspaceDep) -> dict[str, Any]:
     """Delete a document, its chunks, its place in the index, its uploaded bytes and exports that quote it.

@@ -92,9 +92,9 @@ def empty_client(workspace: Workspace) -> Iterator[TestClient]:
 
 
 @contextmanager
-def real_server(workspace: Workspace) -> Iterator[str]:
+def real_server(workspace: Workspace, port: int = 0) -> Iterator[str]:
     """Serve in a thread; yields the URL once the server accepts requests."""
-    with bind("127.0.0.1", 0) as listener:
+    with bind("127.0.0.1", port) as listener:
         server = uvicorn.Server(uvicorn.Config(create_app(workspace, run_jobs=False), log_config=None))
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

@@ -1,0 +1,33 @@
+/** Which arm and which adapter: the choices that the server offers. */
+
+import { listModels } from '../api.js';
+import { h, select } from '../dom.js';
+import { t, tOr } from '../i18n.js';
+
+/** @param {AbortSignal} signal @returns {Promise<{arms: string[], adapters: string[]}>} */
+export async function offered(signal) {
+  const { data } = await listModels(signal);
+  const named = (role) => data.filter((model) => model.role === role).map((model) => model.id);
+  return { arms: named('arm'), adapters: named('adapter') };
+}
+
+/** @param {string} arm */
+export const armName = (arm) => tOr(`mode.${arm}`, arm);
+
+/** @param {string[]} arms @param {string} chosen */
+export function armSelect(arms, chosen) {
+  const names = arms.includes(chosen) ? arms : [...arms, chosen];
+  return select(names.map((name) => [name, armName(name)]), chosen);
+}
+
+/** @param {string[]} adapters @param {string} chosen */
+export function adapterSelect(adapters, chosen) {
+  const names = chosen && !adapters.includes(chosen) ? [...adapters, chosen] : adapters;
+  return select([['', t('ask.adapter.live')], ...names.map((name) => /** @type {[string, string]} */ ([name, name]))], chosen);
+}
+
+/** What the arms mean, for those who do not know. */
+export function armHelp() {
+  return h('details', {}, h('summary', {}, t('mode.help')),
+    h('dl', {}, ['auto', 'rag', 'combined', 'tuned', 'base'].map((arm) => [h('dt', {}, armName(arm)), h('dd', {}, t(`mode.${arm}.help`))])));
+}

@@ -1,0 +1,76 @@
+/** *Compare*: one question through several arms and adapters, side by side as they are written. */
+
+import { ask, isAbort } from '../api.js';
+import { armHelp, armName, offered } from '../components/arms.js';
+import { answerFacts, answerText, citationList, passageList } from '../components/answer.js';
+import { problemBox } from '../components/problem.js';
+import { announce, append, button, checkbox, field, fill, h } from '../dom.js';
+import { t } from '../i18n.js';
+
+const AT_ONCE = 4; // a browser opens six connections to one server; two stay free for everything else
+
+/** @param {import('../app.js').View} view */
+export default async function comparePage(view) {
+  const { arms, adapters } = await offered(view.signal);
+  const choices = [...arms.filter((arm) => arm !== 'auto').map((arm) => ({ label: armName(arm), ask: { mode: arm } })),
+    ...adapters.map((name) => ({ label: name, ask: { mode: 'combined', adapter: name } }))];
+  const boxes = choices.map((choice, at) => checkbox(choice.label, { checked: at < AT_ONCE }));
+  const input = h('textarea', { rows: '2', required: true, dir: 'auto', placeholder: t('ask.placeholder') }, view.params.get('question') || '');
+  const results = h('div', { class: 'arms' });
+  const send = h('button', { class: 'primary' }, t('compare.start'));
+  let running = null;
+  const stop = button(t('ask.stop'), () => running?.abort(), { hidden: true });
+  const run = async () => {
+    const chosen = choices.filter((_, at) => boxes[at].querySelector('input').checked);
+    if (!chosen.length) return;
+    running = new AbortController();
+    view.signal.addEventListener('abort', () => running.abort());
+    [send.disabled, stop.hidden] = [true, false];
+    const question = { question: input.value.trim(), collection: view.collection };
+    const columns = chosen.map((choice) => column(choice));
+    fill(results, columns.map((each) => each.element));
+    const waiting = [...columns];
+    const work = async () => {
+      for (let next = waiting.shift(); next; next = waiting.shift()) await next.run(question, running.signal);
+    };
+    await Promise.all(Array.from({ length: AT_ONCE }, work));
+    [send.disabled, stop.hidden] = [false, true];
+    announce(t('compare.ready'));
+  };
+  append(view.main, [
+    h('form', { class: 'card', on: { submit: (event) => { event.preventDefault(); run(); } } },
+      field(t('ask.question'), input),
+      h('fieldset', {}, h('legend', {}, t('compare.arms')), h('div', { class: 'row' }, boxes)),
+      h('div', { class: 'row' }, send, stop), armHelp()),
+    results,
+  ]);
+}
+
+/** One arm: its element, and what asks the question through it. @param {{label: string, ask: any}} choice */
+function column(choice) {
+  const body = h('div', { class: 'hint' }, t('compare.waiting'));
+  const element = h('article', { class: 'card', 'aria-busy': 'true' }, h('h2', {}, choice.label), body);
+  /** @param {any} question @param {AbortSignal} signal */
+  const run = async (question, signal) => {
+    const text = h('div', { class: 'answer-text', dir: 'auto' });
+    fill(body, text);
+    body.className = '';
+    try {
+      for await (const event of ask({ ...question, ...choice.ask }, signal)) {
+        if (event.event === 'token') append(text, event.data.text);
+        if (event.event === 'answer') draw(body, event.data);
+      }
+    } catch (error) {
+      if (isAbort(error)) append(body, h('p', { class: 'hint' }, t('ask.stopped')));
+      else fill(body, problemBox(error));
+    }
+    element.removeAttribute('aria-busy');
+  };
+  return { element, run };
+}
+
+/** @param {HTMLElement} body @param {import('../api.js').Answer} answer */
+function draw(body, answer) {
+  fill(body, answer.abstained && h('p', { class: 'badge warning' }, t('answer.abstained')), answerText(answer),
+    citationList(answer), answerFacts(answer), passageList(answer.passages));
+}
