@@ -201,26 +201,32 @@ def generate_pairs(
     reads = reader is not None or reader_adapter is not None
     proposer = Proposer(generator, adapter, reader or generator, reader_adapter, seed, wishes)
     known = _chunks(store, collection, frozenset(exclude_documents))
-    most = most_per_source(per_source_cap, requested, len(set(known.source_of.values())))
-    unanswered = share_without_answer(wishes.kinds, unanswerable_share)
-    plan = known.shared_out(requested, seed=seed, most=most, unanswerable_share=unanswered)
+    most = known.most_per_source(per_source_cap, requested)
+    plan = known.shared_out(requested, seed, most, share_without_answer(wishes.kinds, unanswerable_share))
     inputs = {
         "requested": requested,
-        "writer": [generator.model, adapter, seed],
-        "reader": [proposer.reader.model, reader_adapter] if reads else None,
         "chunks": known.fingerprint,
         "evaluation_questions": content_id(*evaluation_questions),
         "shares": [unanswerable_share, top_k, per_source_cap],
-        **wishes.fingerprint(),
+        **_said_by(proposer, reads),
     }
     run_id = _run_with(store, collection, requested, inputs)
     cap = SourceCap(store.pairs.accepted_by_document(collection), requested, most / requested)
-    about = {"evaluation": evaluation_questions, "read": proposer.read if reads else None, "cap": cap}
-    context = _context(store, retriever, collection, top_k, glossary=wishes.glossary, **about)
+    about = {"evaluation": evaluation_questions, "cap": cap, "glossary": wishes.glossary}
+    context = _context(store, retriever, collection, top_k, read=proposer.read if reads else None, **about)
     tries = plan_tries(plan, run_id, wishes, known.offered, known.source_of)
     run = _Run(store, retriever, collection, run_id, proposer=proposer, context=context)
     _follow(_left(store, tries, run_id), run, report, parallel)
     return {"run_id": run_id, **store.pairs.run(run_id), "question_types": _types(store, run_id, tries)}
+
+
+def _said_by(proposer: Proposer, reads: bool) -> dict[str, Any]:
+    """Return what tells runs apart by who writes and who reads, and what was wished for."""
+    return {
+        "writer": [proposer.generator.model, proposer.adapter, proposer.seed],
+        "reader": [proposer.reader.model, proposer.reader_adapter] if reads else None,
+        **proposer.wishes.fingerprint(),
+    }
 
 
 def _types(store: Store, run_id: str, tries: Sequence[Try]) -> dict[str, dict[str, int]]:
@@ -260,8 +266,18 @@ class _Chunks:
     source_of: dict[int, str]
     fingerprint: str
 
-    def shared_out(self, requested: int, **how: Any) -> list[Quota]:
-        return share_out(self.information, requested, source_of=self.source_of, **how)
+    def most_per_source(self, share: float, requested: int) -> int:
+        return most_per_source(share, requested, len(set(self.source_of.values())))
+
+    def shared_out(self, requested: int, seed: int, most: int, unanswerable_share: float) -> list[Quota]:
+        return share_out(
+            self.information,
+            requested,
+            seed=seed,
+            unanswerable_share=unanswerable_share,
+            source_of=self.source_of,
+            most=most,
+        )
 
 
 def _chunks(store: Store, collection: str, excluded: frozenset[str]) -> _Chunks:
