@@ -205,26 +205,26 @@ def generate_pairs(
     plan = known.shared_out(requested, seed, most, share_without_answer(wishes.kinds, unanswerable_share))
     inputs = {
         "requested": requested,
-        "chunks": known.fingerprint,
-        "evaluation_questions": content_id(*evaluation_questions),
         "shares": [unanswerable_share, top_k, per_source_cap],
-        **_said_by(proposer, reads),
+        "evaluation_questions": content_id(*evaluation_questions),
+        **_said_by(proposer, reads, known.fingerprint),
     }
     run_id = _run_with(store, collection, requested, inputs)
     cap = SourceCap(store.pairs.accepted_by_document(collection), requested, most / requested)
-    about = {"evaluation": evaluation_questions, "cap": cap, "glossary": wishes.glossary}
-    context = _context(store, retriever, collection, top_k, read=proposer.read if reads else None, **about)
+    about = {"evaluation": evaluation_questions, "cap": cap, "read": proposer.read if reads else None}
+    context = _context(store, retriever, collection, top_k, glossary=wishes.glossary, **about)
     tries = plan_tries(plan, run_id, wishes, known.offered, known.source_of)
     run = _Run(store, retriever, collection, run_id, proposer=proposer, context=context)
     _follow(_left(store, tries, run_id), run, report, parallel)
     return {"run_id": run_id, **store.pairs.run(run_id), "question_types": _types(store, run_id, tries)}
 
 
-def _said_by(proposer: Proposer, reads: bool) -> dict[str, Any]:
+def _said_by(proposer: Proposer, reads: bool, chunks: str) -> dict[str, Any]:
     """Return what tells runs apart by who writes and who reads, and what was wished for."""
     return {
         "writer": [proposer.generator.model, proposer.adapter, proposer.seed],
         "reader": [proposer.reader.model, proposer.reader_adapter] if reads else None,
+        "chunks": chunks,
         **proposer.wishes.fingerprint(),
     }
 
