@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-PairKind = Literal["span", "free", "unanswerable", "style"]
+PairKind = Literal["span", "free", "multi", "unanswerable", "style"]
 PairStatus = Literal["candidate", "accepted", "rejected"]
 AdapterStage = Literal["candidate", "live", "retired"]
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled", "interrupted"]

@@ -1,144 +1,29 @@
 """The checks that decide whether a proposed question-answer pair is kept: small functions, cheapest first.
 
-A check sees the candidate and a ``Context`` (what was accepted so far, the retriever's and the
-reader's view of the question). It knows nothing of the store, nor of how the proposal was made.
+A check sees the candidate and its ``Context`` (``retrieval.candidates``). It knows nothing of the store,
+nor of how the proposal was made.
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 from data.prompt import abstains, language, strip_citations
 from data.records import Chunk, PairKind, Passage
 from data.scoring import token_f1
-from data.splits import QuestionIndex
-from retrieval.meaning import Embed, MeaningIndex
+from retrieval.asking import FREE_WORDS
+from retrieval.candidates import Candidate, CheckResult, Context, reply_fields
+from retrieval.claims import superfluous, unsupported
 from retrieval.privacy import PERSONAL, SECRET, found_kinds
 from retrieval.wording import dangling_reference, is_short, points_at_source, stretch_of, terms
 
 MIN_QUESTION_TERMS = {"en": 3, "zh": 5}
 MAX_QUESTION_TERMS = {"en": 40, "zh": 80}
 MIN_READER_F1 = 0.5
-CONTAMINATION_THRESHOLD = 0.7
 LONGEST_ANSWER = 2000
 """Characters of an answer found in a document; what is longer is a chapter."""
 
-Search = Callable[[str], Sequence[Passage]]
-"""Returns what the production retriever finds for a question, best first."""
-
-Read = Callable[[str, Sequence[Passage]], str]
-"""Returns the reader's answer to a question over passages."""
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A proposal about ``passage``: ``raw`` as it was generated; the rest is "" where ``raw`` lacks it."""
-
-    raw: str
-    question: str
-    answer: str
-    kind: PairKind
-    passage: Passage
-
-
-@dataclass(frozen=True, slots=True)
-class CheckResult:
-    """The outcome of one check; ``reason`` says what was found."""
-
-    name: str
-    passed: bool
-    reason: str = ""
-
-
-class SourceCap:
-    """How many accepted pairs each document has, and how many one may have: a share of the whole set."""
-
-    def __init__(self, accepted: Mapping[str, int], requested: int, share: float) -> None:
-        """Start from the numbers of accepted pairs by document; ``share`` is of all, or of ``requested`` if more."""
-        self._counts = Counter(accepted)
-        self._requested = requested
-        self._share = share
-
-    def limit(self) -> float:
-        """Return how many pairs one document may have by now."""
-        return max(1.0, self._share * max(self._requested, self._counts.total() + 1))
-
-    def full(self, document_id: str) -> bool:
-        """Tell whether one more pair of this document would be too many."""
-        return self._counts[document_id] + 1 > self.limit()
-
-    def add(self, document_id: str) -> None:
-        """Count an accepted pair."""
-        self._counts[document_id] += 1
-
-
-class Context:
-    """What checks may ask about a question; the passages of the latest question are kept."""
-
-    def __init__(
-        self,
-        search: Search,
-        *,
-        accepted: Iterable[tuple[str, str]] = (),
-        evaluation: Iterable[str] = (),
-        read: Read | None = None,
-        embed: Embed | None = None,
-        cap: SourceCap | None = None,
-    ) -> None:
-        """Start from the questions (with answers) already accepted and the ones that are measured on."""
-        self.accepted = QuestionIndex()
-        self.evaluation = QuestionIndex(CONTAMINATION_THRESHOLD)
-        known = list(accepted)
-        for question, _ in known:
-            self.accepted.add(question)
-        for question in evaluation:
-            self.evaluation.add(question)
-        self.read = read
-        self.cap = cap
-        self.meanings = MeaningIndex(embed) if embed else None
-        if self.meanings is not None:
-            self.meanings.add(known)
-        self._search = search
-        self._latest: tuple[str, Sequence[Passage]] | None = None
-
-    def accept(self, question: str, answer: str, document_id: str) -> None:
-        """Take in a pair that passed, so that those that follow are compared with it."""
-        self.accepted.add(question)
-        if self.meanings is not None:
-            self.meanings.add([(question, answer)])
-        if self.cap is not None:
-            self.cap.add(document_id)
-
-    def passages(self, question: str) -> Sequence[Passage]:
-        """Return what the production retriever finds for ``question``."""
-        if self._latest is None or self._latest[0] != question:
-            self._latest = (question, self._search(question))
-        return self._latest[1]
-
-
 Check = Callable[[Candidate, Context], CheckResult]
-
-
-def parse_candidate(raw: str, kind: PairKind, passage: Passage) -> Candidate:
-    """Read a generated JSON object into a candidate; a grounded answer gets the passage's own spelling."""
-    fields = _fields(raw, kind) or {}
-    question = " ".join(fields.get("question", "").split())
-    answer = " ".join(fields.get("answer", "").split())
-    return Candidate(raw, question, stretch_of(answer, passage.chunk.text) or answer, kind, passage)
-
-
-def _fields(raw: str, kind: PairKind) -> dict[str, str] | None:
-    try:
-        value = json.loads(raw)
-    except ValueError:
-        return None
-    wanted = ["question"] if kind == "unanswerable" else ["question", "answer"]
-    if not isinstance(value, dict) or list(value) != wanted or not all(isinstance(v, str) for v in value.values()):
-        return None
-    return value
 
 
 def well_formed(candidate: Candidate, _context: Context) -> CheckResult:
@@ -150,7 +35,7 @@ def _form_fault(candidate: Candidate) -> str:
     question = candidate.question
     lang = language(question)
     length = len(terms(question))
-    if _fields(candidate.raw, candidate.kind) is None:
+    if reply_fields(candidate.raw, candidate.kind) is None:
         return "not the JSON object that was asked for"
     if not question.endswith(("?", "？")) or any(mark in question[:-1] for mark in "?？"):
         return "not one question that ends with a question mark"
@@ -170,6 +55,26 @@ def grounded(candidate: Candidate, _context: Context) -> CheckResult:
     if candidate.kind == "span" and not is_short(candidate.answer):
         return CheckResult("grounded", False, "the answer is too long for a span")
     return CheckResult("grounded", True)
+
+
+def claims_grounded(candidate: Candidate, _context: Context) -> CheckResult:
+    """Check that one of its passages bears out each claim of an answer in free words (``retrieval.claims``)."""
+    missing = unsupported(candidate.answer, candidate.texts)
+    return CheckResult("claims_grounded", not missing, f"no passage says: {missing[0]}" if missing else "")
+
+
+def needs_each_passage(candidate: Candidate, _context: Context) -> CheckResult:
+    """Check that an answer about two passages needs both: without either, a claim is not borne out any more."""
+    spare = superfluous(candidate.answer, candidate.texts)
+    reason = f"passage {spare + 1} of {len(candidate.texts)} adds nothing" if spare is not None else ""
+    return CheckResult("needs_each_passage", spare is None, reason)
+
+
+def preferred_terms(candidate: Candidate, context: Context) -> CheckResult:
+    """Check that words of the generator's own are the glossary's preferred ones; a span is the passage's words."""
+    own = candidate.answer if candidate.kind in FREE_WORDS else ""
+    avoided = context.glossary.avoided(f"{candidate.question}\n{own}")
+    return CheckResult("preferred_terms", avoided is None, f'"{avoided[0]}" for "{avoided[1]}"' if avoided else "")
 
 
 def not_leaked(candidate: Candidate, _context: Context) -> CheckResult:
@@ -220,16 +125,17 @@ def no_personal_data(candidate: Candidate, _context: Context) -> CheckResult:
 
 def within_source_cap(candidate: Candidate, context: Context) -> CheckResult:
     """Check that the document has not given its share of the set yet."""
-    full = context.cap is not None and context.cap.full(candidate.passage.chunk.document_id)
+    full = context.cap is not None and any(context.cap.full(p.chunk.document_id) for p in candidate.passages)
     reason = f"its document has {context.cap.limit():.0f} accepted pairs" if full and context.cap else ""
     return CheckResult("within_source_cap", not full, reason)
 
 
 def retrieved_again(candidate: Candidate, context: Context) -> CheckResult:
-    """Check that the production retriever brings the chunk back for the question."""
-    for passage in context.passages(candidate.question):
-        if passage.chunk.id == candidate.passage.chunk.id:
-            return CheckResult("retrieved_again", True, f"rank {passage.rank}")
+    """Check that the production retriever brings the chunk back for the question, every one that it needs."""
+    ranks = {passage.chunk.id: str(passage.rank) for passage in context.passages(candidate.question)}
+    found = [ranks.get(passage.chunk.id, "") for passage in candidate.passages]
+    if all(found):
+        return CheckResult("retrieved_again", True, f"rank {', '.join(found)}")
     return CheckResult("retrieved_again", False, "its chunk is not among the passages retrieved for it")
 
 
@@ -262,6 +168,7 @@ ANSWERABLE_CHECKS: tuple[Check, ...] = (
     grounded,
     not_leaked,
     self_contained,
+    preferred_terms,
     no_secrets,
     no_personal_data,
     within_source_cap,
@@ -271,9 +178,25 @@ ANSWERABLE_CHECKS: tuple[Check, ...] = (
     retrieved_again,
     answered_alike,
 )
+FREE_CHECKS: tuple[Check, ...] = (
+    well_formed,
+    claims_grounded,
+    not_leaked,
+    self_contained,
+    preferred_terms,
+    no_secrets,
+    no_personal_data,
+    within_source_cap,
+    not_duplicate,
+    uncontaminated,
+    not_same_meaning,
+    retrieved_again,
+)
+MULTI_CHECKS: tuple[Check, ...] = (*FREE_CHECKS[:2], needs_each_passage, *FREE_CHECKS[2:])
 UNANSWERABLE_CHECKS: tuple[Check, ...] = (
     well_formed,
     self_contained,
+    preferred_terms,
     no_secrets,
     no_personal_data,
     within_source_cap,
@@ -285,16 +208,24 @@ UNANSWERABLE_CHECKS: tuple[Check, ...] = (
 )
 
 
-_EDIT_CHECKS: tuple[Check, ...] = (grounded, not_leaked, self_contained, no_secrets, no_personal_data)
+CHECKS_OF: Mapping[PairKind, tuple[Check, ...]] = {
+    "span": ANSWERABLE_CHECKS,
+    "free": FREE_CHECKS,
+    "multi": MULTI_CHECKS,
+    "unanswerable": UNANSWERABLE_CHECKS,
+}
+
+_EDIT_CHECKS: tuple[Check, ...] = (not_leaked, self_contained, no_secrets, no_personal_data)
 
 
-def check_wording(question: str, answer: str, kind: PairKind, passage: Passage | None) -> list[CheckResult]:
-    """Run, for a pair that a person wrote or changed, every check that needs nothing but the pair and its passage."""
-    empty = Passage(Chunk("", "", "", 0, 0), 0.0, 1, "")
-    candidate = Candidate("", question, answer, kind, passage or empty)
+def check_wording(question: str, answer: str, kind: PairKind, passages: Sequence[Passage]) -> list[CheckResult]:
+    """Run, for a pair that a person wrote or changed, every check that needs nothing but the pair and its passages."""
+    first, *others = passages or [Passage(Chunk("", "", "", 0, 0), 0.0, 1, "")]
+    candidate = Candidate("", question, answer, kind, first, tuple(others))
     context = Context(lambda _question: ())
-    unfit: set[Check] = {grounded, not_leaked} if kind == "unanswerable" else {grounded} if passage is None else set()
-    return [run(candidate, context) for run in _EDIT_CHECKS if run not in unfit]
+    held: Check = claims_grounded if kind in FREE_WORDS else grounded
+    unfit: set[Check] = {held, not_leaked} if kind == "unanswerable" else {held} if not passages else set()
+    return [run(candidate, context) for run in (held, *_EDIT_CHECKS) if run not in unfit]
 
 
 def brief(candidate: Candidate, _context: Context) -> CheckResult:
@@ -321,9 +252,7 @@ FAQ_CHECKS: tuple[Check, ...] = (
 
 def check(candidate: Candidate, context: Context) -> list[CheckResult]:
     """Run the checks of the candidate's kind, cheapest first, up to the first that fails."""
-    return run_checks(
-        UNANSWERABLE_CHECKS if candidate.kind == "unanswerable" else ANSWERABLE_CHECKS, candidate, context
-    )
+    return run_checks(CHECKS_OF.get(candidate.kind, ANSWERABLE_CHECKS), candidate, context)
 
 
 def run_checks(checks: Sequence[Check], candidate: Candidate, context: Context) -> list[CheckResult]:

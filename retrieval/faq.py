@@ -14,7 +14,8 @@ from typing import Any
 from data.protocols import Report
 from data.records import Chunk, PairKind, Passage, Progress, QAPair, content_id
 from data.store import DocumentRow, Store
-from retrieval.curate import FAQ_CHECKS, Candidate, Context, run_checks
+from retrieval.candidates import Candidate, Context
+from retrieval.curate import FAQ_CHECKS, run_checks
 from retrieval.retriever import Retriever
 from retrieval.wording import is_short
 

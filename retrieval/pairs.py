@@ -9,94 +9,37 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from collections.abc import Generator as Generated
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
 from typing import Any
 
 from data.errors import ContextOverflow, EngineTimeout, InvalidRequest, NothingIndexed
-from data.prompt import answer_messages, pair_messages
-from data.protocols import GenerationRequest, Generator, Report
+from data.protocols import Generator, Report
 from data.records import Passage, Progress, QAPair, content_id
 from data.store import Store
-from retrieval.curate import Context, SourceCap, check, parse_candidate
-from retrieval.grammar import PAIR_SCHEMA, QUESTION_GRAMMAR, QUESTION_SCHEMA, pair_grammar
+from retrieval.asking import Wishes
+from retrieval.candidates import Context, SourceCap, parse_candidate
+from retrieval.curate import check
 from retrieval.plan import Quota, most_per_source, share_out
+from retrieval.proposing import NEIGHBOURS, Proposer, Try, chunk_groups, partner_of, plan_tries, planned_types
+from retrieval.proposing import unanswerable_share as share_without_answer
+from retrieval.question_types import QuestionType, askable, count_types
 from retrieval.retriever import Retriever
 from retrieval.wording import information
 
-# The pair writer trial (SmolLM2-135M, LoRA) passed 75 of 100 proposals through the checks at these.
-TEMPERATURE = 0.7
-TOP_P = 0.9
-MAX_PROPOSAL_TOKENS = 128
-MAX_READER_TOKENS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class _Try:
-    """One proposal of the plan; ``id`` names the pair that comes of it, or the failure."""
-
-    id: str
-    key: int
-    sample: int
-    answerable: bool
-
-
-def _tries(plan: Sequence[Quota], run_id: str) -> Iterator[_Try]:
-    """Yield the plan's proposals; those of one chunk follow one another (the engine reuses the prefix)."""
-    for quota in plan:
-        for sample in range(quota.tries):
-            name = content_id("pair", run_id, str(quota.key), str(sample))
-            yield _Try(name, quota.key, sample, sample < quota.tries - quota.unanswerable)
-
-
-@dataclass(frozen=True, slots=True)
-class _Proposer:
-    """Asks the generator for proposals, and the reader for answers."""
-
-    generator: Generator
-    adapter: str | None
-    reader: Generator
-    reader_adapter: str | None
-    seed: int
-
-    def propose(self, passage: Passage, sample: int, *, answerable: bool) -> str:
-        digest = content_id(str(self.seed), passage.chunk.id, str(sample))
-        grammar, schema = self._form(passage, answerable=answerable)
-        request = GenerationRequest(
-            pair_messages(passage, answerable=answerable),
-            adapter=self.adapter,
-            max_tokens=MAX_PROPOSAL_TOKENS,
-            temperature=TEMPERATURE,
-            top_p=TOP_P,
-            seed=int(digest[:8], 16) & 0x7FFFFFFF,
-            grammar=grammar,
-            json_schema=schema,
-        )
-        return self.generator.generate(request).text
-
-    def _form(self, passage: Passage, *, answerable: bool) -> tuple[str | None, str | None]:
-        """Return the grammar of a proposal, or its JSON schema for a server that takes no grammars."""
-        if getattr(self.generator, "takes_grammars", True):
-            return (pair_grammar(passage.chunk.text) if answerable else QUESTION_GRAMMAR), None
-        return None, PAIR_SCHEMA if answerable else QUESTION_SCHEMA
-
-    def read(self, question: str, passages: Sequence[Passage]) -> str:
-        request = GenerationRequest(
-            answer_messages(question, passages), adapter=self.reader_adapter, max_tokens=MAX_READER_TOKENS
-        )
-        return self.reader.generate(request).text
+NO_WISHES = Wishes()
 
 
 @dataclass(frozen=True, slots=True)
 class _Proposal:
     """What came of a try: the raw text, or why there is none."""
 
-    of: _Try
-    passage: Passage | None
+    of: Try
+    passages: tuple[Passage, ...]
     raw: str = ""
     failure: str = ""
 
@@ -104,8 +47,11 @@ class _Proposal:
 class _Run:
     """One run over the ledger: proposes for some chunks at a time, checks and records in the order of the plan."""
 
-    def __init__(self, store: Store, collection: str, run_id: str, proposer: _Proposer, context: Context) -> None:
+    def __init__(
+        self, store: Store, retriever: Retriever, collection: str, run_id: str, *, proposer: Proposer, context: Context
+    ) -> None:
         self._store = store
+        self._neighbours = partial(retriever.search, collection=collection, top_k=NEIGHBOURS + 1)
         self._collection = collection
         self._run_id = run_id
         self._proposer = proposer
@@ -116,19 +62,18 @@ class _Run:
         """What the run has done so far."""
         return dict(self._store.pairs.run(self._run_id))
 
-    def proposals(self, left: Sequence[_Try], parallel: int) -> Generated[_Proposal, None, None]:
+    def proposals(self, left: Sequence[Try], parallel: int) -> Generated[_Proposal, None, None]:
         """Yield the proposals in order, made for up to ``parallel`` chunks at a time.
 
         Each is seeded by its chunk and sample, so how many are made together changes none. Those of one chunk
         are made one after the other: they share their prompt, which the generator then reads once. A run that is
         stopped makes again what was in the making.
         """
-        chunks = [list(tries) for _, tries in groupby(left, lambda one: one.key if parallel > 1 else one.id)]
         waiting: deque[Future[list[_Proposal]]] = deque()
         pool = ThreadPoolExecutor(parallel, "proposals")
         try:
-            for tries in chunks:
-                waiting.append(pool.submit(self._propose_all, self._passage_of(tries[0].key), tries))
+            for tries in chunk_groups(left, together=parallel > 1):
+                waiting.append(pool.submit(self._propose_all, tries, self._passages_of(tries)))
                 if len(waiting) == parallel:
                     yield from waiting.popleft().result()
             while waiting:
@@ -138,49 +83,57 @@ class _Run:
 
     def step(self, proposal: _Proposal) -> str:
         """Check and record one proposal; return "accepted", the name of the check it failed, or "failed"."""
-        failure, passage = proposal.failure, proposal.passage
-        if not failure and passage is not None:
+        failure = proposal.failure
+        if not failure:
             try:
-                pair = self._checked(passage, proposal)
+                pair = self._checked(proposal)
             except (ContextOverflow, EngineTimeout) as error:  # this proposal's failure, not the run's
                 failure = error.type
-        if failure or passage is None:
+        if failure:
             self._store.pairs.record_failure(self._run_id, failure, proposal.of.id)
             return "failed"
         self._store.pairs.add(self._collection, self._run_id, [pair])
         if pair.status == "accepted":
-            self._context.accept(pair.question, pair.answer, passage.chunk.document_id)
+            self._context.accept(pair.question, pair.answer, *(p.chunk.document_id for p in proposal.passages))
             return "accepted"
         return pair.reason
 
-    def _passage_of(self, key: int) -> Passage | None:
-        found = self._store.chunks.by_keys([key]).get(key)
-        return Passage(found[0], 0.0, 1, "pairs", found[1], found[2]) if found else None
+    def _passages_of(self, tries: Sequence[Try]) -> list[tuple[Passage, ...]]:
+        """Return the passages that each of one chunk's proposals is about; () where they are not to be had."""
+        found = self._store.chunks.by_keys([tries[0].key]).get(tries[0].key)
+        if found is None:
+            return [()] * len(tries)
+        passage = Passage(found[0], 0.0, 1, "pairs", found[1], found[2])
+        return [(passage,) if one.kind != "multi" else self._two(passage, one.sample) for one in tries]
 
-    def _propose_all(self, passage: Passage | None, tries: Sequence[_Try]) -> list[_Proposal]:
-        if passage is None:
-            return [_Proposal(one, None, failure="chunk-deleted") for one in tries]
+    def _two(self, passage: Passage, sample: int) -> tuple[Passage, ...]:
+        partner = partner_of(passage, sample, self._neighbours)
+        return (passage, partner) if partner is not None else (passage,)
+
+    def _propose_all(self, tries: Sequence[Try], about: Sequence[tuple[Passage, ...]]) -> list[_Proposal]:
         made = []
-        for one in tries:
+        for one, passages in zip(tries, about, strict=True):
+            wanted = 2 if one.kind == "multi" else 1
+            if len(passages) < wanted:
+                made.append(_Proposal(one, (), failure="no-second-passage" if passages else "chunk-deleted"))
+                continue
             try:
-                raw = self._proposer.propose(passage, one.sample, answerable=one.answerable)
-                made.append(_Proposal(one, passage, raw))
+                made.append(_Proposal(one, passages, self._proposer.propose(one, passages)))
             except (ContextOverflow, EngineTimeout) as error:  # this proposal's failure, not the run's
-                made.append(_Proposal(one, passage, failure=error.type))
+                made.append(_Proposal(one, passages, failure=error.type))
         return made
 
-    def _checked(self, passage: Passage, proposal: _Proposal) -> QAPair:
-        raw, answerable = proposal.raw, proposal.of.answerable
-        candidate = parse_candidate(raw, "span" if answerable else "unanswerable", passage)
+    def _checked(self, proposal: _Proposal) -> QAPair:
+        candidate = parse_candidate(proposal.raw, proposal.of.kind, *proposal.passages)
         results = check(candidate, self._context)
         failed = "" if results[-1].passed else results[-1].name
         return QAPair(
             id=proposal.of.id,
-            question=candidate.question or raw,
+            question=candidate.question or proposal.raw,
             answer=candidate.answer,
-            chunk_ids=(passage.chunk.id,),
+            chunk_ids=tuple(passage.chunk.id for passage in proposal.passages),
             kind=candidate.kind,
-            generated_by=f"{self._proposer.generator.model}+{self._proposer.adapter or 'none'}",
+            generated_by=self._proposer.name,
             status="rejected" if failed else "accepted",
             reason=failed,
             checks={result.name: {"passed": result.passed, "reason": result.reason} for result in results},
@@ -201,6 +154,7 @@ def generate_pairs(
     exclude_documents: Collection[str] = (),
     evaluation_questions: Sequence[str] = (),
     unanswerable_share: float = 0.1,
+    wishes: Wishes = NO_WISHES,
     per_source_cap: float = 1.0,
     top_k: int = 4,
     parallel: int = 1,
@@ -224,7 +178,9 @@ def generate_pairs(
         reader_adapter: the reader's key in ``reader``.
         exclude_documents: ids of documents to make no pairs from.
         evaluation_questions: questions that no pair may resemble.
-        unanswerable_share: share of proposals for questions that the documents do not answer, 0 to 1.
+        unanswerable_share: share of proposals for questions that the documents do not answer, 0 to 1; all or none
+            where ``wishes.kinds`` has nothing else, or no "unanswerable".
+        wishes: which kinds of pairs, and how they are worded.
         per_source_cap: share of the accepted pairs that one document may hold, over 0, up to 1; widened
             where there are few documents (``retrieval.plan.most_per_source``).
         top_k: how many passages production retrieves.
@@ -232,7 +188,8 @@ def generate_pairs(
         report: receives the ledger after each proposal.
 
     Returns:
-        The ledger: ``{"run_id", "requested", "accepted", "rejected": {reason: n}, "failed", "pending"}``.
+        The ledger: ``{"run_id", "requested", "accepted", "rejected": {reason: n}, "failed", "pending"}``, and
+        ``question_types``: ``{"planned": {type: n}, "accepted": {type: n}}`` (``retrieval.question_types``).
 
     Raises:
         InvalidRequest: ``requested`` is not positive, or ``unanswerable_share`` or ``per_source_cap`` no share.
@@ -242,24 +199,40 @@ def generate_pairs(
     """
     _check_numbers(requested, unanswerable_share, per_source_cap)
     reads = reader is not None or reader_adapter is not None
-    proposer = _Proposer(generator, adapter, reader or generator, reader_adapter, seed)
-    known, source_of, fingerprint = _chunks(store, collection, frozenset(exclude_documents))
-    most = most_per_source(per_source_cap, requested, len(set(source_of.values())))
-    plan = share_out(known, requested, seed=seed, unanswerable_share=unanswerable_share, source_of=source_of, most=most)
+    proposer = Proposer(generator, adapter, reader or generator, reader_adapter, seed, wishes)
+    known = _chunks(store, collection, frozenset(exclude_documents))
+    most = known.most_per_source(per_source_cap, requested)
+    plan = known.shared_out(requested, seed, most, share_without_answer(wishes.kinds, unanswerable_share))
     inputs = {
         "requested": requested,
-        "writer": [generator.model, adapter, seed],
-        "reader": [proposer.reader.model, reader_adapter] if reads else None,
-        "chunks": fingerprint,
-        "evaluation_questions": content_id(*evaluation_questions),
         "shares": [unanswerable_share, top_k, per_source_cap],
+        "evaluation_questions": content_id(*evaluation_questions),
+        **_said_by(proposer, reads, known.fingerprint),
     }
     run_id = _run_with(store, collection, requested, inputs)
     cap = SourceCap(store.pairs.accepted_by_document(collection), requested, most / requested)
-    read = proposer.read if reads else None
-    context = _context(store, retriever, collection, top_k, evaluation=evaluation_questions, read=read, cap=cap)
-    _follow(_left(store, plan, run_id), _Run(store, collection, run_id, proposer, context), report, parallel)
-    return {"run_id": run_id, **store.pairs.run(run_id)}
+    about = {"evaluation": evaluation_questions, "cap": cap, "read": proposer.read if reads else None}
+    context = _context(store, retriever, collection, top_k, glossary=wishes.glossary, **about)
+    tries = plan_tries(plan, run_id, wishes, known.offered, known.source_of)
+    run = _Run(store, retriever, collection, run_id, proposer=proposer, context=context)
+    _follow(_left(store, tries, run_id), run, report, parallel)
+    return {"run_id": run_id, **store.pairs.run(run_id), "question_types": _types(store, run_id, tries)}
+
+
+def _said_by(proposer: Proposer, reads: bool, chunks: str) -> dict[str, Any]:
+    """Return what tells runs apart by who writes and who reads, and what was wished for."""
+    return {
+        "writer": [proposer.generator.model, proposer.adapter, proposer.seed],
+        "reader": [proposer.reader.model, proposer.reader_adapter] if reads else None,
+        "chunks": chunks,
+        **proposer.wishes.fingerprint(),
+    }
+
+
+def _types(store: Store, run_id: str, tries: Sequence[Try]) -> dict[str, dict[str, int]]:
+    """Return which types of questions were planned (nothing where they were not), and which were accepted."""
+    accepted = [pair.question for pair in store.pairs.of_run(run_id) if pair.status == "accepted"]
+    return {"planned": planned_types(tries), "accepted": count_types(accepted)}
 
 
 def _context(store: Store, retriever: Retriever, collection: str, top_k: int, **about: Any) -> Context:
@@ -284,22 +257,44 @@ def _check_numbers(requested: int, unanswerable_share: float, per_source_cap: fl
         )
 
 
-def _chunks(store: Store, collection: str, excluded: frozenset[str]) -> tuple[dict[int, int], dict[int, str], str]:
-    """Return the information and the document of each chunk by key, and a fingerprint of the keys and chunks."""
-    known: dict[int, int] = {}
-    source_of: dict[int, str] = {}
-    ids: list[str] = []
-    for key, chunk, _title in store.chunks.iterate(collection):
-        if chunk.document_id not in excluded:
-            known[key] = information(chunk.text)
-            source_of[key] = chunk.document_id
-            ids.append(f"{key} {chunk.id}")
-    if not known:
+@dataclass(frozen=True, slots=True)
+class _Chunks:
+    """What a plan needs of each chunk, by its key, and a fingerprint of the keys and chunks."""
+
+    information: dict[int, int]
+    offered: dict[int, tuple[QuestionType, ...]]
+    source_of: dict[int, str]
+    fingerprint: str
+
+    def most_per_source(self, share: float, requested: int) -> int:
+        return most_per_source(share, requested, len(set(self.source_of.values())))
+
+    def shared_out(self, requested: int, seed: int, most: int, unanswerable_share: float) -> list[Quota]:
+        return share_out(
+            self.information,
+            requested,
+            seed=seed,
+            unanswerable_share=unanswerable_share,
+            source_of=self.source_of,
+            most=most,
+        )
+
+
+def _chunks(store: Store, collection: str, excluded: frozenset[str]) -> _Chunks:
+    found = [
+        (key, chunk) for key, chunk, _title in store.chunks.iterate(collection) if chunk.document_id not in excluded
+    ]
+    if not found:
         raise NothingIndexed(
             f'There are no passages in "{collection}" to make pairs from',
             hint="Ingest documents first, or exclude fewer of them.",
         )
-    return known, source_of, content_id(*sorted(ids))
+    return _Chunks(
+        {key: information(chunk.text) for key, chunk in found},
+        {key: askable(chunk.text) for key, chunk in found},
+        {key: chunk.document_id for key, chunk in found},
+        content_id(*sorted(f"{key} {chunk.id}" for key, chunk in found)),
+    )
 
 
 def _run_with(store: Store, collection: str, requested: int, inputs: dict[str, Any]) -> str:
@@ -310,12 +305,12 @@ def _run_with(store: Store, collection: str, requested: int, inputs: dict[str, A
     return store.pairs.start_run(collection, requested, inputs)
 
 
-def _left(store: Store, plan: Sequence[Quota], run_id: str) -> list[_Try]:
+def _left(store: Store, tries: Sequence[Try], run_id: str) -> list[Try]:
     done = {pair.id for pair in store.pairs.of_run(run_id)} | {item for item, _ in store.pairs.failures(run_id)}
-    return [proposal for proposal in _tries(plan, run_id) if proposal.id not in done]
+    return [proposal for proposal in tries if proposal.id not in done]
 
 
-def _follow(left: Sequence[_Try], run: _Run, report: Report, parallel: int) -> None:
+def _follow(left: Sequence[Try], run: _Run, report: Report, parallel: int) -> None:
     """Make the proposals that are left, reporting after each."""
     ledger = run.ledger
     rejected: Counter[str] = Counter(ledger["rejected"])

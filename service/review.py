@@ -99,7 +99,7 @@ def _checks(store: Store, pair: QAPair, question: str, answer: str) -> dict[str,
     from retrieval.curate import check_wording
 
     found = [_as_passage(hit) for hit in store.chunks.by_ids(pair.chunk_ids).values()]
-    results = check_wording(question, answer, pair.kind, found[0] if found else None)
+    results = check_wording(question, answer, pair.kind, found)
     return {result.name: {"passed": result.passed, "reason": result.reason} for result in results}
 
 

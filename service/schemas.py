@@ -200,6 +200,14 @@ class GeneratePairsBody(Body):
     exclude_documents: list[str] = Field(default_factory=list)
     exclude_questions: list[str] = Field(default_factory=list, max_length=100_000)
     per_source_cap: float = Field(0.25, gt=0, le=1)
+    kinds: list[Literal["span", "free", "multi", "unanswerable"]] = Field(
+        ["span", "unanswerable"], min_length=1, description="free and multi need a writer that follows instructions."
+    )
+    glossary: dict[str, list[str]] = Field(
+        default_factory=dict, max_length=2000, description="Preferred forms of terms, with the forms to avoid."
+    )
+    personas: list[Annotated[str, Field(min_length=1, max_length=300)]] = Field(default_factory=list, max_length=100)
+    plan_types: bool | None = Field(None, description="Vary the question words of each document.")
     faq: bool = Field(True, description="Take the questions that documents ask and answer themselves, too.")
 
 

@@ -23,44 +23,85 @@ pairs = typer.Typer(help="Question-answer pairs made from your documents.", no_a
 review.add_to(pairs)
 
 
+Teacher = Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server that writes them.")]
+Writer = Annotated[str | None, typer.Option(help="The pair writer to use instead of the packaged one.")]
+Excluded = Annotated[list[str] | None, typer.Option(help="Source of a document to leave out; repeatable.")]
+ExcludedQuestions = Annotated[
+    Path | None, typer.Option(help="JSONL of evaluation questions that no pair may resemble.", **_FILE)
+]
+Kinds = Annotated[str, typer.Option(help="Of span, free, multi, unanswerable; comma-separated.")]
+GlossaryFile = Annotated[
+    Path | None, typer.Option(help="TOML or CSV of the house's terms and their other forms.", **_FILE)
+]
+Personas = Annotated[list[str] | None, typer.Option(help="Who asks, in a few words; repeatable.")]
+PlanTypes = Annotated[
+    bool | None,
+    typer.Option(help="Vary each document's question words; by default where the writer follows instructions."),
+]
+
+
 @pairs.command("generate")
 def generate(
     ctx: typer.Context,
     *,
     limit: Annotated[int, typer.Option(min=1, help="How many proposals to ask for.")] = 200,
     collection: Collection = "default",
-    teacher: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server that writes them.")] = None,
-    adapter: Annotated[str | None, typer.Option(help="The pair writer to use instead of the packaged one.")] = None,
+    teacher: Teacher = None,
+    adapter: Writer = None,
     seed: Annotated[int, typer.Option(help="The same seed asks for the same proposals.")] = 0,
-    exclude: Annotated[list[str] | None, typer.Option(help="Source of a document to leave out; repeatable.")] = None,
-    exclude_questions: Annotated[
-        Path | None, typer.Option(help="JSONL of evaluation questions that no pair may resemble.", **_FILE)
-    ] = None,
+    exclude: Excluded = None,
+    exclude_questions: ExcludedQuestions = None,
     per_source_cap: Annotated[float, typer.Option(help="Share of the pairs that one document may hold.")] = 0.25,
+    kinds: Kinds = "span,unanswerable",
+    glossary: GlossaryFile = None,
+    persona: Personas = None,
+    plan_types: PlanTypes = None,
     faq: Annotated[bool, typer.Option(help="Take questions that documents ask and answer themselves, too.")] = True,
     as_json: Json = False,
 ) -> None:
     """Propose pairs from the documents and keep those that pass the checks. Resumes where it stopped."""
     kept_out = read_questions(exclude_questions) if exclude_questions else []
+    inputs = {
+        "collection": collection,
+        "limit": limit,
+        "per_source_cap": per_source_cap,
+        "faq": faq,
+        "kinds": [kind.strip() for kind in kinds.split(",") if kind.strip()],
+        "glossary": _terms(glossary),
+        "personas": persona or [],
+        "plan_types": plan_types,
+        "exclude_questions": [question.question for question in kept_out],
+        "seed": seed,
+        "teacher": teacher,
+        "adapter": adapter,
+    }
     with session(ctx).workspace(mutates=True) as workspace:
-        inputs = {
-            "collection": collection,
-            "limit": limit,
-            "per_source_cap": per_source_cap,
-            "faq": faq,
-            "exclude_questions": [question.question for question in kept_out],
-            "seed": seed,
-            "teacher": teacher,
-            "adapter": adapter,
-            "exclude_documents": document_ids(workspace, collection, exclude or []),
-        }
+        inputs["exclude_documents"] = document_ids(workspace, collection, exclude or [])
         ledger = run_here(workspace, "pairs", inputs)
-    if as_json:
-        print_json(ledger)
-    else:
-        if "faq" in ledger:
-            print_line("Questions of the documents: " + ledger_text(ledger["faq"]))
-        print_line(ledger_text(ledger))
+    print_json(ledger) if as_json else _print_ledger(ledger)
+
+
+def _terms(path: Path | None) -> dict[str, list[str]]:
+    from retrieval.glossary import read_glossary
+
+    return read_glossary(path).to_mapping() if path else {}
+
+
+def _print_ledger(ledger: dict[str, Any]) -> None:
+    if "faq" in ledger:
+        print_line("Questions of the documents: " + ledger_text(ledger["faq"]))
+    print_line(ledger_text(ledger))
+    print_line(types_text(ledger["question_types"]))
+
+
+def types_text(types: dict[str, dict[str, int]]) -> str:
+    """Return the question words of the accepted pairs, and those that were planned, as one line."""
+
+    def said(counts: dict[str, int]) -> str:
+        return ", ".join(f"{one} {n}" for one, n in sorted(counts.items(), key=lambda item: -item[1])) or "none"
+
+    planned = f"; planned: {said(types['planned'])}" if types["planned"] else ""
+    return f"Question words: {said(types['accepted'])}{planned}"
 
 
 def document_ids(workspace: Any, collection: str, sources: list[str]) -> list[str]:

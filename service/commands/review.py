@@ -17,7 +17,7 @@ from service.review import decision, edit_pair, pair_details, reviewed_view
 
 Ids = Annotated[list[str], typer.Argument(help="Ids of pairs, as `pairs list` shows them.")]
 Status = Annotated[str | None, typer.Option(help="candidate, accepted or rejected.")]
-Kind = Annotated[str | None, typer.Option(help="span, free, unanswerable or style.")]
+Kind = Annotated[str | None, typer.Option(help="span, free, multi, unanswerable or style.")]
 Source = Annotated[str | None, typer.Option(help="A document's source, or a pattern with * and ?.")]
 Text = Annotated[str | None, typer.Option(help="Stands in the question or the answer.")]
 FailedCheck = Annotated[str | None, typer.Option(help="A check that the pair failed.")]

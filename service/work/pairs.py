@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from data.errors import InvalidRequest
 from data.protocols import Report
 from service.arms import find_adapter
 from service.starter import PAIR_WRITER, READER
 
 if TYPE_CHECKING:
+    from retrieval.asking import Wishes
     from service.workspace import Workspace
 
 PER_SOURCE_CAP = 0.25
@@ -22,11 +24,19 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
 
     What documents ask and answer themselves is taken first, unless ``faq`` is false; its ledger is ``faq``.
     The engine writes them with the packaged pair writer where it fits the base model, or a teacher
-    does (``teacher`` is its URL). The packaged reader answers each pair once more as a check.
+    does (``teacher`` is its URL). The packaged reader answers each span once more as a check.
+    ``kinds``, ``glossary`` (``{preferred: [other forms]}``), ``personas`` and ``plan_types`` say what pairs are wanted.
+
+    Raises:
+        InvalidRequest: the packaged pair writer would have to write them, and cannot.
     """
     from retrieval.faq import harvest_pairs
     from retrieval.pairs import generate_pairs
 
+    starters = workspace.ensure_starter_adapters()
+    teacher = inputs.get("teacher") or workspace.settings.teacher_url
+    writer = inputs.get("adapter") or (PAIR_WRITER if PAIR_WRITER in starters and not teacher else None)
+    wishes = _wishes(inputs, writer)
     about: dict[str, Any] = {
         "exclude_documents": frozenset(inputs.get("exclude_documents", ())),
         "top_k": inputs.get("top_k", 4),
@@ -36,9 +46,6 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
     collection = inputs.get("collection", "default")
     store, retriever = workspace.store, workspace.retriever
     harvested = harvest_pairs(store, retriever, collection, **about) if inputs.get("faq", True) else {}
-    starters = workspace.ensure_starter_adapters()
-    teacher = inputs.get("teacher") or workspace.settings.teacher_url
-    writer = inputs.get("adapter") or (PAIR_WRITER if PAIR_WRITER in starters and not teacher else None)
     reader = READER if READER in starters else None
     ledger = generate_pairs(
         store,
@@ -50,11 +57,42 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
         adapter=_key(workspace, writer),
         reader=workspace.generator if reader else None,
         reader_adapter=_key(workspace, reader),
+        wishes=wishes,
         per_source_cap=inputs.get("per_source_cap", PER_SOURCE_CAP),
         parallel=workspace.settings.sequences,
         **about,
     )
     return ledger | ({"faq": harvested} if harvested.get("requested") else {})
+
+
+def _wishes(inputs: dict[str, Any], writer: str | None) -> Wishes:
+    """Return what the inputs wish for; types are planned by default where the writer follows instructions."""
+    from retrieval.asking import DEFAULT_KINDS, Wishes
+    from retrieval.glossary import Glossary
+
+    follows = writer is None
+    planned = inputs.get("plan_types")
+    wishes = Wishes(
+        kinds=tuple(dict.fromkeys(inputs.get("kinds") or DEFAULT_KINDS)),
+        glossary=Glossary.of(inputs.get("glossary") or {}),
+        personas=tuple(inputs.get("personas") or ()),
+        plan_types=follows if planned is None else planned,
+    )
+    if writer == PAIR_WRITER and wishes.instructed:
+        raise InvalidRequest(
+            "The packaged pair writer (135M) writes short answers found in a passage, and follows no instructions",
+            got=_instructions(wishes),
+            wanted="kinds span and unanswerable, without glossary, personas and planned types",
+            hint="Name a larger model as the writer: --teacher URL (any OpenAI-compatible server), or RAGTUNE_MODEL.",
+        )
+    return wishes
+
+
+def _instructions(wishes: Wishes) -> str:
+    asked = [f"kind {kind}" for kind in wishes.kinds if kind in {"free", "multi"}]
+    asked += ["glossary"] if wishes.glossary.terms else []
+    asked += ["personas"] if wishes.personas else []
+    return ", ".join([*asked, *(["planned types"] if wishes.plan_types else [])])
 
 
 def _measured(workspace: Workspace, inputs: dict[str, Any]) -> tuple[str, ...]:

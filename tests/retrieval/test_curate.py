@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from data.records import Chunk, PairKind, Passage
-from retrieval.curate import Context, check, parse_candidate
+from retrieval.candidates import Context, parse_candidate
+from retrieval.curate import check
 from retrieval.wording import dangling_reference, information, points_at_source, stretch_of
 
 SAMPLES = Path(__file__).resolve().parents[2] / "data" / "samples"

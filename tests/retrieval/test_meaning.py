@@ -9,7 +9,8 @@ import numpy as np
 
 from data.protocols import Vectors
 from data.records import Chunk, Passage
-from retrieval.curate import Context, SourceCap, check, parse_candidate
+from retrieval.candidates import Context, SourceCap, parse_candidate
+from retrieval.curate import check
 from retrieval.meaning import SAME_MEANING, MeaningIndex
 
 TEXT = "Fresno was founded in 1872 by the Central Pacific Railroad. Write to mayor@fresno.gov for more."

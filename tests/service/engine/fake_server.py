@@ -12,7 +12,7 @@ import json
 import re
 import select
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
@@ -54,6 +54,7 @@ class FakeServer:
         adapters: files given at the start (llama-server, by their position) or models by name (the others).
         loads: whether vLLM was started so that it loads adapters at run time.
         models: names of the base models.
+        reply: what to say to a chat completion's body; the toy model speaks by default.
         seen: (path, body) of every POST.
         hung_up: set when a client left an endless answer.
     """
@@ -63,6 +64,7 @@ class FakeServer:
         self.adapters = dict(adapters or {})
         self.loads = loads
         self.models: tuple[str, ...] = (MODEL,)
+        self.reply: Callable[[dict[str, Any]], str] | None = None
         self.seen: list[tuple[str, dict[str, Any]]] = []
         self.hung_up = threading.Event()
         self._http = _Http(self)
@@ -145,7 +147,7 @@ class FakeServer:
             raise Refused(400, _error(f"Unrecognized request argument supplied: {sorted(unknown)}", 400))
         prompt = " ".join(message["content"] for message in body["messages"])
         self._check_length(len(prompt.split()), body["max_tokens"])
-        writer = Writer(body, prompt, self._salts(body))
+        writer = Writer(body, prompt, self._salts(body), self.reply(body) if self.reply else None)
         if ENDLESS in prompt:
             return writer.endless()
         return writer.events(timings=self.dialect == "llama-server", cached=self.dialect in ("llama-server", "vllm"))
@@ -185,8 +187,9 @@ def _error(message: str, code: int | None) -> dict[str, Any]:
 class Writer:
     """Writes one completion: a random but fixed distribution after each prefix, sampled as the request says."""
 
-    def __init__(self, body: dict[str, Any], prompt: str, salts: dict[str, float]) -> None:
+    def __init__(self, body: dict[str, Any], prompt: str, salts: dict[str, float], reply: str | None = None) -> None:
         self._body = body
+        self._reply = reply
         self._prompt = prompt
         self._salts = salts
         self._random = np.random.default_rng(body.get("seed"))
@@ -234,7 +237,9 @@ class Writer:
             yield None if token == 0 else WORDS[token], _place(WORDS[token], float(logprobs[token]), top)
 
     def _forced(self) -> list[str]:
-        """Return the pieces of a text whose form is given; [] where it is free."""
+        """Return the pieces of a text that is given, or whose form is; [] where it is free."""
+        if self._reply is not None:
+            return re.findall(r".{1,7}", self._reply, re.DOTALL)
         grammar = self._body.get("grammar") or self._body.get("guided_grammar")
         grammar = grammar or (self._body.get("structured_outputs") or {}).get("grammar")
         if grammar:
