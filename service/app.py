@@ -25,6 +25,7 @@ from service.replies import error_response, problem_response
 from service.routes import (
     adapters,
     answers,
+    calibrations,
     compare,
     documents,
     evaluations,
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 
 _ROUTERS = (
     *(answers, compare, search, documents, index, reviews, pairs),
-    *(adapters, retrievers, evaluations, jobs, feedback, lineage, openai),
+    *(adapters, retrievers, evaluations, calibrations, jobs, feedback, lineage, openai),
 )
 
 

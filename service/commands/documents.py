@@ -200,6 +200,10 @@ def ask(
     max_tokens: Annotated[int, typer.Option(min=1, max=8192)] = 256,
     temperature: Annotated[float, typer.Option(min=0, max=2)] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Repeats a sampled answer.")] = None,
+    max_false_answer_rate: Annotated[
+        float | None,
+        typer.Option(help="Give no answer where that share could not be kept; see ragtune calibrate.", min=0, max=1),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Answer a question as the words come, then name the sources."""
@@ -214,6 +218,7 @@ def ask(
         max_tokens=max_tokens,
         temperature=temperature,
         seed=seed,
+        max_false_answer_rate=max_false_answer_rate,
     )
     with session(ctx).workspace() as workspace:
         workspace.ensure_starter_adapters()
