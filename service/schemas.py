@@ -297,7 +297,7 @@ class EvaluationBody(Body):
 
 
 class CalibrationBody(Body):
-    """``POST /v1/calibrations``: learn what an arm's confidence means; unanswerable questions are made if there are none."""
+    """``POST /v1/calibrations``: learn what an arm's confidence means, from questions of known answers."""
 
     questions: list[EvaluationQuestion] = Field(default_factory=list, max_length=10_000)
     mode: str = "auto"
