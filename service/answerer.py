@@ -24,12 +24,12 @@ from data.prompt import (
     renumber,
 )
 from data.protocols import Delta, GenerationRequest, GenerationResult, Generator, WrittenToken
-from data.records import Adapter, Answer, Message, Model, Passage
+from data.records import Adapter, Answer, Citation, Message, Model, Passage
 from service.arms import Arm, did_you_mean, find_adapter, resolve_sum
 from service.asking import AskRequest
 from service.calibration.conformal import check_rate
 from service.calibration.kept import Calibrations
-from service.calibration.signals import LIKELIEST, signals
+from service.calibration.signals import LIKELIEST, likelihood, quotation, signals
 from service.citations import cite_passages
 from service.hangup import Hangup, generation
 from service.lineage import check_fresh, is_stale
@@ -291,9 +291,7 @@ class Answerer:
         text = renumber(result.text, passage_labels(turn.passages)).strip()
         abstained = abstains(text)
         citations = () if abstained else cite_passages(text, turn.passages)
-        found = None
-        if not abstained and (turn.calibration is not None or turn.ask.measured):
-            found = signals(turn.ask.question, text, turn.passages, citations, result)
+        found = None if abstained else self._signals(turn, text, citations, result)
         confidence = turn.calibration.confidence(found) if turn.calibration is not None and found else None
         withheld = turn.floor is not None and not abstained and (confidence is None or confidence <= turn.floor)
         if withheld:
@@ -326,6 +324,22 @@ class Answerer:
         if turn.ask.keep:
             self._parts.store.answers.add(answer, turn.ask.question, turn.ask.collection)
         return answer
+
+    def _signals(
+        self, turn: _Turn, text: str, citations: tuple[Citation, ...], result: GenerationResult
+    ) -> dict[str, float] | None:
+        """Return what the confidence is computed from; None where nobody asks or the generator does not tell."""
+        if turn.calibration is None and not turn.ask.measured:
+            return None
+        sure = likelihood(result)
+        if sure is None:
+            return None
+        quoted, similarity = quotation(citations), 0.0
+        if quoted:
+            embedder = self._parts.embedders.of(turn.ask.collection)
+            pair = embedder.embed_queries([turn.ask.question]) @ embedder.embed_documents([quoted]).T
+            similarity = float(pair[0, 0])
+        return sure | signals(turn.ask.question, text, turn.passages, citations, similarity)
 
 
 def question_before(history: Sequence[Message]) -> str:

@@ -23,8 +23,8 @@ from service.calibration.logistic import LogisticModel, fit_logistic, rows_of
 FEWEST = 10
 """Right and not-right answers that a fit needs, of each: with fewer a weight is mostly chance."""
 FOLDS = 5
-RIDGE = 5.0
-"""Penalty of the fit; see bench/RESULTS.md for 1 to 50."""
+RIDGE = 10.0
+"""Penalty of the fit: between 1 and 50 little depends on it, see bench/RESULTS.md."""
 
 
 @dataclass(frozen=True, slots=True)
