@@ -16,6 +16,7 @@ RagtuneError
 ├── RateLimited                     429
 ├── Conflict                        409  the state does not allow it (now)
 │   ├── NothingIndexed  NoAcceptedPairs  NoQuestions  NoLiveAdapter
+│   ├── CalibrationMissing  CalibrationStale  CalibrationTooSmall
 │   ├── BaseModelMismatch  IndexMismatch  IndexRefused  SplitLeak  NotExported
 │   └── ParityFailed  AdapterInert  ForgettingExceeded  GainUnproven  StaleAdapter
 ├── UnreadableDocument              422  one file cannot become a document
@@ -194,6 +195,18 @@ class NoQuestions(Conflict):
 
 class NoLiveAdapter(Conflict):
     """A tuned arm was asked for, and no adapter is live."""
+
+
+class CalibrationMissing(Conflict):
+    """A share of false answers to keep to, and abstention was never calibrated for this way to answer."""
+
+
+class CalibrationStale(Conflict):
+    """Abstention was calibrated for another model, adapter, embedder, prompt or number of passages."""
+
+
+class CalibrationTooSmall(Conflict):
+    """Too few questions to calibrate abstention, or to keep the share of false answers that low."""
 
 
 class BaseModelMismatch(Conflict):

@@ -18,7 +18,7 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from data.errors import InvalidModel
-from data.records import Message, Passage, Segment
+from data.records import Chunk, Message, Passage, Segment, content_id
 
 _CJK = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
 _MARK = re.compile(r"\s*\[(\d{1,2})\]")
@@ -98,6 +98,19 @@ def answer_messages(
     parts = [f"[{label}]\n{passage_part(passage)}" for label, passage in labelled]
     parts.append(_QUESTION[lang] + question.strip())
     return (Message("system", (system or default,)), *history, Message("user", tuple(parts)))
+
+
+def prompt_version() -> str:
+    """Return what changes whenever the prompt does: the content id of all of its wording."""
+    passage = Passage(Chunk("", "", "text", 0, 4, "heading"), 0.0, 1, "")
+    shown = [
+        part
+        for question in ("question", "问题")
+        for passages in ((), (passage,))
+        for message in answer_messages(question, passages)
+        for part in message.parts
+    ]
+    return content_id(*shown, *ABSTENTION.values())
 
 
 def asked_question(content: str) -> str:

@@ -220,6 +220,10 @@ class Answer:
     ``passages`` are those the prompt held; ``passages_dropped`` did not fit into the context window.
     ``adapters`` are all that were used, by ``name@version``, with their scales; ``adapter`` is the first of them.
     ``adapter_stale`` tells that a document one of them was trained on had been edited or deleted.
+    ``confidence`` is the calibrated probability that what the model answered is right, None where none was calibrated
+    for such answers or the model itself abstained. ``abstained_by`` tells who decided that there is no answer: the
+    model, or a confidence too low for the share of false answers that was asked for (its text is withheld then).
+    ``signals`` are what the confidence was computed from; empty where nothing asked for it.
     """
 
     id: str
@@ -237,6 +241,8 @@ class Answer:
     passages_dropped: int = 0
     adapters: Mapping[str, float] = field(default_factory=dict)
     adapter_stale: bool = False
+    abstained_by: Literal["model", "confidence"] | None = None
+    signals: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,6 +129,11 @@ class StateDirectory:
         return self.root / "reports"
 
     @property
+    def calibrations(self) -> Path:
+        """Fitted confidences: ``<collection>/<arm>.json``."""
+        return self.root / "calibrations"
+
+    @property
     def logs(self) -> Path:
         """Logs of the job children."""
         return self.root / "logs"

@@ -5,7 +5,6 @@ Knows nothing of HTTP, and of the engine only the ``Generator`` protocol.
 
 from __future__ import annotations
 
-import math
 import time
 import uuid
 from collections.abc import Generator as Events
@@ -14,20 +13,50 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from data.access import current
-from data.errors import Conflict, ContextOverflow, InvalidRequest, NothingIndexed, QuestionInvalid, UnknownCollection
-from data.prompt import Renumbering, abstains, answer_messages, asked_question, passage_labels, renumber
+from data.errors import ContextOverflow, InvalidRequest, NothingIndexed, QuestionInvalid, UnknownCollection
+from data.prompt import (
+    ABSTENTION,
+    Renumbering,
+    abstains,
+    answer_messages,
+    asked_question,
+    language,
+    passage_labels,
+    renumber,
+)
 from data.protocols import Delta, GenerationRequest, GenerationResult, Generator, WrittenToken
-from data.records import Adapter, Answer, Filter, Message, Method, Model, Passage
+from data.records import Adapter, Answer, Citation, Message, Model, Passage
 from service.arms import Arm, did_you_mean, find_adapter, resolve_sum
+from service.asking import AskRequest
+from service.calibration.conformal import check_rate
+from service.calibration.kept import Calibrations
+from service.calibration.signals import LIKELIEST, likelihood, quotation, signals
 from service.citations import cite_passages
 from service.hangup import Hangup, generation
 from service.lineage import check_fresh, is_stale
 from service.settings import Rerank, Settings
 
 if TYPE_CHECKING:
+    from data.state import StateDirectory
     from data.store import Store
+    from retrieval.embedders import Embedders
     from retrieval.rerank import Reranker
     from retrieval.retriever import Retriever
+    from service.calibration.calibration import Calibration, FittedFor
+
+
+__all__ = [
+    "AnswerEvent",
+    "Answerer",
+    "AskRequest",
+    "Parts",
+    "PassagesFound",
+    "Token",
+    "check_collection",
+    "check_question",
+    "nothing_indexed",
+    "question_before",
+]
 
 
 class Parts(Protocol):
@@ -53,43 +82,19 @@ class Parts(Protocol):
     def model(self) -> Model:
         """The base model."""
 
+    @property
+    def state(self) -> StateDirectory:
+        """Where calibrations are kept."""
+
+    @property
+    def embedders(self) -> Embedders:
+        """Which embedder each collection is searched with."""
+
     def adapter_key(self, adapter: Adapter) -> str:
         """Return the generator's key of an adapter."""
 
     def reranker(self, kind: Rerank | None = None) -> Reranker | None:
         """Return the reranker of that kind, of the configured one for None; None where it is off."""
-
-
-@dataclass(frozen=True, slots=True)
-class AskRequest:
-    """A question and how to answer it.
-
-    ``filter`` narrows the search; ``rerank`` None takes the configured one.
-    ``adapters`` are names and scales of adapters that are summed onto ``adapter``.
-    ``arm`` overrides ``mode``, ``adapter`` and their scales. ``system`` replaces the default instruction.
-    ``max_tokens`` bounds the answer; ``temperature`` 0 is greedy. ``like`` overrides them and ``seed``: the answer is
-    generated with the settings of that request (sampling, stop strings, grammar, log-probabilities).
-    """
-
-    question: str
-    collection: str = "default"
-    mode: str = "auto"
-    adapter: str | None = None
-    adapter_scale: float = 1.0
-    adapters: tuple[tuple[str, float], ...] = ()
-    top_k: int = 4
-    max_tokens: int = 256
-    temperature: float = 0.0
-    seed: int | None = None
-    history: tuple[Message, ...] = ()
-    max_false_answer_rate: float | None = None
-    system: str | None = None
-    method: Method = "hybrid"
-    filter: Filter | None = None
-    rerank: Rerank | None = None
-    arm: Arm | None = None
-    like: GenerationRequest | None = None
-    keep: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,9 @@ class _Turn:
     retrieve_ms: float = 0.0
     stale: bool = False
     dropped: int = 0
+    calibration: Calibration | None = None
+    floor: float | None = None
+    """The confidence that an answer must exceed to be given, None if any answer is."""
 
     def request(self, timeout_s: float) -> GenerationRequest:
         """Return the generation request over the passages that are left."""
@@ -135,6 +143,8 @@ class _Turn:
         like = ask.like or GenerationRequest(
             (), max_tokens=ask.max_tokens, temperature=ask.temperature, seed=ask.seed, timeout_s=timeout_s
         )
+        if ask.measured or self.calibration is not None:
+            like = replace(like, top_logprobs=LIKELIEST)
         messages = answer_messages(ask.question, self.passages, ask.history, ask.system)
         if not self.keys:
             return replace(like, messages=messages)
@@ -154,6 +164,7 @@ class Answerer:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self.calibrations = Calibrations(parts)
 
     def answer(self, ask: AskRequest, hangup: Hangup | None = None) -> Answer:
         """Answer to the end, or until the client leaves.
@@ -163,6 +174,7 @@ class Answerer:
             QuestionInvalid: empty or too long.
             UnknownMode, UnknownAdapter, UnknownCollection, NoLiveAdapter: what was named does not exist.
             NothingIndexed: the arm uses passages and the collection has none.
+            CalibrationMissing, CalibrationStale, CalibrationTooSmall: ``max_false_answer_rate`` cannot be kept.
             StaleAdapter: its adapter is stale, and such adapters are refused.
             EngineError: as ``Generator.generate`` raises.
         """
@@ -202,6 +214,13 @@ class Answerer:
     def _told(self, turn: _Turn, deltas: Iterator[Delta]) -> Iterator[AnswerEvent]:
         shown = Renumbering(passage_labels(turn.passages))
         for delta in deltas:
+            if turn.floor is not None:
+                # Whether it is an answer at all is known at its end.
+                if delta.result is not None:
+                    answer = self._finish(turn, delta.result)
+                    yield Token(answer.text)
+                    yield answer
+                continue
             text = shown.feed(delta.text) + (shown.finish() if delta.result is not None else "")
             if text or delta.tokens:
                 yield Token(text, delta.tokens)
@@ -217,6 +236,7 @@ class Answerer:
         if parts.settings.refuse_stale_adapters:
             for label in arm.adapters:
                 check_fresh(parts.store, find_adapter(parts.store, label))
+        calibration, floor = self._calibration(ask, arm)
         passages: list[Passage] = []
         index: int | None = None
         if arm.passages:
@@ -225,6 +245,7 @@ class Answerer:
                 ask.collection,
                 ask.top_k,
                 ask.method,
+                ask.hidden,
                 context=question_before(ask.history),
                 filter=ask.filter,
                 reranker=parts.reranker(ask.rerank),
@@ -236,29 +257,52 @@ class Answerer:
         used = [find_adapter(parts.store, label) for label in arm.adapters]
         keys = tuple((parts.adapter_key(each), n) for each, n in zip(used, arm.adapters.values(), strict=True))
         stale = any(is_stale(parts.store, each) for each in used)
-        return _Turn(ask, arm, keys, passages, index, started, retrieve_ms, stale)
+        turn = _Turn(ask, arm, keys, passages, index, started, retrieve_ms, stale)
+        turn.calibration, turn.floor = calibration, floor
+        return turn
+
+    def _calibration(self, ask: AskRequest, arm: Arm) -> tuple[Calibration | None, float | None]:
+        """Return what computes the confidence, and what the confidence must exceed; None each where there is none."""
+        kept = self.calibrations
+
+        def wanted() -> FittedFor:
+            return kept.fitting(arm, ask.collection, ask.top_k, ask.method, ask.rerank)
+
+        rate, unusual = ask.max_false_answer_rate, ask.unusual
+        if rate is None:
+            return None if unusual else kept.find(arm, ask.collection, wanted), None
+        check_rate(rate)
+        if unusual:
+            raise InvalidRequest(
+                "A share of false answers can be kept for single questions that are answered greedily",
+                got=unusual,
+                wanted="temperature 0, and no history, system message, grammar or other sampling",
+                hint="Leave them out, or leave max_false_answer_rate out.",
+            )
+        held = kept.require(arm, wanted())
+        return held, held.threshold(rate)
 
     def _check(self, ask: AskRequest) -> None:
         check_question(ask.question, self._parts.settings.max_question_chars)
         check_collection(self._parts.store, ask.collection)
         if ask.top_k < 1 or ask.max_tokens < 1:
             raise InvalidRequest("top_k and max_tokens are at least 1", got=min(ask.top_k, ask.max_tokens))
-        if ask.max_false_answer_rate is not None:
-            raise Conflict(
-                "Abstention has not been calibrated on this collection",
-                got=ask.max_false_answer_rate,
-                hint="Leave max_false_answer_rate out.",
-            )
 
     def _finish(self, turn: _Turn, result: GenerationResult) -> Answer:
         text = renumber(result.text, passage_labels(turn.passages)).strip()
         abstained = abstains(text)
+        citations = () if abstained else cite_passages(text, turn.passages)
+        found = None if abstained else self._signals(turn, text, citations, result)
+        confidence = turn.calibration.confidence(found) if turn.calibration is not None and found else None
+        withheld = turn.floor is not None and not abstained and (confidence is None or confidence <= turn.floor)
+        if withheld:
+            text, citations = ABSTENTION[language(turn.ask.question)], ()
         answer = Answer(
             id=uuid.uuid4().hex,
             text=text,
-            abstained=abstained,
-            confidence=confidence(result.logprobs),
-            citations=() if abstained else cite_passages(text, turn.passages),
+            abstained=abstained or withheld,
+            confidence=confidence,
+            citations=citations,
             mode=turn.arm.mode,
             model=self._parts.model.name,
             adapter=turn.arm.adapter,
@@ -275,11 +319,29 @@ class Answerer:
             passages_dropped=turn.dropped,
             adapters=turn.arm.adapters,
             adapter_stale=turn.stale,
+            abstained_by="model" if abstained else "confidence" if withheld else None,
+            signals=found or {},
         )
         current().charge(result.usage.prompt_tokens + result.usage.completion_tokens)
         if turn.ask.keep:
             self._parts.store.answers.add(answer, turn.ask.question, turn.ask.collection)
         return answer
+
+    def _signals(
+        self, turn: _Turn, text: str, citations: tuple[Citation, ...], result: GenerationResult
+    ) -> dict[str, float] | None:
+        """Return what the confidence is computed from; None where nobody asks or the generator does not tell."""
+        if turn.calibration is None and not turn.ask.measured:
+            return None
+        sure = likelihood(result)
+        if sure is None:
+            return None
+        quoted, similarity = quotation(citations), 0.0
+        if quoted:
+            embedder = self._parts.embedders.of(turn.ask.collection)
+            pair = embedder.embed_queries([turn.ask.question]) @ embedder.embed_documents([quoted]).T
+            similarity = float(pair[0, 0])
+        return sure | signals(turn.ask.question, text, turn.passages, citations, similarity)
 
 
 def question_before(history: Sequence[Message]) -> str:
@@ -318,11 +380,3 @@ def check_collection(store: Store, collection: str) -> None:
         raise UnknownCollection(
             "No such collection", got=collection, wanted=", ".join(names), hint=did_you_mean(collection, names)
         )
-
-
-def confidence(logprobs: tuple[float, ...]) -> float | None:
-    """Return the geometric mean of the token probabilities, 0 to 1; None where they are unknown.
-
-    It orders answers of one arm; it is not calibrated, so it is no probability of being right.
-    """
-    return math.exp(sum(logprobs) / len(logprobs)) if logprobs else None

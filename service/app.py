@@ -27,6 +27,7 @@ from service.replies import error_response, problem_response
 from service.routes import (
     adapters,
     answers,
+    calibrations,
     collections,
     compare,
     documents,
@@ -54,7 +55,7 @@ log = logging.getLogger(__name__)
 
 _ROUTERS = (
     *(answers, compare, search, collections, documents, index, reviews, pairs),
-    *(adapters, recipes, retrievers, evaluations, jobs, feedback, lineage, keys, system, openai),
+    *(adapters, recipes, retrievers, evaluations, calibrations, jobs, feedback, lineage, keys, system, openai),
 )
 
 

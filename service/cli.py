@@ -15,6 +15,7 @@ import typer
 
 from service.commands import (
     adapters,
+    calibration,
     documents,
     evaluation,
     jobs,
@@ -78,6 +79,7 @@ app.add_typer(pairs.pairs, name="pairs")
 app.command()(adapters.train)
 app.command()(adapters.export)
 app.command()(evaluation.compare)
+app.command()(calibration.calibrate)
 app.add_typer(adapters.adapters, name="adapters")
 app.add_typer(documents.index, name="index")
 app.add_typer(retriever.retriever, name="retriever")

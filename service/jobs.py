@@ -46,12 +46,13 @@ _KINDS = (
     "train",
     "import_adapter",
     "evaluate",
+    "calibrate",
     "tune_retriever",
     "promote_retriever",
 )
 WORK = {kind: f"service.work.{kind}" for kind in _KINDS}
 """The module of each kind of job; its ``run(workspace, inputs, report)`` returns the outputs."""
-HEAVY = frozenset(("pairs", "train", "import_adapter", "evaluate", "tune_retriever"))
+HEAVY = frozenset(("pairs", "train", "import_adapter", "evaluate", "calibrate", "tune_retriever"))
 """Kinds that load the base model, or train: one of them runs at a time."""
 RESUMABLE = frozenset(_KINDS) - {"evaluate"}
 """Kinds that continue where they stopped, or can begin again and change nothing twice, so an interrupted

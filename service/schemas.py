@@ -91,7 +91,7 @@ class Sampling(Body):
     temperature: float = Field(0.0, ge=0, le=2)
     seed: int | None = None
     history: list[Turn] = Field(default_factory=list, max_length=200)
-    max_false_answer_rate: float | None = Field(None, ge=0, le=1)
+    max_false_answer_rate: float | None = Field(None, gt=0, le=1)
     method: Method = "hybrid"
     filter: FilterBody | None = None
     rerank: Rerank | None = None
@@ -324,6 +324,17 @@ class EvaluationBody(Body):
     adapter: str | None = None
     top_k: int = Field(4, ge=1, le=50)
     style: list[str] = Field(default_factory=list, max_length=1000)
+    max_false_answer_rate: float | None = Field(None, gt=0, le=1)
+
+
+class CalibrationBody(Body):
+    """``POST /v1/calibrations``: learn what an arm's confidence means, from questions of known answers."""
+
+    questions: list[EvaluationQuestion] = Field(default_factory=list, max_length=10_000)
+    mode: str = "auto"
+    adapter: str | None = None
+    collection: str = "default"
+    top_k: int = Field(4, ge=1, le=50)
 
 
 class EvaluationQuestion(Body):
@@ -346,3 +357,4 @@ class FeedbackBody(Body):
 
 
 EvaluationBody.model_rebuild()
+CalibrationBody.model_rebuild()

@@ -42,6 +42,7 @@ def answer_view(answer: Answer) -> dict[str, Any]:
         "id": answer.id,
         "answer": answer.text,
         "abstained": answer.abstained,
+        "abstained_by": answer.abstained_by,
         "confidence": answer.confidence,
         "mode": answer.mode,
         "model": answer.model,

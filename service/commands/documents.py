@@ -30,6 +30,8 @@ from service.commands.session import (
 from service.settings import Rerank
 
 if TYPE_CHECKING:
+    from service.answerer import Answerer
+    from service.asking import AskRequest
     from service.workspace import Workspace
 
 index = typer.Typer(help="The search index and its generations.", no_args_is_help=True)
@@ -200,10 +202,14 @@ def ask(
     max_tokens: Annotated[int, typer.Option(min=1, max=8192)] = 256,
     temperature: Annotated[float, typer.Option(min=0, max=2)] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Repeats a sampled answer.")] = None,
+    max_false_answer_rate: Annotated[
+        float | None,
+        typer.Option(help="Give no answer where that share could not be kept; see ragtune calibrate.", min=0, max=1),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Answer a question as the words come, then name the sources."""
-    from service.answerer import AskRequest
+    from service.asking import AskRequest
 
     request = AskRequest(
         question,
@@ -214,15 +220,20 @@ def ask(
         max_tokens=max_tokens,
         temperature=temperature,
         seed=seed,
+        max_false_answer_rate=max_false_answer_rate,
     )
     with session(ctx).workspace() as workspace:
         workspace.ensure_starter_adapters()
-        if as_json:
-            from service.views import answer_view
+        _answer(workspace.answerer, request, as_json=as_json)
 
-            print_json(answer_view(workspace.answerer.answer(request)))
-            return
-        _stream(workspace.answerer.stream(request))
+
+def _answer(answerer: Answerer, request: AskRequest, *, as_json: bool) -> None:
+    if as_json:
+        from service.views import answer_view
+
+        print_json(answer_view(answerer.answer(request)))
+        return
+    _stream(answerer.stream(request))
 
 
 def _scaled(text: str) -> tuple[str, float]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from data.errors import Conflict, NoQuestions
+from data.errors import NoQuestions
 from data.records import METHODS, Method, Question
 from service.commands.foreground import run_here
 from service.commands.session import Collection, Json, print_json, print_line, print_rows, session, stderr, stdout
@@ -127,17 +127,13 @@ def compare(
         typer.Option(help="JSONL of rows or questions whose answers are in the house style: measures it.", **_FILE),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report; else under the state directory.")] = None,
-    max_false_answer_rate: Annotated[float | None, typer.Option(min=0, max=1)] = None,
+    max_false_answer_rate: Annotated[
+        float | None, typer.Option(help="That calibrated arms keep to; see ragtune calibrate.", min=0, max=1)
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ask again what an earlier run has answered.")] = False,
     as_json: Json = False,
 ) -> None:
     """Let the arms answer the same questions and say what the scores show."""
-    if max_false_answer_rate is not None:
-        raise Conflict(
-            "Abstention has not been calibrated on this collection",
-            got=max_false_answer_rate,
-            hint="Leave --max-false-answer-rate out.",
-        )
     path = questions or sample_questions()
     inputs = {
         "questions": [asdict(question) for question in read_question_file(path)],
@@ -149,6 +145,7 @@ def compare(
         "fresh": fresh,
         "questions_file": str(path),
         "style": _style_examples(style),
+        "max_false_answer_rate": max_false_answer_rate,
     }
     _compare(ctx, inputs, as_json)
 

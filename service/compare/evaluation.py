@@ -8,14 +8,16 @@ from __future__ import annotations
 import shlex
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.errors import CalibrationMissing, CalibrationStale
 from data.protocols import Report
 from data.records import Question
 from service.answerer import nothing_indexed
+from service.arms import Arm
 from service.compare.report import write_reports
 from service.compare.result import Comparison
 from service.compare.run import MAX_TOKENS, Setup, check_questions, choose_arms, compare, run_id
@@ -30,6 +32,7 @@ class EvaluationRequest:
     """What to compare. ``arms`` empty means all that can run; ``out`` None a folder of its own.
 
     ``style``: answers of the house, against whose style every arm's answers are measured; none, and they are not.
+    ``max_false_answer_rate`` is kept by the arms whose abstention is calibrated; there must be one.
     """
 
     questions: tuple[Question, ...]
@@ -42,6 +45,7 @@ class EvaluationRequest:
     fresh: bool = False
     questions_file: str = ""
     style: tuple[str, ...] = ()
+    max_false_answer_rate: float | None = None
 
     @property
     def command(self) -> str:
@@ -52,6 +56,8 @@ class EvaluationRequest:
         words += ["--arms", ",".join(self.arms)] if self.arms else []
         words += ["--adapter", self.adapter] if self.adapter else []
         words += ["--collection", self.collection] if self.collection != "default" else []
+        rate = self.max_false_answer_rate
+        words += [] if rate is None else ["--max-false-answer-rate", f"{rate:g}"]
         return shlex.join(words)
 
 
@@ -90,7 +96,36 @@ def plan(workspace: Workspace, request: EvaluationRequest) -> Setup:
         index_generation=generation,
         top_k=request.top_k,
         max_tokens=request.max_tokens,
+        calibrations=calibrated(workspace, arms, request),
+        max_false_answer_rate=request.max_false_answer_rate,
     )
+
+
+def calibrated(workspace: Workspace, arms: Sequence[Arm], request: EvaluationRequest) -> dict[str, str]:
+    """Return the ids of the calibrations that fit, by arm name.
+
+    Raises:
+        CalibrationMissing: a share of false answers is to be kept, and no arm is calibrated.
+        CalibrationStale, CalibrationTooSmall: it cannot be kept by an arm that was calibrated.
+    """
+    kept, rate = workspace.answerer.calibrations, request.max_false_answer_rate
+    found: dict[str, str] = {}
+    missing: CalibrationMissing | None = None
+    for arm in arms:
+        wanted = kept.fitting(arm, request.collection, request.top_k)
+        try:
+            held = kept.require(arm, wanted)
+            if rate is not None:
+                held.threshold(rate)
+            found[arm.name] = held.id
+        except CalibrationMissing as error:
+            missing = error
+        except CalibrationStale:
+            if rate is not None:
+                raise
+    if rate is not None and not found and missing is not None:
+        raise missing
+    return found
 
 
 def evaluate(workspace: Workspace, request: EvaluationRequest, report: Report) -> Evaluation:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from data.errors import RagtuneError
 from data.prompt import strip_citations
@@ -19,13 +19,17 @@ from data.records import Answer, Question
 from data.scoring import contains, exact_match, token_f1
 from data.state import map_os_error
 
+RIGHT_F1 = 50.0
+"""An answer that shares so much (0-100) with an accepted one counts as right though it does not hold all of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What one arm answered to one question, and how right it was.
 
     ``f1`` runs 0-100. ``cited`` and ``supporting`` are passage numbers: those the user is shown as
-    citations, and those whose text holds an accepted answer. ``error`` is "" unless the question failed.
+    citations, and those whose text holds an accepted answer. ``confidence`` is the calibrated one, None without it;
+    ``abstained_by`` and ``signals`` as in ``Answer``. ``error`` is "" unless the question failed.
     """
 
     arm: str
@@ -45,6 +49,22 @@ class Outcome:
     completion_tokens: int = 0
     adapter: str | None = None
     error: str = ""
+    confidence: float | None = None
+    abstained_by: Literal["model", "confidence"] | None = None
+    signals: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def answered(self) -> bool:
+        """Tell whether an answer was given."""
+        return not self.abstained and not self.error
+
+    @property
+    def right(self) -> bool:
+        """Tell whether an answer was given that is right: it holds an accepted one, or shares most words with it.
+
+        Of an unanswerable question no answer is right.
+        """
+        return self.answered and (self.contained or self.f1 >= RIGHT_F1)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -82,6 +102,9 @@ def score_answer(arm: str, question: Question, answer: Answer) -> Outcome:
         cached_tokens=answer.usage.cached_tokens,
         completion_tokens=answer.usage.completion_tokens,
         adapter=answer.adapter,
+        confidence=answer.confidence,
+        abstained_by=answer.abstained_by,
+        signals=answer.signals,
     )
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -42,7 +42,10 @@ class Answers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a comparison runs with; equal setups over equal questions share their answers."""
+    """What a comparison runs with; equal setups over equal questions share their answers.
+
+    ``calibrations`` are the ids of those that fit, by arm name; ``max_false_answer_rate`` is kept by these arms.
+    """
 
     arms: tuple[Arm, ...]
     collection: str
@@ -51,6 +54,12 @@ class Setup:
     index_generation: int | None
     top_k: int = 4
     max_tokens: int = MAX_TOKENS
+    calibrations: Mapping[str, str] = field(default_factory=dict)
+    max_false_answer_rate: float | None = None
+
+    def rate(self, arm: Arm) -> float | None:
+        """Return the share of false answers that an arm keeps to, None where it answers as it likes."""
+        return self.max_false_answer_rate if arm.name in self.calibrations else None
 
 
 def check_questions(questions: Sequence[Question]) -> None:
@@ -147,7 +156,8 @@ def compare(
         path.unlink(missing_ok=True)
     started = time.perf_counter()
     with OutcomeFile(path, run_id(questions, setup)) as kept:
-        for done in _ask_all(answers, questions, setup, kept):
+        requests = [(question, arm, _request(question, arm, setup)) for question in questions for arm in setup.arms]
+        for done in ask_all(answers, requests, kept, "compare"):
             report(done)
         found = dict(kept.kept)
     spent = time.perf_counter() - started
@@ -155,35 +165,42 @@ def compare(
     started = time.perf_counter()
     result = summarize(outcomes, questions, {"answers": spent})
     result["seconds"]["statistics"] = time.perf_counter() - started
+    for arm in setup.arms:
+        result["arms"][arm.name]["max_false_answer_rate"] = setup.rate(arm)
     result |= {"model": setup.model, "collection": setup.collection, "index_generation": setup.index_generation}
     return Comparison(tuple(questions), outcomes, result)
 
 
-def _ask_all(answers: Answers, questions: Sequence[Question], setup: Setup, kept: OutcomeFile) -> Iterator[Progress]:
-    """Ask what is not kept yet; yield the progress after each answer."""
-    todo = [(q, arm) for q in questions for arm in setup.arms if (arm.name, q.id) not in kept.kept]
-    total = len(questions) * len(setup.arms)
+def ask_all(
+    answers: Answers, requests: Sequence[tuple[Question, Arm, AskRequest]], kept: OutcomeFile, stage: str
+) -> Iterator[Progress]:
+    """Ask what is not kept yet and keep the outcomes; yield the progress after each answer."""
+    todo = [request for request in requests if (request[1].name, request[0].id) not in kept.kept]
+    total = len(requests)
     recent: deque[float] = deque(maxlen=_RECENT)
-    yield Progress(total - len(todo), total, "answers", None, "compare")
-    for position, (question, arm) in enumerate(todo, 1):
+    yield Progress(total - len(todo), total, "answers", None, stage)
+    for position, (question, arm, ask) in enumerate(todo, 1):
         started = time.perf_counter()
-        outcome = _ask(answers, question, arm, setup)
-        kept.add(outcome)
+        kept.add(_outcome(answers, question, arm, ask))
         recent.append(time.perf_counter() - started)
         left = (len(todo) - position) * sum(recent) / len(recent)
-        yield Progress(total - len(todo) + position, total, "answers", left, "compare", {"arm": arm.name})
+        yield Progress(total - len(todo) + position, total, "answers", left, stage, {"arm": arm.name})
 
 
-def _ask(answers: Answers, question: Question, arm: Arm, setup: Setup) -> Outcome:
-    ask = AskRequest(
+def _request(question: Question, arm: Arm, setup: Setup) -> AskRequest:
+    return AskRequest(
         question.question,
         collection=setup.collection,
         top_k=setup.top_k,
         max_tokens=setup.max_tokens,
         temperature=0.0,
         arm=arm,
+        max_false_answer_rate=setup.rate(arm),
         keep=False,
     )
+
+
+def _outcome(answers: Answers, question: Question, arm: Arm, ask: AskRequest) -> Outcome:
     try:
         return score_answer(arm.name, question, answers.answer(ask))
     except (StateError, JobCancelled):

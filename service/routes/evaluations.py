@@ -11,11 +11,12 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from data.errors import NoQuestions, UnknownEvaluation, UnknownJob
 from service.access import wants
 from service.answerer import check_collection
+from service.compare.evaluation import calibrated
 from service.compare.run import check_questions, choose_arms
 from service.compare.style import check_examples
 from service.deps import IdempotencyKey, RunnerDep, WorkspaceDep, accepted
 from service.schemas import EvaluationBody
-from service.work.evaluate import question_from
+from service.work.evaluate import question_from, request_from
 from service.workspace import Workspace
 
 router = APIRouter(prefix="/evaluations", tags=["evaluations"], dependencies=[wants("train")])
@@ -31,7 +32,9 @@ def create_evaluation(
     check_collection(workspace.store, body.collection)
     check_questions([question_from(question.model_dump()) for question in body.questions])
     check_examples(body.style)
-    choose_arms(workspace.store, workspace.model, body.arms, body.adapter, body.collection)
+    arms = choose_arms(workspace.store, workspace.model, body.arms, body.adapter, body.collection)
+    if body.max_false_answer_rate is not None:
+        calibrated(workspace, arms, request_from(body.model_dump()))
     return accepted(workspace, runner, "evaluate", body.model_dump(), idempotency_key)
 
 

@@ -1,7 +1,8 @@
 """The ``evaluate`` job: the arms over held-out questions, with its reports.
 
 Inputs: ``questions``, ``arms``, ``adapter``, ``collection``, ``top_k``, ``max_tokens``, ``out`` (a
-folder of one's own), ``fresh``, ``questions_file`` (named in the report), ``style`` (answers of the house).
+folder of one's own), ``fresh``, ``questions_file`` (named in the report), ``style`` (answers of the house),
+``max_false_answer_rate``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,13 @@ if TYPE_CHECKING:
 def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[str, Any]:
     """Compare ``arms`` over ``questions``; return the evaluation's id and its result."""
     workspace.ensure_starter_adapters()
-    request = EvaluationRequest(
+    evaluation = evaluate(workspace, request_from(inputs), report)
+    return {"evaluation_id": evaluation.id, "folder": str(evaluation.folder), **evaluation.result}
+
+
+def request_from(inputs: dict[str, Any]) -> EvaluationRequest:
+    """Return the request that a job's inputs describe."""
+    return EvaluationRequest(
         questions=tuple(question_from(row) for row in inputs["questions"]),
         arms=tuple(inputs.get("arms", ())),
         adapter=inputs.get("adapter"),
@@ -32,9 +39,8 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
         fresh=inputs.get("fresh", False),
         questions_file=inputs.get("questions_file", ""),
         style=tuple(inputs.get("style", ())),
+        max_false_answer_rate=inputs.get("max_false_answer_rate"),
     )
-    evaluation = evaluate(workspace, request, report)
-    return {"evaluation_id": evaluation.id, "folder": str(evaluation.folder), **evaluation.result}
 
 
 def question_from(row: dict[str, Any]) -> Question:

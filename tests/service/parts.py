@@ -61,6 +61,7 @@ class ScriptedGenerator:
         self.error: Exception | None = None
         self.closed = threading.Event()
         self.hold: threading.Event | None = None
+        self.logprob: Callable[[GenerationRequest], float] = lambda _request: -0.1
 
     def stream(self, request: GenerationRequest) -> Iterator[Delta]:
         self.requests.append(request)
@@ -78,7 +79,10 @@ class ScriptedGenerator:
                 yield Delta(piece, tokens=self._tokens(piece, request))
             reason = "length" if len(pieces) == request.max_tokens else "stop"
             usage = Usage(prompt, 0, len(pieces))
-            yield Delta("", GenerationResult("".join(pieces), reason, usage, 1.0, 2.0, (-0.1,) * len(pieces), 3.0))
+            sure = self.logprob(request)
+            places = tuple((TokenChoice(piece, sure),) for piece in pieces) if request.top_logprobs else ()
+            logprobs = (sure,) * len(pieces)
+            yield Delta("", GenerationResult("".join(pieces), reason, usage, 1.0, 2.0, logprobs, 3.0, places))
         finally:
             self.closed.set()
 

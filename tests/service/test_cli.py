@@ -517,3 +517,34 @@ def test_a_pair_that_was_reviewed_is_shown_so(filled):
 
 def test_scripted_generators_are_enough_for_every_command_above():
     assert ScriptedGenerator().model == MODEL.name
+
+
+def test_calibrate_then_keep_to_a_share_of_false_answers(shell, tmp_path, generator):
+    towns = tmp_path / "towns.md"
+    towns.write_text("\n\n".join(f"Tower {n} was built in {1700 + n}." for n in range(0, 50, 2)), encoding="utf-8")
+    shell("ingest", towns)
+    path = tmp_path / "towers.jsonl"
+    rows = [
+        {"id": f"t{n}", "question": f"When was tower {n} built?", "answers": [str(1700 + n)], "answerable": n % 2 == 0}
+        for n in range(50)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    generator.reply = lambda request: f"{1700 + tower(request)} [1]"
+    generator.logprob = lambda request: -0.1 if tower(request) % 2 == 0 else -1.5
+    refused = shell("compare", "--questions", path, "--arms", "rag", "--max-false-answer-rate", "0.1", code=1)
+    assert "ragtune calibrate --questions FILE --mode rag" in refused.stderr
+    figures = shell.json("calibrate", "--questions", path, "--mode", "rag")
+    assert {"n", "auroc", "ece", "aurc", "bins", "thresholds"} <= set(figures)
+    assert "false answers wanted" in shell("calibrate", "--questions", path, "--mode", "rag").stdout
+    arm = shell.json("compare", "--questions", path, "--arms", "rag", "--max-false-answer-rate", "0.1")["arms"]["rag"]
+    assert arm["false_answer_rate"] <= 0.1
+    assert arm["coverage_answerable"] == 1.0
+    asked = ("ask", "When was tower 7 built?", "--mode", "rag", "--max-false-answer-rate", "0.1")
+    assert shell.json(*asked)["abstained_by"] == "confidence"
+    assert "1707" not in shell(*asked).stdout
+    path.write_text(json.dumps(rows[0]))
+    assert "at least 10 right ones" in shell("calibrate", "--questions", path, "--mode", "rag", code=1).stderr
+
+
+def tower(request):
+    return int(request.messages[-1].parts[-1].split("tower ")[1].split()[0])

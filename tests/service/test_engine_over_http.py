@@ -220,7 +220,8 @@ def test_adapters_are_scaled_and_only_like_ones_are_summed(client):
     none = client.post("/v1/answers", json={**sent, "adapter": "reader", "adapter_scale": 0}).json()
     halves = client.post("/v1/answers", json={**sent, "adapters": [{"name": "reader", "scale": 0.5}]}).json()
     assert whole["adapters"] == [{"name": "reader@1", "scale": 1.0}]
-    assert len({whole["confidence"], none["confidence"], halves["confidence"]}) == 3
+    assert [each["scale"] for answer in (none, halves) for each in answer["adapters"]] == [0, 0.5]
+    assert whole["answer"] != none["answer"]
     assert counts(client)["loaded_adapters"] >= 1
     mixed = client.post("/v1/answers", json={**sent, "adapters": [{"name": "reader"}, {"name": "pair-writer"}]})
     assert (mixed.status_code, mixed.json()["type"]) == (422, "invalid-request")

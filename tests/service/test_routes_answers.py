@@ -32,8 +32,8 @@ def test_an_answer_has_the_documented_shape(client, generator):
     assert response.status_code == 200
     body = response.json()
     assert set(body) == {
-        "id", "answer", "abstained", "confidence", "mode", "model", "adapter", "adapters", "adapter_stale",
-        "citations", "passages", "passages_dropped", "usage", "timings_ms", "index_generation",
+        "id", "answer", "abstained", "abstained_by", "confidence", "mode", "model", "adapter", "adapters",
+        "adapter_stale", "citations", "passages", "passages_dropped", "usage", "timings_ms", "index_generation",
     }  # fmt: skip
     assert (body["answer"], body["mode"], body["model"], body["index_generation"]) == ("1842 [1]", "rag", "scripted", 1)
     (citation,) = body["citations"]
@@ -78,7 +78,7 @@ def test_an_error_after_the_passages_is_an_event(client, generator):
         ({"question": QUESTION, "mode": "tuned"}, 409, "no-live-adapter"),
         ({"question": QUESTION, "mode": "combined", "adapter": "none"}, 404, "unknown-adapter"),
         ({"question": QUESTION, "collection": "none"}, 404, "unknown-collection"),
-        ({"question": QUESTION, "max_false_answer_rate": 0.1}, 409, "conflict"),
+        ({"question": QUESTION, "max_false_answer_rate": 0.1}, 409, "calibration-missing"),
     ],
 )
 def test_refusals_have_a_status_even_where_a_stream_was_asked_for(client, stream, body, status, kind):
