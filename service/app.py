@@ -36,6 +36,7 @@ from service.routes import (
     lineage,
     openai,
     pairs,
+    promotions,
     retrievers,
     reviews,
     search,
@@ -48,7 +49,7 @@ log = logging.getLogger(__name__)
 
 _ROUTERS = (
     *(answers, compare, search, documents, index, reviews, pairs),
-    *(adapters, retrievers, evaluations, jobs, feedback, lineage, keys, openai),
+    *(adapters, promotions, retrievers, evaluations, jobs, feedback, lineage, keys, openai),
 )
 
 

@@ -26,11 +26,14 @@ from data.store.models import Models
 from data.store.pair_filters import PairFilter
 from data.store.pairs import Pairs
 from data.store.reviews import Reviewed, Reviews
+from data.store.shadow import ShadowAnswer, Shadows
+from data.store.stages import TRANSITIONS, StageRow, Stages
 
 __all__ = [
     "GOLD",
     "KINDS",
     "SHOWN",
+    "TRANSITIONS",
     "AnswerRow",
     "AuditRow",
     "ChunkLink",
@@ -44,6 +47,8 @@ __all__ = [
     "NewDocument",
     "PairFilter",
     "Reviewed",
+    "ShadowAnswer",
+    "StageRow",
     "Store",
     "Trace",
     "TrainedOn",
@@ -64,6 +69,8 @@ class Store:
         self.pairs = Pairs(database)
         self.reviews = Reviews(database)
         self.adapters = Adapters(database)
+        self.stages = Stages(database)
+        self.shadows = Shadows(database)
         self.jobs = Jobs(database)
         self.answers = Answers(database)
         self.feedback = Feedback(database)
