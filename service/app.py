@@ -43,6 +43,7 @@ from service.routes import (
 )
 from service.runner import JobRunner
 from service.settings import LOOPBACK
+from service.shadow import Shadow, ShadowGate
 from service.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -62,12 +63,14 @@ def create_app(workspace: Workspace, *, run_jobs: bool = True) -> FastAPI:
     """
     metrics = Metrics(lambda: workspace.started_generator)
     runner = JobRunner(workspace)
+    shadow = Shadow(workspace)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         if run_jobs:
             await run_sync(runner.start)
         yield
+        await run_sync(shadow.stop)
         if run_jobs:
             await run_sync(runner.stop)
 
@@ -80,9 +83,11 @@ def create_app(workspace: Workspace, *, run_jobs: bool = True) -> FastAPI:
         redoc_url=None,
     )
     app.state.workspace, app.state.runner, app.state.metrics = workspace, runner, metrics
+    app.state.shadow = shadow
     app.include_router(health.router)
     for module in _ROUTERS:
         app.include_router(module.router, prefix="/v1")
+    app.add_middleware(ShadowGate, shadow=shadow)
     # The guard that is added last stands in front.
     app.add_middleware(BodyGuard, max_bytes=workspace.settings.max_body_bytes)
     app.add_middleware(KeyGuard, workspace=workspace)
