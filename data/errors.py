@@ -4,7 +4,7 @@ RagtuneError
 ├── InvalidRequest                  422  a value the caller can correct
 │   ├── QuestionInvalid             422
 │   ├── UnknownMode                 422
-│   ├── RecipeInvalid               422
+│   ├── RecipeInvalid  PolicyInvalid  422
 │   ├── TrainingDiverged            422
 │   └── BodyTooLarge                413
 ├── NotFound                        404
@@ -18,7 +18,8 @@ RagtuneError
 │   ├── NothingIndexed  NoAcceptedPairs  NoQuestions  NoLiveAdapter
 │   ├── CalibrationMissing  CalibrationStale  CalibrationTooSmall
 │   ├── BaseModelMismatch  IndexMismatch  IndexRefused  SplitLeak  NotExported
-│   └── ParityFailed  AdapterInert  ForgettingExceeded  GainUnproven  StaleAdapter
+│   ├── ParityFailed  AdapterInert  ForgettingExceeded  GainUnproven  StaleAdapter
+│   └── PromotionRefused  IllegalTransition
 ├── UnreadableDocument              422  one file cannot become a document
 │   ├── EncryptedDocument  EmptyDocument  DamagedDocument  ParseTimeout
 │   ├── ScannedDocument  DecompressionBomb  FileChanged
@@ -98,6 +99,10 @@ class UnknownMode(InvalidRequest):
 
 class RecipeInvalid(InvalidRequest):
     """A training recipe with an unknown key or an impossible value."""
+
+
+class PolicyInvalid(InvalidRequest):
+    """A promotion policy with an unknown key or an impossible value."""
 
 
 class TrainingDiverged(InvalidRequest):
@@ -247,6 +252,14 @@ class StaleAdapter(Conflict):
 
 class GainUnproven(Conflict):
     """A tuned embedder was not measured to find more than the one in use."""
+
+
+class PromotionRefused(Conflict):
+    """What was measured of an adapter does not satisfy the promotion policy."""
+
+
+class IllegalTransition(Conflict):
+    """An adapter cannot go from its present stage to the one that was asked for."""
 
 
 class UnreadableDocument(RagtuneError):

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 PairKind = Literal["span", "free", "multi", "unanswerable", "style"]
 PairStatus = Literal["candidate", "accepted", "rejected"]
-AdapterStage = Literal["candidate", "live", "retired"]
+AdapterStage = Literal["candidate", "shadow", "live", "retired"]
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled", "interrupted"]
 Mode = Literal["base", "rag", "tuned", "combined", "auto"]
 Method = Literal["hybrid", "dense", "lexical"]
@@ -185,6 +185,15 @@ class Adapter:
     metrics: Mapping[str, Any]
     stage: AdapterStage
     lineage: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StageNote:
+    """Who changes a stage, why, and the decision of the policy behind it ({} where none was asked for)."""
+
+    actor: str = ""
+    reason: str = ""
+    decision: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

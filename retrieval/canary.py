@@ -34,15 +34,19 @@ def sample(keys: Keys, seed: int) -> Keys:
     return np.sort(chosen).astype(np.int64)
 
 
-def check_recall(dense: Index, lexical: Index, texts: Mapping[int, str], vectors: Vectors) -> None:
+def check_recall(dense: Index, lexical: Index, texts: Mapping[int, str], vectors: Vectors) -> dict[str, list[int]]:
     """Search each of ``texts`` (by key, with the rows of ``vectors``) in both legs.
+
+    Returns:
+        For each leg how many were found, and of how many.
 
     Raises:
         IndexRefused: a leg does not find enough of them.
     """
     near = [_finds_vector(dense, key, vector[None]) for key, vector in zip(texts, vectors, strict=True)]
     words = [_finds_words(lexical, key, text) for key, text in texts.items()]
-    for leg, found in (("dense", near), ("lexical", [each for each in words if each is not None])):
+    legs = {"dense": near, "lexical": [each for each in words if each is not None]}
+    for leg, found in legs.items():
         if found and sum(found) < _WANTED * len(found):
             raise IndexRefused(
                 f"The new index does not find its own chunks again in the {leg} leg; the one before stays.",
@@ -50,6 +54,7 @@ def check_recall(dense: Index, lexical: Index, texts: Mapping[int, str], vectors
                 wanted=f"{_WANTED:.0%} of them",
                 hint="Build it from nothing: ragtune index rebuild.",
             )
+    return {leg: [sum(found), len(found)] for leg, found in legs.items()}
 
 
 def _finds_vector(dense: Index, key: int, vector: Vectors) -> bool:

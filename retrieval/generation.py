@@ -23,7 +23,7 @@ import numpy as np
 
 from data.errors import IndexMismatch, InvalidRequest, RagtuneError, StorageCorrupt
 from data.protocols import Embedder, Index, Keys, Report, Vectors
-from data.records import Method, Progress
+from data.records import Method, Progress, StageNote
 from data.state import StateDirectory, map_os_error, sync_folder
 from data.store import Store
 from retrieval.canary import check_recall, sample
@@ -190,8 +190,10 @@ class GenerationBuilder:
         known = self._embedders.named(str(manifest.get("embedder"))) is not None
         return known and all(manifest.get(name) == value for name, value in wanted.items())
 
-    def rollback(self, collection: str) -> int:
+    def rollback(self, collection: str, note: StageNote | None = None) -> int:
         """Make the newest undamaged generation before the current one current; return its number.
+
+        ``note`` tells the log who did it and why.
 
         Raises:
             InvalidRequest: there is none.
@@ -203,7 +205,7 @@ class GenerationBuilder:
                 if current is None or row.number >= current or row.status != "ready":
                     continue
                 if self._usable(root / str(row.number)) is not None:
-                    self._store.generations.set_current(collection, row.number)
+                    self._store.generations.set_current(collection, row.number, note or StageNote())
                     return row.number
         raise InvalidRequest(
             "There is no generation to go back to.", got=f"generation {current} of {collection}", wanted="an older one"
@@ -238,7 +240,7 @@ class GenerationBuilder:
         try:
             if base is not None:
                 _copy(base, folder)
-            held = self._write(collection, number, folder, keys, report, compact=compact)
+            held, canaries = self._write(collection, number, folder, keys, report, compact=compact)
             manifest = write_manifest(folder, self._facts(collection, number, held))
             sync_folder(root)
         except BaseException as error:
@@ -247,11 +249,15 @@ class GenerationBuilder:
             self._store.generations.fail(collection, number, detail)
             raise
         # Outside the try: what interrupts us from here on must not take away files that are in use.
-        self._store.generations.commit(collection, number, manifest)
+        facts = {name: manifest[name] for name in ("embedder", "chunks")}
+        note = StageNote(reason="it finds its own chunks again", decision={"canaries": canaries, **facts})
+        self._store.generations.commit(collection, number, manifest, note)
         return number
 
-    def _write(self, collection: str, number: int, folder: Path, keys: Keys, report: Report, *, compact: bool) -> Keys:
-        """Bring both legs in ``folder`` to ``keys``, prove that they find them, and return what is held."""
+    def _write(
+        self, collection: str, number: int, folder: Path, keys: Keys, report: Report, *, compact: bool
+    ) -> tuple[Keys, dict[str, list[int]]]:
+        """Bring both legs in ``folder`` to ``keys``; return what is held, and how much of a sample is found again."""
         # Closed before anything else happens: tantivy's threads would write into a folder being removed.
         with contextlib.ExitStack() as opened:
             dense = FaissIndex(folder / "dense", self._embedder.dimension, self._policy)
@@ -264,13 +270,12 @@ class GenerationBuilder:
             dense.save()
             lexical.save()
             held = dense.keys()
-            self._check(held, number, dense, lexical)
-            return held
+            return held, self._check(held, number, dense, lexical)
 
-    def _check(self, held: Keys, number: int, dense: Index, lexical: Index) -> None:
+    def _check(self, held: Keys, number: int, dense: Index, lexical: Index) -> dict[str, list[int]]:
         rows = self._store.chunks.by_keys(sample(held, number).tolist())
         texts = {key: embedded_text(chunk) for key, (chunk, _, _) in sorted(rows.items())}
-        check_recall(dense, lexical, texts, embed_cached(self._store, self._embedder, list(texts.values())))
+        return check_recall(dense, lexical, texts, embed_cached(self._store, self._embedder, list(texts.values())))
 
     def _fill(self, collection: str, dense: Index, lexical: Index, keys: Keys, report: Report) -> None:
         """Remove what the store no longer has, then add what it has more, in batches."""

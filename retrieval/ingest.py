@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from data.errors import RagtuneError, UnreadableDocument
 from data.protocols import Embedder, Report
-from data.records import Document, Progress, content_id
+from data.records import Document, Progress, StageNote, content_id
 from data.state import StateDirectory, check_name
 from data.store import DocumentRow, NewDocument, Store
 from retrieval.ahead import ahead
@@ -250,16 +250,16 @@ class Ingestor:
         document = self._store.documents.get(row.id)
         return _Outcome(row.source, self._new(document, row.sha256, row.size, row.modified_at))
 
-    def rollback(self, collection: str) -> int:
+    def rollback(self, collection: str, note: StageNote | None = None) -> int:
         """Make the index generation before the current one current; return its number.
 
-        Documents added since are found again after the next build.
+        Documents added since are found again after the next build. ``note`` tells the log who did it and why.
 
         Raises:
             InvalidRequest: there is none to go back to.
             UnknownCollection: no such collection.
         """
-        return self._builder.rollback(collection)
+        return self._builder.rollback(collection, note)
 
     def status(self, collection: str) -> dict[str, Any]:
         """Return what a collection's index holds and whether it is up to date.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.errors import BaseModelMismatch, InvalidModel
 from data.protocols import Report
-from data.records import Adapter, Model, Progress, content_id
+from data.records import Adapter, Model, Progress, StageNote, content_id
 from data.state import check_name, map_os_error, sha256_file, sync_folder
 from service.arms import find_adapter
 from service.forgetting import measure_forgetting
@@ -118,7 +118,9 @@ def _copy(source: Path, folder: Path, files: list[str]) -> None:
         raise map_os_error(error, folder) from error
 
 
-def delete_adapter(workspace: Workspace, name: str, version: int | None = None) -> tuple[Adapter, ...]:
+def delete_adapter(
+    workspace: Workspace, name: str, version: int | None = None, *, actor: str = ""
+) -> tuple[Adapter, ...]:
     """Delete one version of an adapter (``name@version``, or ``version``), or all, with their files; return them.
 
     Raises:
@@ -129,7 +131,7 @@ def delete_adapter(workspace: Workspace, name: str, version: int | None = None) 
     gone = tuple(a for a in workspace.store.adapters.list(name) if version in (None, a.version))
     for adapter in gone:
         workspace.forget_adapter(adapter)
-    workspace.store.adapters.delete(name, version)
+    workspace.store.adapters.delete(name, version, StageNote(actor))
     for adapter in gone:
         shutil.rmtree(workspace.state.adapters(name, adapter.version), ignore_errors=True)
     return gone

@@ -41,6 +41,7 @@ from service.routes import (
     openai,
     page,
     pairs,
+    promotions,
     recipes,
     retrievers,
     reviews,
@@ -49,13 +50,27 @@ from service.routes import (
 )
 from service.runner import JobRunner
 from service.settings import LOOPBACK
+from service.shadow import Shadow, ShadowGate
 from service.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
 _ROUTERS = (
     *(answers, compare, search, collections, documents, index, reviews, pairs),
-    *(adapters, recipes, retrievers, evaluations, calibrations, jobs, feedback, lineage, keys, system, openai),
+    *(
+        adapters,
+        promotions,
+        recipes,
+        retrievers,
+        evaluations,
+        calibrations,
+        jobs,
+        feedback,
+        lineage,
+        keys,
+        system,
+        openai,
+    ),
 )
 
 
@@ -69,6 +84,7 @@ def create_app(workspace: Workspace, *, run_jobs: bool = True) -> FastAPI:
     metrics = Metrics(lambda: workspace.started_generator)
     runner = JobRunner(workspace)
     tools = _tools(workspace)
+    shadow = Shadow(workspace)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -76,6 +92,7 @@ def create_app(workspace: Workspace, *, run_jobs: bool = True) -> FastAPI:
             await run_sync(runner.start)
         async with nullcontext() if tools is None else tools.router.lifespan_context(tools):
             yield
+        await run_sync(shadow.stop)
         if run_jobs:
             await run_sync(runner.stop)
 
@@ -88,12 +105,14 @@ def create_app(workspace: Workspace, *, run_jobs: bool = True) -> FastAPI:
         redoc_url=None,
     )
     app.state.workspace, app.state.runner, app.state.metrics = workspace, runner, metrics
+    app.state.shadow = shadow
     app.include_router(page.router)
     app.include_router(health.router)
     for module in _ROUTERS:
         app.include_router(module.router, prefix="/v1")
     if tools is not None:
         app.router.routes.extend(tools.routes)
+    app.add_middleware(ShadowGate, shadow=shadow)
     # The guard that is added last stands in front.
     app.add_middleware(BodyGuard, max_bytes=workspace.settings.max_body_bytes)
     app.add_middleware(KeyGuard, workspace=workspace)

@@ -125,7 +125,7 @@ def _follow(workspace: Workspace, chat: Chat, hangup: Hangup) -> Generator[_Piec
 
 
 def _answered(workspace: Workspace, chat: Chat, hangup: Hangup) -> Iterator[_Piece | _End]:
-    ask = _ask(chat, workspace.settings.engine_timeout_s)
+    ask = ask_of(chat, workspace.settings.engine_timeout_s)
     with closing(workspace.answerer.stream(ask, hangup)) as events:
         for event in events:
             if isinstance(event, Token):
@@ -135,7 +135,12 @@ def _answered(workspace: Workspace, chat: Chat, hangup: Hangup) -> Iterator[_Pie
                 yield _End(event.text, reason, event.usage, event.timings, event)
 
 
-def _ask(chat: Chat, timeout_s: float) -> AskRequest:
+def ask_of(chat: Chat, timeout_s: float) -> AskRequest:
+    """Return the question of a chat that an arm answers; its mode is the model's name.
+
+    Raises:
+        InvalidRequest: the last message is not the user's.
+    """
     body = chat.body
     request = body.request(timeout_s)
     messages = request.messages
@@ -144,6 +149,7 @@ def _ask(chat: Chat, timeout_s: float) -> AskRequest:
     return AskRequest(
         messages[-1].content,
         collection=body.collection,
+        mode=body.model,
         top_k=body.n_passages,
         history=tuple(message for message in messages[:-1] if message.role != "system"),
         system=_system(messages),

@@ -25,6 +25,7 @@ from service.commands import (
     operations,
     pairs,
     retriever,
+    stages,
     stored,
 )
 from service.commands.session import Commands, Session, set_up_logging
@@ -80,7 +81,7 @@ app.command()(adapters.train)
 app.command()(adapters.export)
 app.command()(evaluation.compare)
 app.command()(calibration.calibrate)
-app.add_typer(adapters.adapters, name="adapters")
+app.add_typer(stages.commands, name="adapters")
 app.add_typer(documents.index, name="index")
 app.add_typer(retriever.retriever, name="retriever")
 app.add_typer(models.models, name="models")

@@ -28,7 +28,7 @@ from service.commands.progress import duration
 from service.commands.session import WorkspaceFactory, stderr, stdout
 from service.compare.outcomes import read_outcomes
 from service.compare.table import print_comparison
-from service.promotion import promote
+from service.promotion import Gate, promote
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ class Demo:
         return {"adapter": f"{trained['name']}@{trained['version']}"}
 
     def _promote(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        done = promote(self._workspace.store, self._workspace.model, inputs["adapter"])
+        done = promote(self._workspace.store, self._workspace.model, inputs["adapter"], gate=Gate(actor="demo"))
         parity = done.live.metrics.get("parity", {})
         return {"adapter": adapter_label(done.live), "parity": dict(parity)}
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 from fastapi import Depends, Header, Query, Request
 from fastapi.responses import JSONResponse
 
+from data.access import MACHINE, current
 from data.errors import RagtuneError
 from service.jobs import submit
 from service.runner import JobRunner
@@ -28,7 +29,14 @@ def get_runner(request: Request) -> JobRunner:
     return cast(JobRunner, request.app.state.runner)
 
 
+def get_actor() -> str:
+    """Return who asks, for the log: the key's name, or that the service wants no key."""
+    access = current()
+    return "http without a key" if access is MACHINE else f"key {access.name}"
+
+
 WorkspaceDep = Annotated[Workspace, Depends(get_workspace)]
+ActorDep = Annotated[str, Depends(get_actor)]
 RunnerDep = Annotated[JobRunner, Depends(get_runner)]
 IdempotencyKey = Annotated[
     str | None, Header(alias="Idempotency-Key", max_length=200, description="Repeats return the first job.")

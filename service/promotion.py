@@ -1,6 +1,6 @@
-"""The gate before an adapter serves, and the way back.
+"""The gate before an adapter serves, the shadow before the gate, and the way back.
 
-Knows nothing of HTTP or of the command line.
+Every change, and every refusal, leaves a line in the log: who, what, why. Knows nothing of HTTP or of the command line.
 """
 
 from __future__ import annotations
@@ -9,24 +9,52 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from data.errors import BaseModelMismatch, ForgettingExceeded, InvalidRequest, ParityFailed
-from data.records import Adapter, Model
+from data.errors import (
+    BaseModelMismatch,
+    ForgettingExceeded,
+    InvalidRequest,
+    ParityFailed,
+    PromotionRefused,
+    RagtuneError,
+)
+from data.records import Adapter, Model, StageNote
 from service.arms import adapter_label, find_adapter
+from service.evidence import STARTER_ORIGIN, gather
 from service.lineage import check_fresh
+from service.policy import Decision, Policy, decide, load_policy
 
 if TYPE_CHECKING:
     from data.store import Store
 
-STARTER_ORIGIN = "starter"
-"""Lineage of packaged adapters, whose parity was measured when they were made."""
+_REFUSALS = ("parity-failed", "base-model-mismatch", "forgetting-exceeded", "stale-adapter", "promotion-refused")
 
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """What a promotion changed: the adapter that is live, and the one that was."""
+    """What a promotion changed: the adapter that is live, the one that was, and the decision (None at a rollback)."""
 
     live: Adapter
     before: Adapter | None
+    decision: Decision | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """How strict a promotion is, and who asks for it.
+
+    Attributes:
+        policy: what must have been measured; the packaged one for None.
+        refuse_stale: refuse an adapter whose documents were edited or deleted since.
+        force: promote it though the policy says no; only base model, parity and staleness are never passed over.
+        actor: a key's name or a user's, for the log.
+        reason: why, in the words of who forces it.
+    """
+
+    policy: Policy | None = None
+    refuse_stale: bool = False
+    force: bool = False
+    actor: str = ""
+    reason: str = ""
 
 
 def check_base(adapter: Adapter, model: Model) -> None:
@@ -68,68 +96,121 @@ def check_promotable(adapter: Adapter, model: Model) -> None:
         )
 
 
-def check_remembers(adapter: Adapter) -> None:
-    """Refuse an adapter that was measured to make its base model forget.
+def decision_on(store: Store, adapter: Adapter, policy: Policy | None = None) -> Decision:
+    """Return what the policy says about ``adapter`` now; nothing changes."""
+    return decide(gather(store, adapter), policy or load_policy())
 
-    One that was not measured passes: it is older than the probe, or packaged.
+
+def check_decision(decision: Decision) -> None:
+    """Refuse what the policy refuses.
 
     Raises:
         ForgettingExceeded: the interval of its loss reaches beyond the margin.
+        PromotionRefused: another rule fails; every failed rule is named with its figure and its bound.
     """
-    measured: Mapping[str, Any] = adapter.metrics.get("forgetting") or {}
-    if measured.get("passed") is False:
-        low, high = measured["ci"]
+    failed = decision.failed
+    if not failed:
+        return
+    force = "or promote it anyway with --force --reason WHY"
+    first = failed[0]
+    if first.rule == "forgetting":
         raise ForgettingExceeded(
-            f"Under {adapter_label(adapter)} the model was not shown to keep its general knowledge",
-            got=f"right answers less probable by {measured['drop']:.3f} (95 % interval {low:.3f} to {high:.3f})",
-            wanted=f"an interval that ends within {measured['margin']:g}",
-            hint="Train with fewer epochs, a lower learning_rate or a smaller r; or promote it anyway with --force.",
+            f"Under {decision.candidate} the model was not shown to keep its general knowledge",
+            got=first.figure,
+            wanted=first.bound,
+            hint=f"Train with fewer epochs, a lower learning_rate or a smaller r; {force}.",
         )
+    command = f"ragtune compare --arms {_arms(decision)} --questions FILE"
+    raise PromotionRefused(
+        f"The policy does not let {decision.candidate} take the place of {decision.incumbent}",
+        got="; ".join(f"{reason.rule}: {reason.figure}" for reason in failed),
+        wanted="; ".join(f"{reason.rule}: {reason.bound}" for reason in failed),
+        hint=f"Measure it with: {command}; {force}.",
+    )
+
+
+def _arms(decision: Decision) -> str:
+    return ",".join(dict.fromkeys(("rag", decision.incumbent, decision.candidate)))
 
 
 def promote(
-    store: Store,
-    model: Model,
-    name: str,
-    version: int | None = None,
-    *,
-    refuse_stale: bool = False,
-    force: bool = False,
+    store: Store, model: Model, name: str, version: int | None = None, *, gate: Gate | None = None
 ) -> Promotion:
-    """Make an adapter the live one of ``model``; the one before it is retired.
+    """Make an adapter the live one of ``model`` if the policy lets it; the one before it is retired.
+
+    The change and its line of the log are one transaction. A refusal is logged too.
 
     Args:
         store: where adapters are kept.
         model: the base model served.
         name: ``name`` (its newest version, as in a comparison) or ``name@version``.
         version: instead of ``@version``.
-        refuse_stale: refuse an adapter whose documents were edited or deleted since.
-        force: promote it though it forgets; nothing else is passed over.
+        gate: the packaged policy, nothing forced, for None.
 
     Raises:
         UnknownAdapter: there is none.
         InvalidRequest: ``name`` and ``version`` name two versions.
-        StaleAdapter: it is stale, and ``refuse_stale``.
-        ForgettingExceeded: as ``check_remembers`` raises, without ``force``.
-        Everything ``check_promotable`` raises.
+        StaleAdapter: it is stale, and such adapters are refused.
+        Everything ``check_promotable`` raises, and without ``force`` what ``check_decision`` raises.
     """
+    gate = gate or Gate()
+    adapter = _named(store, name, version)
+    decision = decision_on(store, adapter, gate.policy)
+    try:
+        check_promotable(adapter, model)
+        if gate.refuse_stale:
+            check_fresh(store, adapter)
+        if not gate.force:
+            check_decision(decision)
+    except RagtuneError as error:
+        if error.type in _REFUSALS:
+            note = StageNote(gate.actor, str(error), decision.view())
+            label = adapter_label(adapter)
+            store.stages.add("adapter", label, "refused", between=(adapter.stage, adapter.stage), note=note)
+        raise
+    forced = not decision.promote
+    why = f"forced: {gate.reason or 'no reason given'}" if forced else gate.reason or "the policy lets it serve"
+    before = store.adapters.live(model.sha256)
+    live = store.adapters.promote(adapter.name, adapter.version, StageNote(gate.actor, why, decision.view()))
+    return Promotion(live, before, decision)
+
+
+def _named(store: Store, name: str, version: int | None) -> Adapter:
     adapter = find_adapter(store, name if version is None or "@" in name else f"{name}@{version}")
     if version not in (None, adapter.version):
         raise InvalidRequest("Two versions of the adapter are named", got=f"{name} and {version}", wanted="one of them")
-    check_promotable(adapter, model)
-    if refuse_stale:
-        check_fresh(store, adapter)
-    if not force:
-        check_remembers(adapter)
-    before = store.adapters.live(model.sha256)
-    return Promotion(store.adapters.promote(adapter.name, adapter.version), before)
+    return adapter
 
 
-def rollback(store: Store, model: Model) -> Promotion:
+def rollback(store: Store, model: Model, *, actor: str = "", reason: str = "") -> Promotion:
     """Make the adapter live again that was live before the present one.
 
     Raises:
         NoLiveAdapter: none is live, or none was before.
     """
     before = store.adapters.live(model.sha256)
-    return Promotion(store.adapters.rollback(model.sha256), before)
+    return Promotion(store.adapters.rollback(model.sha256, StageNote(actor, reason)), before)
+
+
+def shadow(store: Store, model: Model, name: str, *, actor: str = "", reason: str = "") -> Adapter:
+    """Let an adapter answer real questions in the shadow; the one that did so before is a candidate again.
+
+    Raises:
+        UnknownAdapter: there is none.
+        IllegalTransition: it is live.
+        Everything ``check_promotable`` raises.
+    """
+    adapter = find_adapter(store, name)
+    check_promotable(adapter, model)
+    return store.adapters.shadow(adapter.name, adapter.version, StageNote(actor, reason))
+
+
+def retire(store: Store, name: str, *, actor: str = "", reason: str = "") -> Adapter:
+    """Take an adapter out of service; if it was live, answers come without an adapter afterwards.
+
+    Raises:
+        UnknownAdapter: there is none.
+        IllegalTransition: it is retired already.
+    """
+    adapter = find_adapter(store, name)
+    return store.adapters.leave(adapter.name, adapter.version, "retired", StageNote(actor, reason))

@@ -60,6 +60,13 @@ def check_gain(one: TunedEmbedder, collection: str, live: str) -> None:
         )
 
 
+def gain_of(one: TunedEmbedder) -> dict[str, Any]:
+    """Return the measured gain in nDCG@10 that decides, with its intervals, for the log."""
+    held = one.metrics["held_out"]
+    gains = {method: held[method]["gain"]["ndcg@10"] for method in ("dense", "hybrid")}
+    return {"questions": held["questions"], "compared_with": one.compared_with, "ndcg@10": gains}
+
+
 def retriever_view(tuned: TunedEmbedders, one: TunedEmbedder) -> dict[str, Any]:
     """Return a tuned embedder in the shape of ``retriever show --json``."""
     return {**asdict(one), "stage": tuned.stage(one), "live_in": tuned.collections(one)}

@@ -306,13 +306,24 @@ class PromoteRetrieverBody(Body):
 
     collection: str | None = None
     force: bool = False
+    reason: str = Field("", max_length=1000)
 
 
 class PromoteBody(Body):
-    """``POST /v1/adapters/{name}/promote``: the newest version unless one is named; ``force`` though it forgets."""
+    """``POST /v1/adapters/{name}/promote``: the newest version unless one is named; ``force`` overrides the policy.
+
+    ``reason`` is for the log.
+    """
 
     version: int | None = Field(None, ge=1)
     force: bool = False
+    reason: str = Field("", max_length=1000)
+
+
+class StageBody(Body):
+    """``POST /v1/adapters/{name}/shadow``, ``…/retire`` and ``/v1/adapters/rollback``: why, for the log."""
+
+    reason: str = Field("", max_length=1000)
 
 
 class EvaluationBody(Body):

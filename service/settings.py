@@ -55,6 +55,7 @@ class Settings(BaseSettings):
     refuse_stale_adapters: bool = Field(
         False, description="Neither promote nor serve an adapter whose documents were edited or deleted."
     )
+    promotion_policy: Path | None = Field(None, description="A TOML file: what an adapter must show before it serves.")
 
     engine_url: str | None = Field(
         None, description="An OpenAI-compatible server that generates instead of the local engine."

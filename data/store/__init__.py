@@ -27,11 +27,14 @@ from data.store.pair_filters import PairFilter
 from data.store.pairs import Pairs
 from data.store.relocate import relocate
 from data.store.reviews import Reviewed, Reviews
+from data.store.shadow import ShadowAnswer, Shadows
+from data.store.stages import TRANSITIONS, StageRow, Stages
 
 __all__ = [
     "GOLD",
     "KINDS",
     "SHOWN",
+    "TRANSITIONS",
     "AnswerRow",
     "AuditRow",
     "ChunkLink",
@@ -45,6 +48,8 @@ __all__ = [
     "NewDocument",
     "PairFilter",
     "Reviewed",
+    "ShadowAnswer",
+    "StageRow",
     "Store",
     "Trace",
     "TrainedOn",
@@ -65,6 +70,8 @@ class Store:
         self.pairs = Pairs(database)
         self.reviews = Reviews(database)
         self.adapters = Adapters(database)
+        self.stages = Stages(database)
+        self.shadows = Shadows(database)
         self.jobs = Jobs(database)
         self.answers = Answers(database)
         self.feedback = Feedback(database)

@@ -9,12 +9,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from data.access import current
-from data.errors import Conflict, NoLiveAdapter, UnknownAdapter
-from data.records import Adapter, AdapterStage
+from data.errors import Conflict, IllegalTransition, NoLiveAdapter, UnknownAdapter
+from data.records import Adapter, AdapterStage, StageNote
 from data.state import check_name
 from data.store.database import Database
 from data.store.links import TrainedRow, link_adapter
 from data.store.schema import adapter_events, adapters, promotions
+from data.store.stages import NOBODY, check_transition, log_stage
 
 _FIELDS = (
     "name",
@@ -53,10 +54,10 @@ class Adapters:
 
         Raises:
             InvalidRequest: the name cannot name a folder.
-            Conflict: the version exists, or the stage is live.
+            Conflict: the version exists, or the stage is live or shadow.
         """
         check_name(adapter.name, "adapter name")
-        if adapter.stage == "live":
+        if adapter.stage in ("live", "shadow"):
             raise Conflict("An adapter becomes live by promotion only.", got=f"{adapter.name} {adapter.version}")
         values: dict[str, Any] = {field: getattr(adapter, field) for field in _FIELDS}
         for field in ("recipe", "files", "metrics", "lineage"):
@@ -109,8 +110,10 @@ class Adapters:
         with self._database.read() as connection:
             return int(connection.execute(query).scalar() or 0) + 1
 
-    def promote(self, name: str, version: int | None = None) -> Adapter:
+    def promote(self, name: str, version: int | None = None, note: StageNote = NOBODY) -> Adapter:
         """Make an adapter the live one of its base model; the one before it is retired.
+
+        ``note`` tells the log who did it and why.
 
         Raises:
             UnknownAdapter: there is none.
@@ -119,7 +122,7 @@ class Adapters:
             chosen = _get(connection, name, version) if version is not None else _newest(connection, name)
             if chosen.stage == "live":
                 return chosen
-            self._retire_live(connection, chosen.base_sha256, "retired")
+            self._retire_live(connection, chosen.base_sha256, "retired", note)
             connection.execute(
                 sa.insert(promotions).values(
                     base_sha256=chosen.base_sha256,
@@ -128,10 +131,10 @@ class Adapters:
                     created_at=time.time(),
                 )
             )
-            _stage(connection, chosen.name, chosen.version, "live", "promoted")
+            _stage(connection, chosen, "live", "promoted", note)
             return _get(connection, chosen.name, chosen.version)
 
-    def rollback(self, base_sha256: str) -> Adapter:
+    def rollback(self, base_sha256: str, note: StageNote = NOBODY) -> Adapter:
         """Make the adapter live again that was live before the present one.
 
         Raises:
@@ -147,20 +150,58 @@ class Adapters:
                 raise NoLiveAdapter(
                     "No adapter was live before this one.",
                     got=f"{top.name} {top.version}",
-                    hint="Delete it to answer without an adapter, or promote another.",
+                    hint=f"To answer without an adapter: ragtune adapters retire {top.name}@{top.version}",
                 )
-            self._retire_live(connection, base_sha256, "rolled back")
+            self._retire_live(connection, base_sha256, "rolled back", note)
             undone = (promotions.c.base_sha256 == base_sha256) & (promotions.c.key > before.key)
             connection.execute(sa.delete(promotions).where(undone))
-            _stage(connection, before.name, before.version, "live", "restored")
+            _stage(connection, _get(connection, before.name, before.version), "live", "restored", note)
             return _get(connection, before.name, before.version)
+
+    def shadow(self, name: str, version: int, note: StageNote = NOBODY) -> Adapter:
+        """Let an adapter answer in the shadow; one that did so for the same base model is a candidate again.
+
+        Raises:
+            UnknownAdapter: there is none.
+            IllegalTransition: it is live.
+        """
+        with self._database.write() as connection:
+            chosen = _get(connection, name, version)
+            if chosen.stage == "shadow":
+                return chosen
+            before = _in_stage(connection, chosen.base_sha256, "shadow")
+            if before is not None:
+                _stage(connection, before, "candidate", "left the shadow", note)
+            _stage(connection, chosen, "shadow", "shadowed", note)
+            return _get(connection, name, version)
+
+    def leave(self, name: str, version: int, stage: AdapterStage, note: StageNote = NOBODY) -> Adapter:
+        """Take an adapter back to ``candidate`` or ``retired``; if it was live, none is live afterwards.
+
+        Raises:
+            UnknownAdapter: there is none.
+            IllegalTransition: the stage cannot follow its present one, or is reached by ``promote`` or ``shadow``.
+        """
+        with self._database.write() as connection:
+            chosen = _get(connection, name, version)
+            if stage in ("live", "shadow"):
+                raise IllegalTransition(f"An adapter does not become {stage} by leaving its stage.", got=stage)
+            if chosen.stage == "live":  # a rollback must not bring back what was taken away on purpose
+                connection.execute(sa.delete(promotions).where(promotions.c.base_sha256 == chosen.base_sha256))
+            _stage(connection, chosen, stage, "retired" if stage == "retired" else "left the shadow", note)
+            return _get(connection, name, version)
+
+    def shadowing(self, base_sha256: str) -> Adapter | None:
+        """Return the adapter that answers in the shadow for a base model, None if none does."""
+        with self._database.read() as connection:
+            return _in_stage(connection, base_sha256, "shadow")
 
     def live(self, base_sha256: str) -> Adapter | None:
         """Return the adapter that is live for a base model, None if none is."""
         with self._database.read() as connection:
             return _live(connection, base_sha256)
 
-    def delete(self, name: str, version: int | None = None) -> None:
+    def delete(self, name: str, version: int | None = None, note: StageNote = NOBODY) -> None:
         """Forget an adapter (or one version of it); if it was live, none is live afterwards.
 
         Raises:
@@ -169,17 +210,21 @@ class Adapters:
         where = adapters.c.name == name if version is None else _at(name, version)
         with self._database.write() as connection:
             found = [Adapter(*row) for row in connection.execute(sa.select(*_COLUMNS).where(where))]
-            gone = [adapter.version for adapter in found if _seen(adapter)]
+            gone = [(adapter.version, adapter.stage) for adapter in found if _seen(adapter)]
             if not gone:
                 raise _unknown(name, version)
-            for number in gone:
+            for number, stage in gone:
                 _log(connection, name, number, "deleted")
-            connection.execute(sa.delete(adapters).where((adapters.c.name == name) & adapters.c.version.in_(gone)))
+                if stage in ("live", "shadow"):
+                    log_stage(connection, "adapter", f"{name}@{number}", "deleted", between=(stage, ""), note=note)
+            versions = [number for number, _ in gone]
+            connection.execute(sa.delete(adapters).where((adapters.c.name == name) & adapters.c.version.in_(versions)))
 
     def history(self, name: str) -> list[dict[str, Any]]:
         """Return ``{"version", "event", "at"}`` of all that happened to an adapter, oldest first.
 
-        Events: added, promoted, retired, rolled back, restored, deleted. ``at`` is Unix seconds.
+        Events: added, shadowed, left the shadow, promoted, retired, rolled back, restored, deleted. ``at`` is Unix
+        seconds.
         """
         query = sa.select(adapter_events).where(adapter_events.c.name == name).order_by(adapter_events.c.key)
         with self._database.read() as connection:
@@ -187,10 +232,10 @@ class Adapters:
         return [{"version": row.version, "event": row.event, "at": row.created_at} for row in rows]
 
     @staticmethod
-    def _retire_live(connection: sa.Connection, base_sha256: str, event: str) -> None:
+    def _retire_live(connection: sa.Connection, base_sha256: str, event: str, note: StageNote) -> None:
         found = _live(connection, base_sha256)
         if found is not None:
-            _stage(connection, found.name, found.version, "retired", event)
+            _stage(connection, found, "retired", event, note)
 
     def list(self, name: str | None = None) -> list[Adapter]:
         """Return every version of every adapter (or of one), by name and version."""
@@ -226,7 +271,11 @@ def _get(connection: sa.Connection, name: str, version: int | None) -> Adapter:
 
 
 def _live(connection: sa.Connection, base_sha256: str) -> Adapter | None:
-    where = (adapters.c.base_sha256 == base_sha256) & (adapters.c.stage == "live")
+    return _in_stage(connection, base_sha256, "live")
+
+
+def _in_stage(connection: sa.Connection, base_sha256: str, stage: AdapterStage) -> Adapter | None:
+    where = (adapters.c.base_sha256 == base_sha256) & (adapters.c.stage == stage)
     row = connection.execute(sa.select(*_COLUMNS).where(where)).one_or_none()
     return None if row is None or not _seen(Adapter(*row)) else Adapter(*row)
 
@@ -237,9 +286,13 @@ def _seen(adapter: Adapter) -> bool:
     return collection is None or current().sees(str(collection))
 
 
-def _stage(connection: sa.Connection, name: str, version: int, stage: AdapterStage, event: str) -> None:
-    connection.execute(sa.update(adapters).where(_at(name, version)).values(stage=stage))
-    _log(connection, name, version, event)
+def _stage(connection: sa.Connection, adapter: Adapter, stage: AdapterStage, event: str, note: StageNote) -> None:
+    """Change a stage and log it; the caller's transaction does both or neither."""
+    subject = f"{adapter.name}@{adapter.version}"
+    check_transition(subject, adapter.stage, stage)
+    connection.execute(sa.update(adapters).where(_at(adapter.name, adapter.version)).values(stage=stage))
+    _log(connection, adapter.name, adapter.version, event)
+    log_stage(connection, "adapter", subject, event, between=(adapter.stage, stage), note=note)
 
 
 def _log(connection: sa.Connection, name: str, version: int, event: str) -> None:

@@ -10,10 +10,12 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from data.errors import Conflict, NotFound
+from data.records import StageNote
 from data.store import retired
 from data.store.collections import ensure_collection, require_collection
 from data.store.database import Database, Row
 from data.store.schema import collections, generations
+from data.store.stages import NOBODY, log_stage
 
 GenerationStatus = Literal["building", "ready", "failed"]
 
@@ -59,8 +61,8 @@ class Generations:
             )
         return number
 
-    def commit(self, collection: str, number: int, manifest: Mapping[str, Any]) -> None:
-        """Make a finished build usable and current, in one transaction.
+    def commit(self, collection: str, number: int, manifest: Mapping[str, Any], note: StageNote = NOBODY) -> None:
+        """Make a finished build usable and current, in one transaction with its line of the log.
 
         Raises:
             NotFound: no such generation.
@@ -81,7 +83,7 @@ class Generations:
                 number,
                 {"status": "ready", "manifest": dict(manifest), "committed_at": time.time()},
             )
-            self._set_current(connection, collection, number)
+            self._set_current(connection, collection, number, "promoted", note)
 
     def fail(self, collection: str, number: int, error: str) -> None:
         """Mark a build as failed; the current generation stays.
@@ -94,6 +96,9 @@ class Generations:
             if self._require(connection, collection, number).status == "ready":
                 raise Conflict("A finished generation cannot fail.", got=f"{collection} {number}")
             self._update(connection, collection, number, {"status": "failed", "error": error})
+            current = require_collection(connection, collection).current_generation
+            note = StageNote(reason=error)
+            log_stage(connection, "index", collection, "failed", between=(current or "", current or ""), note=note)
 
     def get(self, collection: str, number: int) -> GenerationRow:
         """Return one generation.
@@ -117,7 +122,7 @@ class Generations:
             current = require_collection(connection, collection).current_generation
             return [self._row(row, current) for row in connection.execute(query)]
 
-    def set_current(self, collection: str, number: int) -> None:
+    def set_current(self, collection: str, number: int, note: StageNote = NOBODY) -> None:
         """Use a ready generation from now on (a rollback, say).
 
         Raises:
@@ -128,7 +133,7 @@ class Generations:
             found = self._require(connection, collection, number)
             if found.status != "ready":
                 raise Conflict("Only a finished generation can be used.", got=f"{collection} {number}: {found.status}")
-            self._set_current(connection, collection, number)
+            self._set_current(connection, collection, number, "rolled back", note)
 
     def delete(self, collection: str, number: int) -> None:
         """Forget a generation whose files are no longer kept.
@@ -160,10 +165,12 @@ class Generations:
         connection.execute(sa.update(generations).where(*self._at(collection, number)).values(values))
 
     @staticmethod
-    def _set_current(connection: sa.Connection, collection: str, number: int) -> None:
+    def _set_current(connection: sa.Connection, collection: str, number: int, event: str, note: StageNote) -> None:
+        before = require_collection(connection, collection).current_generation
         connection.execute(
             sa.update(collections).where(collections.c.name == collection).values(current_generation=number)
         )
+        log_stage(connection, "index", collection, event, between=(before or "", number), note=note)
 
     @staticmethod
     def _row(row: Row, current: int | None) -> GenerationRow:

@@ -10,11 +10,11 @@ import sqlalchemy as sa
 
 metadata = sa.MetaData()
 
-_Key = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+BIG_KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def _key() -> sa.Column[int]:
-    return sa.Column("key", _Key, primary_key=True, autoincrement=True)
+    return sa.Column("key", BIG_KEY, primary_key=True, autoincrement=True)
 
 
 def _collection() -> sa.Column[str]:
@@ -60,8 +60,8 @@ documents = sa.Table(
     sa.Column("tags", sa.JSON, nullable=False, server_default="[]"),
     sa.Column("modified_at", sa.Double, nullable=False, server_default="0"),
     # Of its chunks, NULL without any: mostly they are all keys between, and a filter need not read the chunks.
-    sa.Column("first_key", _Key),
-    sa.Column("last_key", _Key),
+    sa.Column("first_key", BIG_KEY),
+    sa.Column("last_key", BIG_KEY),
     # Last, so that listing documents does not read the pages that hold the text.
     _text("text"),
     sa.UniqueConstraint("collection", "source", name="uq_documents_source"),
@@ -92,9 +92,9 @@ retired_documents = sa.Table(
 retired_chunks = sa.Table(
     "retired_chunks",
     metadata,
-    sa.Column("key", _Key, primary_key=True, autoincrement=False),
+    sa.Column("key", BIG_KEY, primary_key=True, autoincrement=False),
     sa.Column(
-        "retired_key", _Key, sa.ForeignKey("retired_documents.key", ondelete="CASCADE"), nullable=False, index=True
+        "retired_key", BIG_KEY, sa.ForeignKey("retired_documents.key", ondelete="CASCADE"), nullable=False, index=True
     ),
     sa.Column("id", sa.String, nullable=False, index=True),
     sa.Column("document_id", sa.String, nullable=False),

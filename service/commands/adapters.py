@@ -7,15 +7,24 @@ from typing import Annotated, Any
 
 import typer
 
-from service import promotion
 from service.arms import adapter_label, find_adapter
 from service.commands.foreground import run_here
 from service.commands.progress import ProgressView
-from service.commands.session import Collection, Json, print_fields, print_json, print_line, print_rows, session
+from service.commands.session import (
+    Collection,
+    Json,
+    cli_actor,
+    print_fields,
+    print_json,
+    print_line,
+    print_rows,
+    session,
+)
+from service.evidence import shadow_summary
 from service.lineage import is_stale
 from service.views import adapter_view
 
-adapters = typer.Typer(help="Trained adapters: candidate, live, retired.", no_args_is_help=True)
+adapters = typer.Typer(help="Trained adapters: candidate, shadow, live, retired.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="NAME (its newest version) or NAME@VERSION.")]
 
@@ -39,6 +48,7 @@ def train(
 ) -> None:
     """Train an adapter on the accepted pairs, export it to GGUF and compare the two. Resumes."""
     inputs = {"name": name, "collection": collection, "recipe": _recipe_values(recipe), "promote": promote}
+    inputs |= {"actor": cli_actor()} if promote else {}
     if estimate or inspect is not None:
         from service.commands.training import show_before
 
@@ -108,44 +118,11 @@ def show_adapter(ctx: typer.Context, name: Name, as_json: Json = False) -> None:
         workspace.ensure_starter_adapters()
         adapter = find_adapter(workspace.store, name)
         view = adapter_view(adapter, stale=is_stale(workspace.store, adapter))
+        view["shadow"] = shadow_summary(workspace.store, adapter)
     if as_json:
         print_json(view)
     else:
         print_fields(view)
-
-
-@adapters.command("promote")
-def promote_adapter(
-    ctx: typer.Context,
-    *,
-    name: Name,
-    force: Annotated[bool, typer.Option("--force", help="Though it makes the model forget.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Let an adapter serve; the one before it is retired."""
-    with session(ctx).workspace(mutates=True) as workspace:
-        workspace.ensure_starter_adapters()
-        refuse = workspace.settings.refuse_stale_adapters
-        done = promotion.promote(workspace.store, workspace.model, name, refuse_stale=refuse, force=force)
-        stale = is_stale(workspace.store, done.live)
-    _tell(done, stale, as_json)
-
-
-@adapters.command("rollback")
-def rollback_adapter(ctx: typer.Context, as_json: Json = False) -> None:
-    """Let the adapter serve again that served before."""
-    with session(ctx).workspace(mutates=True) as workspace:
-        done = promotion.rollback(workspace.store, workspace.model)
-        stale = is_stale(workspace.store, done.live)
-    _tell(done, stale, as_json)
-
-
-def _tell(done: promotion.Promotion, stale: bool, as_json: bool) -> None:
-    before = adapter_label(done.before) if done.before else None
-    if as_json:
-        print_json({**adapter_view(done.live, stale=stale), "before": before})
-    else:
-        print_line(f"{adapter_label(done.live)} is live{f', in place of {before}' if before else ''}.")
 
 
 @adapters.command("import")
@@ -183,7 +160,7 @@ def delete(
     from service.adapters import delete_adapter
 
     with session(ctx).workspace(mutates=True) as workspace:
-        gone = delete_adapter(workspace, name)
+        gone = delete_adapter(workspace, name, actor=cli_actor())
     labels = [adapter_label(adapter) for adapter in gone]
     if as_json:
         print_json({"deleted": labels})

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 from data.errors import RagtuneError
-from data.records import METHODS, Answer, Filter, Method
+from data.records import METHODS, Answer, Filter, Method, StageNote
 from service.arms import MOST_SCALE
 from service.commands.foreground import run_here
 from service.commands.session import (
     FAILED,
     Collection,
     Json,
+    cli_actor,
     complain,
     print_fields,
     print_json,
@@ -346,7 +347,7 @@ def index_rollback(ctx: typer.Context, collection: Collection = "default", as_js
 
     with session(ctx).workspace(mutates=True) as workspace:
         check_collection(workspace.store, collection)
-        workspace.ingestor.rollback(collection)
+        workspace.ingestor.rollback(collection, StageNote(cli_actor()))
         generation = workspace.store.collections.current_generation(collection)
     if as_json:
         print_json({"collection": collection, "index_generation": generation})

@@ -8,7 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from service.commands.foreground import run_here
-from service.commands.session import Collection, Json, print_fields, print_json, print_line, print_rows, session
+from service.commands.session import (
+    Collection,
+    Json,
+    cli_actor,
+    print_fields,
+    print_json,
+    print_line,
+    print_rows,
+    session,
+)
 from service.retrievers import retriever_view
 
 retriever = typer.Typer(help="The embedder, tuned on the accepted pairs.", no_args_is_help=True)
@@ -97,10 +106,11 @@ def promote_command(
     name: Annotated[str, typer.Argument(help="NAME, NAME@VERSION, or base: the configured embedder.")],
     collection: Annotated[str | None, typer.Option("--collection", "-C", help="That it was tuned on.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Even if no gain was measured.")] = False,
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the log.")] = "",
     as_json: Json = False,
 ) -> None:
     """Index anew with it, then search with it; the old index serves meanwhile. Back: ragtune index rollback."""
-    inputs = {"name": name, "collection": collection, "force": force}
+    inputs = {"name": name, "collection": collection, "force": force, "actor": cli_actor(), "reason": reason}
     with session(ctx).workspace(mutates=True) as workspace:
         outputs = run_here(workspace, "promote_retriever", inputs, title="promote")
     if as_json:

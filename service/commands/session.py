@@ -5,8 +5,10 @@ Knows nothing of what any command does.
 
 from __future__ import annotations
 
+import getpass
 import json
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -65,6 +67,14 @@ def session(ctx: typer.Context) -> Session:
     found = ctx.find_object(Session)
     assert found is not None
     return found
+
+
+def cli_actor() -> str:
+    """Return who runs the command line, for the log."""
+    try:
+        return f"cli {getpass.getuser()}"
+    except (OSError, KeyError):  # no name for this user id: before 3.13 a KeyError
+        return f"cli uid {os.getuid()}"
 
 
 class Commands(TyperGroup):

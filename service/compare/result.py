@@ -114,6 +114,12 @@ def all_differences(outcomes: Mapping[str, Sequence[Outcome]]) -> list[Differenc
     return [*found[:1], *(replace(d, p_adjusted=p) for d, p in zip(found[1:], adjusted, strict=True))]
 
 
+def containment_difference(a: Sequence[Outcome], b: Sequence[Outcome]) -> dict[str, Any]:
+    """Return how many points more answers of ``a`` hold an accepted answer, with the paired 95 % interval."""
+    paired = [100.0 * (x.contained - y.contained) for x, y in zip(a, b, strict=True)]
+    return {"containment": float(np.mean(paired)), "containment_ci": list(bootstrap_interval(paired))}
+
+
 def _recommendation(means: Mapping[str, float], questions: int) -> str | None:
     """Return the mode with the highest mean F1, or None where too few questions were asked."""
     modes = [arm for arm in means if arm in _RECOMMENDED]
@@ -144,6 +150,7 @@ def summarize(
             f"{d.a}-{d.b}": {
                 "f1": d.f1,
                 "ci": list(d.ci),
+                **containment_difference(outcomes[d.a], outcomes[d.b]),
                 "p": d.p,
                 "p_f1": d.p_f1,
                 "p_adjusted": d.p_f1 if d.p_adjusted is None else d.p_adjusted,

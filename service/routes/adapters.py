@@ -17,9 +17,11 @@ from service.access import wants
 from service.adapters import IMPORTABLE, delete_adapter, read_importable
 from service.answerer import check_collection
 from service.arms import adapter_label, find_adapter
-from service.deps import IdempotencyKey, RunnerDep, WorkspaceDep, accepted
+from service.deps import ActorDep, IdempotencyKey, RunnerDep, WorkspaceDep, accepted
+from service.evidence import shadow_summary
 from service.lineage import is_stale
-from service.schemas import PromoteBody, TrainBody
+from service.policy import load_policy
+from service.schemas import PromoteBody, StageBody, TrainBody
 from service.serving import require_weights
 from service.uploads import UPLOAD, discard_upload, keep_for_job
 from service.views import adapter_view
@@ -73,13 +75,23 @@ def list_adapters(workspace: WorkspaceDep) -> dict[str, Any]:
 def get_adapter(name: str, workspace: WorkspaceDep) -> dict[str, Any]:
     """Return ``name`` (its newest version) or ``name@version``, with the history of all its versions."""
     adapter = find_adapter(workspace.store, name)
-    return {**_view(workspace, adapter), "history": workspace.store.adapters.history(adapter.name)}
+    shadow = shadow_summary(workspace.store, adapter)
+    return {**_view(workspace, adapter), "shadow": shadow, "history": workspace.store.adapters.history(adapter.name)}
+
+
+@router.get("/{name}/decision", dependencies=[wants("train", "query")])
+def get_decision(name: str, workspace: WorkspaceDep) -> dict[str, Any]:
+    """Return what the promotion policy says about an adapter now: every rule, its figure and its bound."""
+    adapter = find_adapter(workspace.store, name)
+    policy = load_policy(workspace.settings.promotion_policy)
+    return promotion.decision_on(workspace.store, adapter, policy).view()
 
 
 @router.post("/rollback", dependencies=[wants("train", whole=True)])
-def rollback_adapter(workspace: WorkspaceDep) -> dict[str, Any]:
+def rollback_adapter(workspace: WorkspaceDep, actor: ActorDep, body: StageBody | None = None) -> dict[str, Any]:
     """Make the adapter live again that was live before."""
-    return _promotion(workspace, promotion.rollback(workspace.store, workspace.model))
+    reason = body.reason if body is not None else ""
+    return _promotion(workspace, promotion.rollback(workspace.store, workspace.model, actor=actor, reason=reason))
 
 
 @router.post("/import", status_code=202, response_model=None, dependencies=[wants("train", whole=True)])
@@ -114,19 +126,45 @@ def import_files(
 
 
 @router.post("/{name}/promote", dependencies=[wants("train", whole=True)])
-def promote_adapter(name: str, workspace: WorkspaceDep, body: PromoteBody | None = None) -> dict[str, Any]:
-    """Make an adapter the live one; the one before it is retired."""
-    chosen, refuse = body or PromoteBody(version=None), workspace.settings.refuse_stale_adapters
-    done = promotion.promote(
-        workspace.store, workspace.model, name, chosen.version, refuse_stale=refuse, force=chosen.force
+def promote_adapter(
+    name: str, workspace: WorkspaceDep, actor: ActorDep, body: PromoteBody | None = None
+) -> dict[str, Any]:
+    """Make an adapter the live one if the policy lets it; the one before it is retired."""
+    chosen, settings = body or PromoteBody(version=None, reason=""), workspace.settings
+    gate = promotion.Gate(
+        policy=load_policy(settings.promotion_policy),
+        refuse_stale=settings.refuse_stale_adapters,
+        force=chosen.force,
+        actor=actor,
+        reason=chosen.reason,
     )
-    return _promotion(workspace, done)
+    return _promotion(workspace, promotion.promote(workspace.store, workspace.model, name, chosen.version, gate=gate))
+
+
+@router.post("/{name}/shadow", dependencies=[wants("train", whole=True)])
+def shadow_adapter(
+    name: str, workspace: WorkspaceDep, actor: ActorDep, body: StageBody | None = None
+) -> dict[str, Any]:
+    """Let an adapter answer a share of the real questions in the shadow; nobody sees what it says."""
+    reason = body.reason if body is not None else ""
+    done = promotion.shadow(workspace.store, workspace.model, name, actor=actor, reason=reason)
+    return _view(workspace, done)
+
+
+@router.post("/{name}/retire", dependencies=[wants("train", whole=True)])
+def retire_adapter(
+    name: str, workspace: WorkspaceDep, actor: ActorDep, body: StageBody | None = None
+) -> dict[str, Any]:
+    """Take an adapter out of service; if it was live, answers come without one afterwards."""
+    reason = body.reason if body is not None else ""
+    return _view(workspace, promotion.retire(workspace.store, name, actor=actor, reason=reason))
 
 
 @router.delete("/{name}", dependencies=[wants("train")])
-def remove_adapter(name: str, workspace: WorkspaceDep, version: int | None = None) -> dict[str, Any]:
+def remove_adapter(name: str, workspace: WorkspaceDep, actor: ActorDep, version: int | None = None) -> dict[str, Any]:
     """Delete every version of an adapter, or the one named."""
-    return {"deleted": [adapter_label(adapter) for adapter in delete_adapter(workspace, name, version)]}
+    gone = delete_adapter(workspace, name, version, actor=actor)
+    return {"deleted": [adapter_label(adapter) for adapter in gone]}
 
 
 def _view(workspace: Workspace, adapter: Adapter) -> dict[str, Any]:
@@ -135,4 +173,5 @@ def _view(workspace: Workspace, adapter: Adapter) -> dict[str, Any]:
 
 def _promotion(workspace: Workspace, done: promotion.Promotion) -> dict[str, Any]:
     before = adapter_label(done.before) if done.before is not None else None
-    return {**_view(workspace, done.live), "before": before}
+    decision = done.decision.view() if done.decision is not None else None
+    return {**_view(workspace, done.live), "before": before, "decision": decision}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import chain
 from typing import Any
 
@@ -18,6 +18,7 @@ from service.hangup import Hangup
 from service.metrics import Metrics
 from service.problems import problem
 from service.schemas import AnswerBody
+from service.shadow import Shadow
 from service.sse import event_stream, until_left
 from service.views import answer_view, passage_view
 
@@ -28,24 +29,30 @@ router = APIRouter(tags=["answers"], dependencies=[wants("query")])
 async def create_answer(body: AnswerBody, request: Request, workspace: WorkspaceDep) -> Response:
     """Answer a question. With ``stream``, events: passages, token (any number), answer or error."""
     metrics: Metrics = request.app.state.metrics
-    hangup = Hangup()
-    if not body.stream:
-        answer = await until_left(request, hangup, lambda: workspace.answerer.answer(body.ask(), hangup))
+    shadow: Shadow = request.app.state.shadow
+    hangup, ask = Hangup(), body.ask()
+
+    def told(answer: Answer) -> None:
         metrics.count(answer)
+        shadow.offer(ask, answer)
+
+    if not body.stream:
+        answer = await until_left(request, hangup, lambda: workspace.answerer.answer(ask, hangup))
+        told(answer)
         return JSONResponse(answer_view(answer))
-    events = workspace.answerer.stream(body.ask(), hangup)
+    events = workspace.answerer.stream(ask, hangup)
     # What can be refused is refused with a status, before the stream begins.
     first = await until_left(request, hangup, lambda: next(events))
-    return event_stream(_events(first, events, metrics), hangup)
+    return event_stream(_events(first, events, told), hangup)
 
 
 def _events(
-    first: AnswerEvent, events: Generator[AnswerEvent, None, None], metrics: Metrics
+    first: AnswerEvent, events: Generator[AnswerEvent, None, None], told: Callable[[Answer], None]
 ) -> Iterator[ServerSentEvent]:
     try:
         for event in chain([first], events):
             if isinstance(event, Answer):
-                metrics.count(event)
+                told(event)
             yield _event(event)
     except Exception as error:
         # The status is sent already: the error can only be an event.

@@ -8,9 +8,10 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
+from data.records import StageNote
 from service.access import wants
 from service.answerer import check_collection
-from service.deps import IdempotencyKey, RunnerDep, WorkspaceDep, accepted
+from service.deps import ActorDep, IdempotencyKey, RunnerDep, WorkspaceDep, accepted
 from service.schemas import CollectionBody, VerifyBody
 
 router = APIRouter(prefix="/index", tags=["retrieval"])
@@ -63,10 +64,10 @@ def list_generations(workspace: WorkspaceDep, collection: str = "default") -> di
 
 
 @router.post("/rollback", dependencies=[wants("ingest")])
-def rollback_index(body: CollectionBody, workspace: WorkspaceDep) -> dict[str, Any]:
+def rollback_index(body: CollectionBody, workspace: WorkspaceDep, actor: ActorDep) -> dict[str, Any]:
     """Use the generation before the current one."""
     check_collection(workspace.store, body.collection)
-    workspace.ingestor.rollback(body.collection)
+    workspace.ingestor.rollback(body.collection, StageNote(actor))
     return {
         "collection": body.collection,
         "index_generation": workspace.store.collections.current_generation(body.collection),

@@ -14,14 +14,16 @@ from fastapi.sse import ServerSentEvent
 from pydantic import BaseModel, ConfigDict
 
 from data.errors import InvalidRequest, UnknownModel
+from data.records import Answer
 from service.access import wants
 from service.arms import did_you_mean
-from service.chat import OWNER, begin_chat, complete, stream
+from service.chat import OWNER, ask_of, begin_chat, complete, stream
 from service.chat_schemas import ChatBody
 from service.deps import WorkspaceDep
 from service.hangup import Hangup
 from service.metrics import Metrics
 from service.problems import problem
+from service.shadow import Shadow
 from service.sse import event_stream, until_left
 from service.workspace import Workspace
 
@@ -75,13 +77,19 @@ async def create_chat_completion(body: ChatBody, request: Request, workspace: Wo
     """Answer a chat, whole or streamed; an arm's citations are in the ``ragtune`` field."""
     chat = await run_sync(begin_chat, workspace, body)
     metrics: Metrics = request.app.state.metrics
+    shadow: Shadow = request.app.state.shadow
     hangup = Hangup()
+
+    def told(answer: Answer) -> None:
+        metrics.count(answer)
+        shadow.offer(ask_of(chat, workspace.settings.engine_timeout_s), answer)
+
     if not body.stream:
         completion, answer = await until_left(request, hangup, lambda: complete(workspace, chat, hangup))
         if answer is not None:
-            metrics.count(answer)
+            told(answer)
         return JSONResponse(completion)
-    chunks = stream(workspace, chat, metrics.count, hangup)
+    chunks = stream(workspace, chat, told, hangup)
     # The second chunk proves that the question was taken; until then a status can refuse it.
     first = await until_left(request, hangup, lambda: [next(chunks), next(chunks)])
     return event_stream(_events(first, chunks), hangup)

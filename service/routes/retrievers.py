@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 
 from service.access import wants
 from service.answerer import check_collection
-from service.deps import IdempotencyKey, RunnerDep, WorkspaceDep, accepted
+from service.deps import ActorDep, IdempotencyKey, RunnerDep, WorkspaceDep, accepted
 from service.retrievers import BASE, check_gain, check_new_name, retriever_view
 from service.routes.adapters import no_accepted_pairs
 from service.schemas import PromoteRetrieverBody, TuneRetrieverBody
@@ -43,15 +43,17 @@ def get_retriever(name: str, workspace: WorkspaceDep) -> dict[str, Any]:
 
 @router.post("/{name}/promote", status_code=202, response_model=None, dependencies=[wants("train")])
 def promote_retriever(
+    *,
     name: str,
     workspace: WorkspaceDep,
     runner: RunnerDep,
+    actor: ActorDep,
     body: PromoteRetrieverBody | None = None,
     idempotency_key: IdempotencyKey = None,
 ) -> JSONResponse:
     """Index the collection anew with a tuned embedder (``base``: the configured one), as a job; refused at once."""
-    body = body or PromoteRetrieverBody()
-    inputs: dict[str, Any] = {"name": name, "collection": body.collection, "force": body.force}
+    body = body or PromoteRetrieverBody(reason="")
+    inputs: dict[str, Any] = {"name": name, **body.model_dump(), "actor": actor}
     if name != BASE:
         one = workspace.tuned.get(name)
         inputs |= {"name": one.label, "collection": body.collection or one.collection}

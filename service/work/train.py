@@ -13,14 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import ForgettingExceeded, StaleAdapter
+from data.errors import ForgettingExceeded, PromotionRefused, StaleAdapter
 from data.protocols import Report
 from data.records import Adapter, Progress, QAPair, content_id
 from data.state import check_name, sha256_file, write_atomic
 from service.forgetting import measure_forgetting
 from service.lineage import is_stale, trained_rows
 from service.parity import measure_parity
-from service.promotion import promote
+from service.policy import load_policy
+from service.promotion import Gate, promote
 from service.training_set import training_set
 from service.views import adapter_view
 from service.workspace import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS
@@ -79,15 +80,16 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
     counts = {"rows": len(rows.rows), "branches": rows.branches, "pairs": len(pairs)}
     if not inputs.get("promote", False):
         return {**adapter_view(adapter), **counts}
-    return {**_promoted(workspace, adapter), **counts}
+    return {**_promoted(workspace, adapter, inputs.get("actor", "train job")), **counts}
 
 
-def _promoted(workspace: Workspace, adapter: Adapter) -> dict[str, Any]:
+def _promoted(workspace: Workspace, adapter: Adapter, actor: str) -> dict[str, Any]:
     """Promote the adapter if it passes the gate; else it stays a candidate, and ``not_promoted`` says why."""
-    refuse = workspace.settings.refuse_stale_adapters
+    settings = workspace.settings
+    gate = Gate(load_policy(settings.promotion_policy), refuse_stale=settings.refuse_stale_adapters, actor=actor)
     try:
-        done = promote(workspace.store, workspace.model, adapter.name, adapter.version, refuse_stale=refuse)
-    except (ForgettingExceeded, StaleAdapter) as error:
+        done = promote(workspace.store, workspace.model, adapter.name, adapter.version, gate=gate)
+    except (ForgettingExceeded, PromotionRefused, StaleAdapter) as error:
         stale = is_stale(workspace.store, adapter)
         return {**adapter_view(adapter, stale=stale), "not_promoted": {"type": error.type, "detail": error.detail}}
     return adapter_view(done.live)

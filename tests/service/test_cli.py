@@ -475,8 +475,15 @@ def test_compare_and_promote_of_a_bare_name_mean_the_same_version(filled, questi
     assert used == [{"name": "house@1", "scale": 0.5}, {"name": "house@2", "scale": -1.0}]
     for wrong in ("house=much", "house=", "house=5", "house=nan"):
         assert "is no scale" in filled("ask", "When?", "--adapter", wrong, code=2).stderr
+    assert filled.json("adapters", "promote", "house", "--dry-run")["promote"]
     assert filled.json("adapters", "promote", "house")["version"] == 2
     assert filled.json("adapters", "show", "house@1")["stage"] == "retired"
+    newest = filled.json("adapters", "log", "house@2")[0]
+    assert (newest["event"], newest["actor"][:4]) == ("promoted", "cli ")
+    assert "house@2 promoted (candidate → live) by cli" in filled("adapters", "log").stdout
+    assert filled.json("adapters", "policy")["facts"]["measure"] == "containment"
+    assert "shadow" in filled("adapters", "shadow", "house@1").stdout
+    assert filled.json("adapters", "retire", "house@1", "--reason", "old")["stage"] == "retired"
     assert filled.json("adapters", "delete", "house@1") == {"deleted": ["house@1"]}
 
 

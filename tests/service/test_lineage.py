@@ -12,7 +12,7 @@ from retrieval.examples import examples_from_pairs
 from retrieval.rowfiles import row_of
 from service.answerer import AskRequest
 from service.lineage import trained_rows
-from service.promotion import promote
+from service.promotion import Gate, promote
 from tests.service.conftest import DOCUMENTS, open_client
 from tests.service.parts import adapter
 from tests.service.test_cli import Shell
@@ -99,7 +99,7 @@ def test_a_deletion_names_the_adapters_that_learnt_from_the_document(client, ind
 def test_where_stale_adapters_are_refused_they_neither_serve_nor_are_promoted(make_workspace, tmp_path):
     workspace = make_workspace("indexed", refuse_stale_adapters=True)
     train(workspace)
-    promote(workspace.store, workspace.model, "house", refuse_stale=True)
+    promote(workspace.store, workspace.model, "house", gate=Gate(refuse_stale=True))
     ask = AskRequest(QUESTION)
     assert workspace.answerer.answer(ask).adapter == "house@1"
     edit(workspace, tmp_path)

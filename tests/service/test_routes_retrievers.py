@@ -85,7 +85,11 @@ def test_what_was_not_shown_to_gain_is_not_promoted(client, indexed, make, chang
     assert (response.status_code, response.json()["type"]) == (409, "gain-unproven")
     job = promote(indexed, collection="default")
     assert (job.status, job.error["type"]) == ("failed", "gain-unproven")
-    assert promote(indexed, collection="default", force=True).status == "succeeded"
+    assert promote(indexed, collection="default", force=True, reason="a trial").status == "succeeded"
+    promoted, refused = indexed.store.stages.list(kind="retriever")
+    assert (promoted.event, promoted.subject, promoted.reason) == ("promoted", "house@1", "forced: a trial")
+    assert (refused.event, refused.before) == ("refused", refused.after)
+    assert refused.decision["ndcg@10"]["dense"]["ci"]
 
 
 def test_promotion_indexes_anew_and_the_index_brings_back_what_was(client, indexed, tuned, make):
