@@ -2,18 +2,12 @@
 
 RagtuneError
 ├── InvalidRequest                  422  a value the caller can correct
-│   ├── QuestionInvalid             422
-│   ├── UnknownMode                 422
-│   ├── RecipeInvalid  PolicyInvalid  422
-│   ├── TrainingDiverged            422
+│   ├── QuestionInvalid  UnknownMode  RecipeInvalid  PolicyInvalid  TrainingDiverged
 │   └── BodyTooLarge                413
 ├── NotFound                        404
-│   ├── UnknownCollection  UnknownDocument  UnknownAdapter  UnknownModel
-│   ├── UnknownRetriever
+│   ├── UnknownCollection  UnknownDocument  UnknownAdapter  UnknownModel  UnknownRetriever
 │   └── UnknownJob  UnknownPair  UnknownReview  UnknownEvaluation  UnknownAnswer
-├── Unauthorized                    401
-├── Forbidden                       403
-├── RateLimited                     429
+├── Unauthorized  Forbidden  RateLimited    401, 403, 429
 ├── Conflict                        409  the state does not allow it (now)
 │   ├── NothingIndexed  NoAcceptedPairs  NoQuestions  NoLiveAdapter
 │   ├── CalibrationMissing  CalibrationStale  CalibrationTooSmall
@@ -37,12 +31,8 @@ RagtuneError
 ├── HubError                        502
 ├── JobCancelled                    409
 └── StateError                      503
-    ├── StateLocked                 503
-    ├── StateNotWritable            503
-    ├── StorageCorrupt              503
-    ├── InsufficientStorage         507
-    ├── InsufficientMemory          503
-    └── PortTaken                   503
+    ├── StateLocked  StateNotWritable  StorageCorrupt  InsufficientMemory  PortTaken
+    └── InsufficientStorage         507
 
 An error names what was wrong (``detail``), the offending value (``got``), what would have been
 accepted (``wanted``) and the next step (``hint``). Foreign exceptions are mapped to these in the one

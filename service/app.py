@@ -112,15 +112,19 @@ def create_app(workspace: Workspace, *, run_jobs: bool = True) -> FastAPI:
         app.include_router(module.router, prefix="/v1")
     if tools is not None:
         app.router.routes.extend(tools.routes)
+    _add_guards(app, workspace, metrics, shadow)
+    _add_error_handlers(app)
+    return app
+
+
+def _add_guards(app: FastAPI, workspace: Workspace, metrics: Metrics, shadow: Shadow) -> None:
+    """Put the guards in front of every route; the one that is added last stands in front."""
     app.add_middleware(ShadowGate, shadow=shadow)
-    # The guard that is added last stands in front.
     app.add_middleware(BodyGuard, max_bytes=workspace.settings.max_body_bytes)
     app.add_middleware(KeyGuard, workspace=workspace)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     if workspace.settings.loopback or workspace.settings.allowed_hosts:
         app.add_middleware(HostGuard, hosts=(*LOOPBACK, *workspace.settings.allowed_hosts))
-    _add_error_handlers(app)
-    return app
 
 
 def _tools(workspace: Workspace) -> Starlette | None:
