@@ -12,8 +12,8 @@ import { date, number, size, t } from '../i18n.js';
 export default async function documentsPage(view) {
   const list = h('section', { 'aria-label': t('documents.list') });
   const generations = h('section', { 'aria-label': t('index.title') });
-  const page = { view, list, generations, refresh: () => Promise.all([drawList(page), drawIndex(page)]) };
-  append(view.main, [uploadForm(page), list, generations]);
+  const page = { view, list, generations, place: h('div'), refresh: () => Promise.all([drawList(page), drawIndex(page)]) };
+  append(view.main, [uploadForm(page), list, generations, page.place]);
   await page.refresh();
 }
 
@@ -157,7 +157,7 @@ function documentRow(page, row) {
   return h('tr', {},
     h('td', {}, button(row.title || row.source, open, { class: 'link' }), row.title && row.title !== row.source && foreign(row.source, 'div', 'hint'),
       row.tags.map((tag) => h('span', { class: 'badge' }, tag)), place),
-    h('td', { class: 'n' }, number(row.chunks)), h('td', { class: 'n' }, size(row.size)), h('td', {}, date(row.created_at)),
+    h('td', { class: 'n' }, number(row.chunks)), h('td', { class: 'n minor' }, size(row.size)), h('td', { class: 'minor' }, date(row.created_at)),
     h('td', { class: 'row' },
       button(t('documents.chunks'), chunks, { 'aria-label': t('documents.chunks.of', { name: row.source }) }),
       button(t('app.delete'), drop, { class: 'danger', 'aria-label': t('documents.delete.of', { name: row.source }) })));
@@ -165,8 +165,7 @@ function documentRow(page, row) {
 
 /** @param {any} page */
 async function drawIndex(page) {
-  const { view, generations } = page;
-  const place = h('div');
+  const { view, generations, place } = page;
   const status = await index.status(view.collection, view.signal);
   if (!status.generations.length) {
     fill(generations);
@@ -188,5 +187,5 @@ async function drawIndex(page) {
     h('p', { class: 'hint' }, t('index.embedder', { name: status.embedder || '–' })),
     table(t('index.title'), [t('index.generation'), t('index.status'), t('index.made')], status.generations.slice(-10).reverse().map((row) => h('tr', {},
       h('td', {}, number(row.number)), h('td', {}, row.current ? h('strong', {}, t('index.current')) : row.status), h('td', {}, date(row.created_at))))),
-    h('div', { class: 'row' }, rebuild, status.generations.length > 1 && rollback), place);
+    h('div', { class: 'row' }, rebuild, status.generations.length > 1 && rollback));
 }
