@@ -5,7 +5,7 @@
 
 import { visible } from './text.js';
 
-/** @typedef {Node | string | number | false | null | undefined | Child[]} Child */
+/** A node, a text, or nothing; lists of them may be nested. @typedef {any} Child */
 
 const SVG = 'http://www.w3.org/2000/svg';
 const SVG_TAGS = new Set(['svg', 'polyline', 'line']);
@@ -76,7 +76,7 @@ export function checkbox(label, props = {}) {
   return h('label', { class: 'check' }, h('input', { type: 'checkbox', ...props }), h('span', {}, label));
 }
 
-/** @param {[string, string][]} options value and label @param {string} chosen @param {Record<string, any>} [props] */
+/** @param {string[][]} options value and label @param {string} chosen @param {Record<string, any>} [props] */
 export function select(options, chosen, props = {}) {
   return h('select', props,
     options.map(([value, label]) => h('option', { value, selected: value === chosen }, label)));

@@ -89,7 +89,7 @@ def test_filters_narrow_the_queue(scripted, pairs, open_page):
     page.get_by_label("Kind").select_option("unanswerable")
     expect(queue(page)).to_have_count(1)
     page.get_by_label("Kind").select_option("")
-    page.get_by_label("Document").fill("lighthouse")
+    page.get_by_label("Document", exact=True).fill("lighthouse")
     page.keyboard.press("Enter")
     expect(queue(page)).to_have_count(2)
     page.get_by_label("Contains").fill("nothing has this")
