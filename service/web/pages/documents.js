@@ -4,7 +4,7 @@ import { documents, index } from '../api.js';
 import { jobPanel } from '../components/job.js';
 import { attempt, problemBox } from '../components/problem.js';
 import { openSource } from '../components/source.js';
-import { isMeant, sendFiles } from '../components/uploads.js';
+import { isMeant, sendFiles, sentFiles } from '../components/uploads.js';
 import { announce, append, button, dialog, field, fill, foreign, h, table } from '../dom.js';
 import { date, number, size, t } from '../i18n.js';
 
@@ -22,17 +22,16 @@ function uploadForm(page) {
   const { view } = page;
   const collection = h('input', { value: view.collection, maxlength: '64' });
   const tags = h('input', { placeholder: t('documents.tags.example') });
-  const sent = h('ul', { class: 'files', 'aria-label': t('documents.sent') });
   const place = h('div');
   const send = async (files) => {
     const meant = files.filter(isMeant);
     if (!meant.length) return;
     const about = { collection: collection.value.trim() || 'default', tags: tags.value.split(',').map((tag) => tag.trim()).filter(Boolean) };
     try {
-      await sendFiles(meant, about, sent, view.signal);
+      await sendFiles(meant, about);
       announce(t('documents.done'));
       window.dispatchEvent(new Event('collections-changed'));
-      await page.refresh();
+      if (!view.signal.aborted) await page.refresh();
     } catch (error) {
       if (!view.signal.aborted) place.append(problemBox(error));
     }
@@ -42,7 +41,7 @@ function uploadForm(page) {
     h('details', {}, h('summary', {}, t('documents.options')),
       h('div', { class: 'grid' }, field(t('documents.collection'), collection, t('documents.collection.hint')),
         field(t('documents.tags'), tags, t('documents.tags.hint')))),
-    sent, place);
+    sentFiles(), place);
 }
 
 /** @param {(files: File[]) => void} send */

@@ -34,10 +34,11 @@ def check(page: Page, where: str) -> None:
     """Fail with what axe calls serious or critical, and where the page is wider than the screen."""
     from axe_playwright_python.sync_playwright import Axe
 
-    found = Axe().run(page).response["violations"]
+    found = Axe().run(page).response
+    assert len(found["passes"]) > 10, "axe has looked at nothing"
     serious = [
         f"{where}: {each['id']}: {each['nodes'][0]['html'][:200]}"
-        for each in found
+        for each in found["violations"]
         if each["impact"] in ("serious", "critical")
     ]
     assert not serious, "\n".join(serious)

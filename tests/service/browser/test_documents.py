@@ -52,6 +52,9 @@ def test_a_folder_goes_in_without_losing_files_of_one_name(server, open_page, tm
     (tmp_path / "isles" / ".hidden.md").write_text("# hidden\n\nnobody means this\n")
     page = open_page(server, "#/documents")
     page.get_by_label("Choose a folder").last.set_input_files(tmp_path / "isles")
+    page.get_by_role("link", name="Jobs").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Jobs")
+    page.go_back()
     for part in ("north", "south"):
         expect(state_of(page, f"isles - {part} - index.md")).to_contain_text("indexed", timeout=60_000)
     expect(state_of(page, "hidden")).to_have_count(0)
