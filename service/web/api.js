@@ -262,7 +262,7 @@ export const listModels = (signal) => get('/v1/models', signal);
 export const giveFeedback = (said) => post('/v1/feedback', said);
 
 export const documents = {
-  /** @param {{collection: string, source?: string, cursor?: string | null}} chosen @param {AbortSignal} [signal] */
+  /** @param {{collection: string, source?: string, cursor?: string | null, limit?: number}} chosen @param {AbortSignal} [signal] */
   list: (chosen, signal) => get(`/v1/documents${query(chosen)}`, signal),
   /** @param {string} documentId @param {AbortSignal} [signal] @returns {Promise<{source: string, text: string}>} */
   text: (documentId, signal) => get(`/v1/documents/${id(documentId)}/text`, signal),

@@ -5,7 +5,7 @@
 
 import { visible } from './text.js';
 
-/** @typedef {Node | string | number | false | null | undefined | Child[]} Child */
+/** A node, a text, or nothing; lists of them may be nested. @typedef {any} Child */
 
 const SVG = 'http://www.w3.org/2000/svg';
 const SVG_TAGS = new Set(['svg', 'polyline', 'line']);
@@ -76,7 +76,7 @@ export function checkbox(label, props = {}) {
   return h('label', { class: 'check' }, h('input', { type: 'checkbox', ...props }), h('span', {}, label));
 }
 
-/** @param {[string, string][]} options value and label @param {string} chosen @param {Record<string, any>} [props] */
+/** @param {string[][]} options value and label @param {string} chosen @param {Record<string, any>} [props] */
 export function select(options, chosen, props = {}) {
   return h('select', props,
     options.map(([value, label]) => h('option', { value, selected: value === chosen }, label)));
@@ -88,15 +88,16 @@ export function button(label, onClick, props = {}) {
 }
 
 /**
- * A table that scrolls by itself where the screen is narrow.
+ * A table that scrolls by itself where the screen is narrow. A header takes the class of its column: `n` numbers,
+ * `minor` left out on a phone.
  * @param {string} caption @param {Child[]} headers @param {any[]} rows `<tr>` elements
  */
 export function table(caption, headers, rows) {
-  const isNumber = (at) => rows[0]?.children[at]?.classList.contains('n');
+  const like = (at) => rows[0]?.children[at]?.className.replace('row', '').trim() || null;
   return h('div', { class: 'scroll', role: 'region', 'aria-label': caption, tabindex: '0' },
     h('table', {},
       h('caption', { class: 'unseen' }, caption),
-      h('thead', {}, h('tr', {}, headers.map((header, at) => h('th', { scope: 'col', class: isNumber(at) ? 'n' : null }, header)))),
+      h('thead', {}, h('tr', {}, headers.map((header, at) => h('th', { scope: 'col', class: like(at) }, header)))),
       h('tbody', {}, rows)));
 }
 

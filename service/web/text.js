@@ -29,7 +29,7 @@ export function splitSpan(text, start, end) {
 function unitsOf(text, from, points) {
   let at = from;
   for (let left = points; left > 0 && at < text.length; left -= 1) {
-    at += text.codePointAt(at) > 0xffff ? 2 : 1;
+    at += Number(text.codePointAt(at)) > 0xffff ? 2 : 1;
   }
   return at;
 }

@@ -23,7 +23,7 @@ export function armSelect(arms, chosen) {
 /** @param {string[]} adapters @param {string} chosen */
 export function adapterSelect(adapters, chosen) {
   const names = chosen && !adapters.includes(chosen) ? [...adapters, chosen] : adapters;
-  return select([['', t('ask.adapter.live')], ...names.map((name) => /** @type {[string, string]} */ ([name, name]))], chosen);
+  return select([['', t('ask.adapter.live')], ...names.map((name) => [name, name])], chosen);
 }
 
 /** What the arms mean, for those who do not know. */

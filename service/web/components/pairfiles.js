@@ -47,7 +47,7 @@ export function importForm(page) {
     place.append(importResult(end.outputs));
     await page.refresh();
   }));
-  return h('div', {}, h('h3', {}, t('pairs.import')), h('p', { class: 'hint' }, t('pairs.import.why')), style, pick, input, place);
+  return h('div', {}, h('h3', {}, t('pairs.import')), h('p', { class: 'hint' }, t('pairs.import.why')), h('div', { class: 'row' }, style, pick), input, place);
 }
 
 /** @param {any} outputs */

@@ -1,4 +1,7 @@
-/** Files on their way to a collection: sent in batches, each batch one job, each file with a state of its own. */
+/**
+ * Files on their way to a collection: sent in batches, each batch one job, each file with a state of its own. They go
+ * on while another page is looked at, and a tab that is about to be closed asks first.
+ */
 
 import { documents, followJob } from '../api.js';
 import { fill, foreign, h } from '../dom.js';
@@ -8,6 +11,21 @@ import { problemBox } from './problem.js';
 
 const BATCH_FILES = 20;
 const BATCH_BYTES = 64 * 1024 * 1024;
+
+const { signal } = new AbortController(); // nothing but the tab's end stops them
+let running = 0;
+/** @type {HTMLElement | null} */
+let list = null;
+
+/** The files of this tab and what became of them, whichever page they were sent from. @returns {HTMLElement} */
+export function sentFiles() {
+  list ??= h('ul', { class: 'files', 'aria-label': t('documents.sent') });
+  return /** @type {HTMLElement} */ (list);
+}
+
+window.addEventListener('beforeunload', (event) => {
+  if (running) event.preventDefault();
+});
 
 /** @typedef {{name: string, file: File, row: HTMLElement, state: HTMLElement, problem: HTMLElement}} Sent */
 
@@ -28,27 +46,28 @@ export function namesOf(files) {
 export const isMeant = (file) => !(file.webkitRelativePath || file.name).split('/').some((part) => part.startsWith('.'));
 
 /**
- * Send the files one batch after the other and draw each one's state into `list`.
- * @param {File[]} files @param {{collection: string, tags: string[]}} about @param {HTMLElement} list @param {AbortSignal} signal
+ * Send the files one batch after the other and draw each one's state.
+ * @param {File[]} files @param {{collection: string, tags: string[]}} about
  * @returns {Promise<void>} when all have ended, well or not
  */
-export async function sendFiles(files, about, list, signal) {
-  const sent = namesOf(files).map(([name, file]) => drawFile(name, file, list));
+export async function sendFiles(files, about) {
+  const sent = namesOf(files).map(([name, file]) => drawFile(name, file));
+  running += 1;
   for (const batch of batches(sent)) {
     try {
-      await sendBatch(batch, about, signal);
+      await sendBatch(batch, about);
     } catch (error) {
-      if (signal.aborted) throw error;
       for (const one of batch) setState(one, 'failed', '', problemBox(error));
     }
   }
+  running -= 1;
 }
 
-/** @param {string} name @param {File} file @param {HTMLElement} list @returns {Sent} */
-function drawFile(name, file, list) {
+/** @param {string} name @param {File} file @returns {Sent} */
+function drawFile(name, file) {
   const [state, problem] = [h('span', { class: 'badge' }, t('file.waiting')), h('div')];
   const row = h('li', {}, h('div', { class: 'row spread' }, foreign(name), h('span', { class: 'hint' }, size(file.size)), state), problem);
-  list.append(row);
+  sentFiles().append(row);
   return { name, file, row, state, problem };
 }
 
@@ -78,8 +97,8 @@ function batches(sent) {
   return made;
 }
 
-/** @param {Sent[]} batch @param {{collection: string, tags: string[]}} about @param {AbortSignal} signal */
-async function sendBatch(batch, about, signal) {
+/** @param {Sent[]} batch @param {{collection: string, tags: string[]}} about */
+async function sendBatch(batch, about) {
   const form = new FormData();
   form.append('collection', about.collection);
   for (const tag of about.tags) form.append('tags', tag);

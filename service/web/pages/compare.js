@@ -14,7 +14,7 @@ export default async function comparePage(view) {
   const { arms, adapters } = await offered(view.signal);
   const choices = [...arms.filter((arm) => arm !== 'auto').map((arm) => ({ label: armName(arm), ask: { mode: arm } })),
     ...adapters.map((name) => ({ label: name, ask: { mode: 'combined', adapter: name } }))];
-  const boxes = choices.map((choice, at) => checkbox(choice.label, { checked: at < AT_ONCE }));
+  const boxes = choices.map((choice) => checkbox(choice.label, { checked: !('adapter' in choice.ask) }));
   const input = h('textarea', { rows: '2', required: true, dir: 'auto', placeholder: t('ask.placeholder') }, view.params.get('question') || '');
   const results = h('div', { class: 'arms' });
   const send = h('button', { class: 'primary' }, t('compare.start'));

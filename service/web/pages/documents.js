@@ -4,7 +4,7 @@ import { documents, index } from '../api.js';
 import { jobPanel } from '../components/job.js';
 import { attempt, problemBox } from '../components/problem.js';
 import { openSource } from '../components/source.js';
-import { isMeant, sendFiles } from '../components/uploads.js';
+import { isMeant, sendFiles, sentFiles } from '../components/uploads.js';
 import { announce, append, button, dialog, field, fill, foreign, h, table } from '../dom.js';
 import { date, number, size, t } from '../i18n.js';
 
@@ -12,8 +12,8 @@ import { date, number, size, t } from '../i18n.js';
 export default async function documentsPage(view) {
   const list = h('section', { 'aria-label': t('documents.list') });
   const generations = h('section', { 'aria-label': t('index.title') });
-  const page = { view, list, generations, refresh: () => Promise.all([drawList(page), drawIndex(page)]) };
-  append(view.main, [uploadForm(page), list, generations]);
+  const page = { view, list, generations, place: h('div'), refresh: () => Promise.all([drawList(page), drawIndex(page)]) };
+  append(view.main, [uploadForm(page), list, generations, page.place]);
   await page.refresh();
 }
 
@@ -22,17 +22,16 @@ function uploadForm(page) {
   const { view } = page;
   const collection = h('input', { value: view.collection, maxlength: '64' });
   const tags = h('input', { placeholder: t('documents.tags.example') });
-  const sent = h('ul', { class: 'files', 'aria-label': t('documents.sent') });
   const place = h('div');
   const send = async (files) => {
     const meant = files.filter(isMeant);
     if (!meant.length) return;
     const about = { collection: collection.value.trim() || 'default', tags: tags.value.split(',').map((tag) => tag.trim()).filter(Boolean) };
     try {
-      await sendFiles(meant, about, sent, view.signal);
+      await sendFiles(meant, about);
       announce(t('documents.done'));
       window.dispatchEvent(new Event('collections-changed'));
-      await page.refresh();
+      if (!view.signal.aborted) await page.refresh();
     } catch (error) {
       if (!view.signal.aborted) place.append(problemBox(error));
     }
@@ -42,7 +41,7 @@ function uploadForm(page) {
     h('details', {}, h('summary', {}, t('documents.options')),
       h('div', { class: 'grid' }, field(t('documents.collection'), collection, t('documents.collection.hint')),
         field(t('documents.tags'), tags, t('documents.tags.hint')))),
-    sent, place);
+    sentFiles(), place);
 }
 
 /** @param {(files: File[]) => void} send */
@@ -157,7 +156,7 @@ function documentRow(page, row) {
   return h('tr', {},
     h('td', {}, button(row.title || row.source, open, { class: 'link' }), row.title && row.title !== row.source && foreign(row.source, 'div', 'hint'),
       row.tags.map((tag) => h('span', { class: 'badge' }, tag)), place),
-    h('td', { class: 'n' }, number(row.chunks)), h('td', { class: 'n' }, size(row.size)), h('td', {}, date(row.created_at)),
+    h('td', { class: 'n' }, number(row.chunks)), h('td', { class: 'n minor' }, size(row.size)), h('td', { class: 'minor' }, date(row.created_at)),
     h('td', { class: 'row' },
       button(t('documents.chunks'), chunks, { 'aria-label': t('documents.chunks.of', { name: row.source }) }),
       button(t('app.delete'), drop, { class: 'danger', 'aria-label': t('documents.delete.of', { name: row.source }) })));
@@ -165,8 +164,7 @@ function documentRow(page, row) {
 
 /** @param {any} page */
 async function drawIndex(page) {
-  const { view, generations } = page;
-  const place = h('div');
+  const { view, generations, place } = page;
   const status = await index.status(view.collection, view.signal);
   if (!status.generations.length) {
     fill(generations);
@@ -188,5 +186,5 @@ async function drawIndex(page) {
     h('p', { class: 'hint' }, t('index.embedder', { name: status.embedder || '–' })),
     table(t('index.title'), [t('index.generation'), t('index.status'), t('index.made')], status.generations.slice(-10).reverse().map((row) => h('tr', {},
       h('td', {}, number(row.number)), h('td', {}, row.current ? h('strong', {}, t('index.current')) : row.status), h('td', {}, date(row.created_at))))),
-    h('div', { class: 'row' }, rebuild, status.generations.length > 1 && rollback), place);
+    h('div', { class: 'row' }, rebuild, status.generations.length > 1 && rollback));
 }

@@ -43,8 +43,8 @@ function row(view, job, place) {
     h('td', {}, kindName(job.kind)),
     h('td', {}, statusBadge(job.status), open && [' ', progressText(job.progress)],
       job.status === 'running' && job.progress.total > 0 && h('progress', { max: job.progress.total, value: job.progress.done, 'aria-label': kindName(job.kind) })),
-    h('td', {}, date(job.started_at || job.created_at)),
-    h('td', {}, job.started_at && job.finished_at ? duration(end - job.started_at) : '–'),
+    h('td', { class: 'minor' }, date(job.started_at || job.created_at)),
+    h('td', { class: 'minor' }, job.started_at && job.finished_at ? duration(end - job.started_at) : '–'),
     h('td', { class: 'row' }, button(t('jobs.details'), () => details(job), { 'data-focus': `details-${job.id}`, 'aria-label': t('jobs.details.of', { kind: kindName(job.kind) }) }),
       open && button(t('job.cancel'), cancel, { 'data-focus': `cancel-${job.id}` })));
 }

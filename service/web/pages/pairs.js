@@ -18,14 +18,16 @@ export default async function pairsPage(view) {
     list: h('ol', { class: 'pairs' }), detail: h('section', { class: 'card detail', 'aria-label': t('pairs.one') }), place: h('div'),
     refresh: () => load(page),
   };
+  const files = h('details', { class: 'card' }, h('summary', {}, t('pairs.files')),
+    generateForm(page), importForm(page), exportForm(page), coverageTable(page));
   append(view.main, [
     filters(page), bulkBar(page), page.place,
     h('div', { class: 'review' }, h('div', {}, page.list, moreButton(page)), page.detail),
-    h('details', { class: 'card' }, h('summary', {}, t('pairs.files')), generateForm(page), importForm(page), exportForm(page), coverageTable(page)),
+    files,
   ]);
   document.addEventListener('keydown', (event) => onKey(page, event), { signal: view.signal });
   await load(page);
-  if (!page.found.length && !page.filter.text) page.view.main.querySelector(':scope > details').open = true;
+  files.open = !page.found.length;
 }
 
 /** @param {any} page */

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from service.workspace import Workspace
 
 ROOT = Path(__file__).parents[3]
+PATIENCE_MS = 20_000
+"""How long a page may take to show what it should, on a machine that has other work."""
 CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
 
 SERVER = """
@@ -74,8 +76,9 @@ def browser() -> Iterator[Browser]:
 
     Where there is none the test is skipped and says what to install.
     """
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=PATIENCE_MS)
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine: apt-get install chromium")
     # A container's root has no sandbox of its own to give; these pages are ours.
@@ -118,7 +121,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     def open_(url: str, fragment: str = "#/ask", **options: Any) -> Page:
         allowed = options.pop("allowed", [])
         context = browser.new_context(**{"locale": "en-US", "viewport": {"width": 1200, "height": 900}, **options})
-        context.set_default_timeout(30_000)
+        context.set_default_timeout(PATIENCE_MS)
         contexts.append(context)
         watches.append(Watch(url, allowed=allowed))
         context.on("page", watches[-1].follow)
