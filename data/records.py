@@ -17,6 +17,8 @@ JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled", "in
 Mode = Literal["base", "rag", "tuned", "combined", "auto"]
 Method = Literal["hybrid", "dense", "lexical"]
 
+AbstainedBy = Literal["model", "confidence", "support"]
+
 MODES: tuple[Mode, ...] = ("base", "rag", "tuned", "combined", "auto")
 METHODS: tuple[Method, ...] = ("hybrid", "dense", "lexical")
 
@@ -214,6 +216,24 @@ class Citation:
 
 
 @dataclass(frozen=True, slots=True)
+class Sentence:
+    """A sentence of an answer, ``text[start:end]`` with its marks, and the span of a document that bears it out.
+
+    ``n`` is the passage's rank; ``quote`` stands at ``quote_start:quote_end`` of the document. Without support they
+    are None and "".
+    """
+
+    start: int
+    end: int
+    supported: bool
+    n: int | None = None
+    document_id: str | None = None
+    quote_start: int | None = None
+    quote_end: int | None = None
+    quote: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Token counts of one generation; ``cached_tokens`` of the prompt were not computed again."""
 
@@ -231,7 +251,8 @@ class Answer:
     ``adapter_stale`` tells that a document one of them was trained on had been edited or deleted.
     ``confidence`` is the calibrated probability that what the model answered is right, None where none was calibrated
     for such answers or the model itself abstained. ``abstained_by`` tells who decided that there is no answer: the
-    model, or a confidence too low for the share of false answers that was asked for (its text is withheld then).
+    model, a confidence too low for the share of false answers that was asked for, or passages that bear nothing of it
+    out (its text is withheld then). ``sentences`` are what was verified; empty where there were no passages.
     ``signals`` are what the confidence was computed from; empty where nothing asked for it.
     """
 
@@ -250,7 +271,8 @@ class Answer:
     passages_dropped: int = 0
     adapters: Mapping[str, float] = field(default_factory=dict)
     adapter_stale: bool = False
-    abstained_by: Literal["model", "confidence"] | None = None
+    abstained_by: AbstainedBy | None = None
+    sentences: tuple[Sentence, ...] = ()
     signals: Mapping[str, float] = field(default_factory=dict)
 
 

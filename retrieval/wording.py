@@ -156,6 +156,20 @@ def han_bigrams(text: str) -> set[str]:
     return {run[i : i + 2] for run in _HAN_RUN.findall(text) for i in range(len(run) - 1)}
 
 
+def content_stems(text: str) -> frozenset[str]:
+    """Return the stems of words that carry meaning; of Chinese, every two characters that stand together."""
+    words = (word for word in terms(text) if word not in FUNCTION_WORDS and (len(word) > 1 or word.isdigit()))
+    return frozenset({_stem(word) for word in words} | han_bigrams(text))
+
+
+def _stem(word: str) -> str:
+    """Return a word without the commonest English endings: "ended" and "ends" are to meet "end"."""
+    for ending in ("ing", "ies", "ed", "es", "'s", "s", "e"):
+        if word.isascii() and word.endswith(ending) and len(word) - len(ending) >= 3:
+            return word[: -len(ending)]
+    return word
+
+
 def information(text: str) -> int:
     """Count what a passage can be asked about: distinct names, numbers and long words; Chinese bigrams by half."""
     found: set[str] = set()

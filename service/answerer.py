@@ -9,32 +9,23 @@ import time
 import uuid
 from collections.abc import Generator as Events
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from data.access import current
 from data.errors import ContextOverflow, InvalidRequest, NothingIndexed, QuestionInvalid, UnknownCollection
-from data.prompt import (
-    ABSTENTION,
-    Renumbering,
-    abstains,
-    answer_messages,
-    asked_question,
-    language,
-    passage_labels,
-    renumber,
-)
-from data.protocols import Delta, GenerationRequest, GenerationResult, Generator, WrittenToken
-from data.records import Adapter, Answer, Citation, Message, Model, Passage
+from data.prompt import Renumbering, asked_question, passage_labels
+from data.protocols import Delta, GenerationResult, Generator, WrittenToken
+from data.records import Adapter, Answer, Message, Model, Passage
 from service.arms import Arm, did_you_mean, find_adapter, resolve_sum
 from service.asking import AskRequest
 from service.calibration.conformal import check_rate
 from service.calibration.kept import Calibrations
-from service.calibration.signals import LIKELIEST, likelihood, quotation, signals
-from service.citations import cite_passages
 from service.hangup import Hangup, generation
 from service.lineage import check_fresh, is_stale
 from service.settings import Rerank, Settings
+from service.turn import Turn, judge
+from service.verification import CheckedMarks, Unsupported
 
 if TYPE_CHECKING:
     from data.state import StateDirectory
@@ -120,45 +111,6 @@ AnswerEvent = PassagesFound | Token | Answer
 """What ``Answerer.stream`` yields: PassagesFound once, Token any number of times, Answer once."""
 
 
-@dataclass(slots=True)
-class _Turn:
-    """One question on its way to its answer."""
-
-    ask: AskRequest
-    arm: Arm
-    keys: tuple[tuple[str, float], ...]
-    passages: list[Passage]
-    generation: int | None
-    started: float
-    retrieve_ms: float = 0.0
-    stale: bool = False
-    dropped: int = 0
-    calibration: Calibration | None = None
-    floor: float | None = None
-    """The confidence that an answer must exceed to be given, None if any answer is."""
-
-    def request(self, timeout_s: float) -> GenerationRequest:
-        """Return the generation request over the passages that are left."""
-        ask = self.ask
-        like = ask.like or GenerationRequest(
-            (), max_tokens=ask.max_tokens, temperature=ask.temperature, seed=ask.seed, timeout_s=timeout_s
-        )
-        if ask.measured or self.calibration is not None:
-            like = replace(like, top_logprobs=LIKELIEST)
-        messages = answer_messages(ask.question, self.passages, ask.history, ask.system)
-        if not self.keys:
-            return replace(like, messages=messages)
-        (key, scale), *added = self.keys
-        return replace(like, messages=messages, adapter=key, adapter_scale=scale, added_adapters=tuple(added))
-
-    def drop_passage(self, error: ContextOverflow) -> None:
-        """Leave out the lowest passage, or give up where none is left."""
-        if not self.passages:
-            raise error
-        self.passages.pop()
-        self.dropped += 1
-
-
 class Answerer:
     """Answers questions through the arm each one asks for. Thread-safe."""
 
@@ -211,23 +163,25 @@ class Answerer:
             else:
                 return
 
-    def _told(self, turn: _Turn, deltas: Iterator[Delta]) -> Iterator[AnswerEvent]:
+    def _told(self, turn: Turn, deltas: Iterator[Delta]) -> Iterator[AnswerEvent]:
         shown = Renumbering(passage_labels(turn.passages))
+        marks = CheckedMarks(turn.passages)
         for delta in deltas:
-            if turn.floor is not None:
-                # Whether it is an answer at all is known at its end.
+            if turn.floor is not None or turn.unsupported == "remove":
+                # What of it is an answer is known at its end.
                 if delta.result is not None:
                     answer = self._finish(turn, delta.result)
                     yield Token(answer.text)
                     yield answer
                 continue
             text = shown.feed(delta.text) + (shown.finish() if delta.result is not None else "")
+            text = text if turn.unsupported == "keep" else marks.feed(text)
             if text or delta.tokens:
                 yield Token(text, delta.tokens)
             if delta.result is not None:
                 yield self._finish(turn, delta.result)
 
-    def _begin(self, ask: AskRequest) -> _Turn:
+    def _begin(self, ask: AskRequest) -> Turn:
         started = time.perf_counter()
         self._check(ask)
         parts = self._parts
@@ -257,8 +211,9 @@ class Answerer:
         used = [find_adapter(parts.store, label) for label in arm.adapters]
         keys = tuple((parts.adapter_key(each), n) for each, n in zip(used, arm.adapters.values(), strict=True))
         stale = any(is_stale(parts.store, each) for each in used)
-        turn = _Turn(ask, arm, keys, passages, index, started, retrieve_ms, stale)
+        turn = Turn(ask, arm, keys, passages, index, started, retrieve_ms, stale)
         turn.calibration, turn.floor = calibration, floor
+        turn.unsupported = _policy(ask, arm, parts.settings)
         return turn
 
     def _calibration(self, ask: AskRequest, arm: Arm) -> tuple[Calibration | None, float | None]:
@@ -288,21 +243,14 @@ class Answerer:
         if ask.top_k < 1 or ask.max_tokens < 1:
             raise InvalidRequest("top_k and max_tokens are at least 1", got=min(ask.top_k, ask.max_tokens))
 
-    def _finish(self, turn: _Turn, result: GenerationResult) -> Answer:
-        text = renumber(result.text, passage_labels(turn.passages)).strip()
-        abstained = abstains(text)
-        citations = () if abstained else cite_passages(text, turn.passages)
-        found = None if abstained else self._signals(turn, text, citations, result)
-        confidence = turn.calibration.confidence(found) if turn.calibration is not None and found else None
-        withheld = turn.floor is not None and not abstained and (confidence is None or confidence <= turn.floor)
-        if withheld:
-            text, citations = ABSTENTION[language(turn.ask.question)], ()
+    def _finish(self, turn: Turn, result: GenerationResult) -> Answer:
+        judged = judge(turn, result, self._parts.embedders)
         answer = Answer(
             id=uuid.uuid4().hex,
-            text=text,
-            abstained=abstained or withheld,
-            confidence=confidence,
-            citations=citations,
+            text=judged.text,
+            abstained=judged.abstained_by is not None,
+            confidence=judged.confidence,
+            citations=judged.citations,
             mode=turn.arm.mode,
             model=self._parts.model.name,
             adapter=turn.arm.adapter,
@@ -319,29 +267,32 @@ class Answerer:
             passages_dropped=turn.dropped,
             adapters=turn.arm.adapters,
             adapter_stale=turn.stale,
-            abstained_by="model" if abstained else "confidence" if withheld else None,
-            signals=found or {},
+            abstained_by=judged.abstained_by,
+            sentences=judged.sentences,
+            signals=judged.signals,
         )
         current().charge(result.usage.prompt_tokens + result.usage.completion_tokens)
         if turn.ask.keep:
             self._parts.store.answers.add(answer, turn.ask.question, turn.ask.collection)
         return answer
 
-    def _signals(
-        self, turn: _Turn, text: str, citations: tuple[Citation, ...], result: GenerationResult
-    ) -> dict[str, float] | None:
-        """Return what the confidence is computed from; None where nobody asks or the generator does not tell."""
-        if turn.calibration is None and not turn.ask.measured:
-            return None
-        sure = likelihood(result)
-        if sure is None:
-            return None
-        quoted, similarity = quotation(citations), 0.0
-        if quoted:
-            embedder = self._parts.embedders.of(turn.ask.collection)
-            pair = embedder.embed_queries([turn.ask.question]) @ embedder.embed_documents([quoted]).T
-            similarity = float(pair[0, 0])
-        return sure | signals(turn.ask.question, text, turn.passages, citations, similarity)
+
+def _policy(ask: AskRequest, arm: Arm, settings: Settings) -> Unsupported:
+    """Return what becomes of sentences that no passage bears out.
+
+    Text of a grammar stays as it is: it may be JSON, in which a bracket is no citation mark.
+
+    Raises:
+        InvalidRequest: they are to be removed, and the arm reads no passages.
+    """
+    if ask.unsupported == "remove" and not arm.passages:
+        raise InvalidRequest(
+            "This mode reads no passages, so none of its sentences could be kept",
+            got=arm.mode,
+            wanted="mode rag or combined, with unsupported=remove",
+        )
+    shaped = ask.like is not None and (ask.like.grammar is not None or ask.like.json_schema is not None)
+    return "keep" if shaped or not arm.passages else ask.unsupported or settings.unsupported
 
 
 def question_before(history: Sequence[Message]) -> str:

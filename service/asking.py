@@ -8,6 +8,7 @@ from data.protocols import GenerationRequest
 from data.records import Filter, Message, Method
 from service.arms import Arm
 from service.settings import Rerank
+from service.verification import Unsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class AskRequest:
     ``max_tokens`` bounds the answer; ``temperature`` 0 is greedy. ``like`` overrides them and ``seed``: the answer is
     generated with the settings of that request (sampling, stop strings, grammar, log-probabilities).
     ``max_false_answer_rate``: no answer is given where the calibrated confidence is too low for that share.
+    ``unsupported``: what becomes of sentences that no passage bears out; None takes the setting.
     ``hidden`` are chunks that the search leaves out, and ``measured`` keeps the answer's signals: to calibrate.
     """
 
@@ -42,6 +44,7 @@ class AskRequest:
     arm: Arm | None = None
     like: GenerationRequest | None = None
     keep: bool = True
+    unsupported: Unsupported | None = None
     hidden: frozenset[str] = frozenset()
     measured: bool = False
 

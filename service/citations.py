@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 from data.prompt import cited_numbers, strip_citations
 from data.records import Citation, Passage
+from service.support import sentence_spans
 
 SUPPORT_OVERLAP = 0.6
 """Share of the answer's words a passage must hold to support it, where it does not hold it verbatim."""
 
-_SENTENCE = re.compile(r"(?:[^\n.!?。！？]|[.!?](?!\s|$))+[.!?。！？]*[\"'”’」』）)]*", re.UNICODE)
 _WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W_]+", re.UNICODE)
 _ARTICLES = frozenset(("a", "an", "the"))
 
@@ -81,19 +81,9 @@ def _find(answer: str, text: str) -> tuple[int, int] | None:
     return found.span() if found else None
 
 
-def _sentences(text: str) -> list[tuple[int, int]]:
-    spans = []
-    for match in _SENTENCE.finditer(text):
-        stripped = match.group().strip()
-        if stripped:
-            start = match.start() + len(match.group()) - len(match.group().lstrip())
-            spans.append((start, start + len(stripped)))
-    return spans or [(0, len(text))]
-
-
 def _quote_span(answer: str, text: str) -> tuple[int, int]:
     """Return the span of the sentences that hold the answer, else of the one that shares most words."""
-    sentences = _sentences(text)
+    sentences = sentence_spans(text)
     found = _find(answer, text)
     if found is not None:
         touched = [(s, e) for s, e in sentences if s < found[1] and e > found[0]]

@@ -18,6 +18,7 @@ from data.store import KeyGrant, PairFilter
 from service.answerer import AskRequest
 from service.arms import MOST_SCALE
 from service.settings import Rerank
+from service.verification import Unsupported
 
 MOST_ADAPTERS = 8
 Scale = Annotated[float, Field(ge=-MOST_SCALE, le=MOST_SCALE)]
@@ -95,6 +96,7 @@ class Sampling(Body):
     method: Method = "hybrid"
     filter: FilterBody | None = None
     rerank: Rerank | None = None
+    unsupported: Unsupported | None = Field(None, description="Sentences no passage bears out: keep, mark, remove.")
 
     def _ask(self, **values: Any) -> AskRequest:
         shared = self.model_dump(include=set(Sampling.model_fields) - {"history", "filter"})

@@ -14,6 +14,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from data.errors import InvalidRequest
+from service.verification import Unsupported
 
 Rerank = Literal["off", "likelihood", "cross-encoder"]
 """Who reads the best passages again: nobody, the engine (how likely is the query?), or a cross-encoder."""
@@ -52,6 +53,9 @@ class Settings(BaseSettings):
     kv_memory_mb: int = Field(512, ge=0, description="Memory for what the engine has read before.")
     kv_disk_mb: int = Field(2048, ge=0, description="Disk for the passages that the engine has read before.")
     engine_timeout_s: float = Field(300.0, gt=0)
+    unsupported: Unsupported = Field(
+        "mark", description="Sentences no passage bears out: keep them, mark them, or remove them."
+    )
     refuse_stale_adapters: bool = Field(
         False, description="Neither promote nor serve an adapter whose documents were edited or deleted."
     )

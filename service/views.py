@@ -50,6 +50,7 @@ def answer_view(answer: Answer) -> dict[str, Any]:
         "adapters": adapters_view(answer),
         "adapter_stale": answer.adapter_stale,
         "citations": [citation_view(citation) for citation in answer.citations],
+        "sentences": [asdict(sentence) for sentence in answer.sentences],
         "passages": [passage_view(passage) for passage in answer.passages],
         "passages_dropped": answer.passages_dropped,
         "usage": asdict(answer.usage),

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from data.access import current
 from data.errors import UnknownAnswer
-from data.records import Answer, Chunk, Citation, Passage, Usage
+from data.records import Answer, Chunk, Citation, Passage, Sentence, Usage
 from data.store.database import Database, check_limit
 from data.store.links import link_answer
 from data.store.schema import answers, feedback
@@ -44,6 +44,7 @@ def _answer(stored: Mapping[str, Any]) -> Answer:
     values = dict(stored)
     values["usage"] = Usage(**values["usage"])
     values["citations"] = tuple(Citation(**citation) for citation in values["citations"])
+    values["sentences"] = tuple(Sentence(**sentence) for sentence in values.get("sentences", ()))
     values["passages"] = tuple(
         Passage(**(passage | {"chunk": Chunk(**passage["chunk"])})) for passage in values["passages"]
     )

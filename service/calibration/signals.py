@@ -12,7 +12,7 @@ from itertools import accumulate
 from data.prompt import strip_citations
 from data.protocols import GenerationResult
 from data.records import Citation, Passage
-from retrieval.wording import FUNCTION_WORDS, han_bigrams, span_of, terms
+from retrieval.wording import content_stems, span_of
 
 VERSION = 1
 """Counts up when a signal changes its meaning: a calibration fitted on others no longer fits."""
@@ -41,10 +41,10 @@ def signals(
         citations: of the answer.
         similarity: cosine of the question's vector and that of what is quoted, 0 without a quotation.
     """
-    asked = _content(question)
+    asked = content_stems(question)
     read = (f"{passage.chunk.heading or passage.title}\n{passage.chunk.text}" for passage in passages)
-    everywhere = frozenset[str]().union(*map(_content, read))
-    quoted = frozenset[str]().union(*(_content(citation.quote) for citation in citations))
+    everywhere = frozenset[str]().union(*map(content_stems, read))
+    quoted = frozenset[str]().union(*(content_stems(citation.quote) for citation in citations))
     cited = (passages[citation.n - 1].chunk.text for citation in citations)
     scores = [passage.score for passage in passages[:2]]
     return {
@@ -81,17 +81,3 @@ def likelihood(result: GenerationResult) -> dict[str, float] | None:
 
 def _share(part: frozenset[str], whole: frozenset[str]) -> float:
     return len(part) / len(whole) if whole else 0.0
-
-
-def _content(text: str) -> frozenset[str]:
-    """Return the stems of words that carry meaning; of Chinese, every two characters that stand together."""
-    words = (word for word in terms(text) if word not in FUNCTION_WORDS and (len(word) > 1 or word.isdigit()))
-    return frozenset({_stem(word) for word in words} | han_bigrams(text))
-
-
-def _stem(word: str) -> str:
-    """Return a word without the commonest English endings: "ended" and "ends" are to meet "end"."""
-    for ending in ("ing", "ies", "ed", "es", "'s", "s", "e"):
-        if word.isascii() and word.endswith(ending) and len(word) - len(ending) >= 3:
-            return word[: -len(ending)]
-    return word

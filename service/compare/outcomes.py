@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 from data.errors import RagtuneError
 from data.prompt import strip_citations
-from data.records import Answer, Question
+from data.records import AbstainedBy, Answer, Question
 from data.scoring import contains, exact_match, token_f1
 from data.state import map_os_error
 
@@ -50,7 +50,7 @@ class Outcome:
     adapter: str | None = None
     error: str = ""
     confidence: float | None = None
-    abstained_by: Literal["model", "confidence"] | None = None
+    abstained_by: AbstainedBy | None = None
     signals: Mapping[str, float] = field(default_factory=dict)
 
     @property

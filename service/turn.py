@@ -1,0 +1,119 @@
+"""One question on its way to its answer, and what its text is worth once it is written.
+
+Knows nothing of retrieval, and starts no generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from data.errors import ContextOverflow
+from data.prompt import ABSTENTION, abstains, answer_messages, language, passage_labels, renumber
+from data.protocols import GenerationRequest, GenerationResult
+from data.records import AbstainedBy, Citation, Passage, Sentence
+from service.arms import Arm
+from service.asking import AskRequest
+from service.calibration.signals import LIKELIEST, likelihood, quotation, signals
+from service.citations import cite_passages
+from service.verification import Unsupported, check_marks, verify
+
+if TYPE_CHECKING:
+    from retrieval.embedders import Embedders
+    from service.calibration.calibration import Calibration
+
+
+@dataclass(slots=True)
+class Turn:
+    """One question on its way to its answer."""
+
+    ask: AskRequest
+    arm: Arm
+    keys: tuple[tuple[str, float], ...]
+    passages: list[Passage]
+    generation: int | None
+    started: float
+    retrieve_ms: float = 0.0
+    stale: bool = False
+    dropped: int = 0
+    calibration: Calibration | None = None
+    floor: float | None = None
+    """The confidence that an answer must exceed to be given, None if any answer is."""
+    unsupported: Unsupported = "keep"
+
+    def request(self, timeout_s: float) -> GenerationRequest:
+        """Return the generation request over the passages that are left."""
+        ask = self.ask
+        like = ask.like or GenerationRequest(
+            (), max_tokens=ask.max_tokens, temperature=ask.temperature, seed=ask.seed, timeout_s=timeout_s
+        )
+        if ask.measured or self.calibration is not None:
+            like = replace(like, top_logprobs=LIKELIEST)
+        messages = answer_messages(ask.question, self.passages, ask.history, ask.system)
+        if not self.keys:
+            return replace(like, messages=messages)
+        (key, scale), *added = self.keys
+        return replace(like, messages=messages, adapter=key, adapter_scale=scale, added_adapters=tuple(added))
+
+    def drop_passage(self, error: ContextOverflow) -> None:
+        """Leave out the lowest passage, or give up where none is left."""
+        if not self.passages:
+            raise error
+        self.passages.pop()
+        self.dropped += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What is given out for a text: as in ``Answer``."""
+
+    text: str
+    abstained_by: AbstainedBy | None = None
+    confidence: float | None = None
+    citations: tuple[Citation, ...] = ()
+    sentences: tuple[Sentence, ...] = ()
+    signals: Mapping[str, float] = field(default_factory=dict)
+
+
+def judge(turn: Turn, result: GenerationResult, embedders: Embedders) -> Judged:
+    """Return what is given out for what was generated: verified, with its confidence, or withheld."""
+    text = renumber(result.text, passage_labels(turn.passages)).strip()
+    if abstains(text):
+        return Judged(text, "model")
+    # The confidence is of what the model wrote, its own marks included.
+    cited = cite_passages(text, turn.passages)
+    found = _signals(turn, text, cited, result, embedders)
+    confidence = turn.calibration.confidence(found) if turn.calibration is not None and found else None
+    judged = Judged(text, None, confidence, cited, signals=found or {})
+    if turn.floor is not None and (confidence is None or confidence <= turn.floor):
+        return _withheld(turn, judged, "confidence")
+    verified = verify(
+        text if turn.unsupported == "keep" else check_marks(text, turn.passages), turn.passages, turn.unsupported
+    )
+    if turn.unsupported == "keep":
+        return replace(judged, sentences=verified.sentences)
+    if not verified.sentences:
+        return _withheld(turn, judged, "support")
+    return replace(judged, text=verified.text, citations=verified.citations, sentences=verified.sentences)
+
+
+def _withheld(turn: Turn, judged: Judged, by: AbstainedBy) -> Judged:
+    return replace(judged, text=ABSTENTION[language(turn.ask.question)], abstained_by=by, citations=())
+
+
+def _signals(
+    turn: Turn, text: str, citations: tuple[Citation, ...], result: GenerationResult, embedders: Embedders
+) -> dict[str, float] | None:
+    """Return what the confidence is computed from; None where nobody asks or the generator does not tell."""
+    if turn.calibration is None and not turn.ask.measured:
+        return None
+    sure = likelihood(result)
+    if sure is None:
+        return None
+    quoted, similarity = quotation(citations), 0.0
+    if quoted:
+        embedder = embedders.of(turn.ask.collection)
+        pair = embedder.embed_queries([turn.ask.question]) @ embedder.embed_documents([quoted]).T
+        similarity = float(pair[0, 0])
+    return sure | signals(turn.ask.question, text, turn.passages, citations, similarity)

@@ -1,0 +1,190 @@
+"""Ties each sentence of an answer to the passage span that bears it out, and puts its citation marks right.
+
+Under ``keep`` an answer stays as the model wrote it. Under ``mark`` a citation mark stands only where its passage
+bears out what stands before it: another passage's number takes its place where that one does, else the mark goes.
+Under ``remove`` sentences that no passage bears out go as well. Knows nothing of models or of how passages were found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from data.prompt import strip_citations
+from data.records import Citation, Passage, Sentence
+from service.support import Support, find_support, sentence_spans
+
+Unsupported = Literal["keep", "mark", "remove"]
+"""What becomes of a sentence that no passage bears out."""
+
+_MARK = re.compile(r"\s+\[(\d{1,2})\]")
+"""As the answers' prompt asks for them; ``rows[1]`` in code is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """An answer's text under a policy, and what each of its sentences rests on."""
+
+    text: str
+    sentences: tuple[Sentence, ...]
+    citations: tuple[Citation, ...]
+
+
+class CheckedMarks:
+    """Puts the citation marks of a text right while it comes in pieces; a mark comes whole, with the blanks before it.
+
+    Args:
+        passages: those the prompt held; ranks count from 1.
+    """
+
+    def __init__(self, passages: Sequence[Passage]) -> None:
+        self._passages = passages
+        self._claim = ""
+        self._cited: set[int] = set()
+        self._last = ""
+
+    def feed(self, piece: str) -> str:
+        """Take a piece and return it with the marks that belong there."""
+        shown, place = "", 0
+        for mark in _MARK.finditer(piece):
+            shown += self._say(piece[place : mark.start()])
+            number = self._right(int(mark[1]))
+            shown += f"{mark[0][: mark[0].index('[')]}[{number}]" if number else ""
+            place = mark.end()
+        return shown + self._say(piece[place:])
+
+    def _say(self, text: str) -> str:
+        self._claim += text
+        return text
+
+    def _right(self, number: int) -> int | None:
+        """Return the passage to cite for what was said since the last mark, None for none (or none once more)."""
+        if self._claim.strip():
+            spans = sentence_spans(self._claim)
+            self._last = self._claim[spans[-1][0] : spans[-1][1]]
+            self._claim, self._cited = "", set()
+        found = best_support(self._last, self._passages, (number,))
+        if found is None or found[0] in self._cited:
+            return None
+        self._cited.add(found[0])
+        return found[0]
+
+
+def check_marks(text: str, passages: Sequence[Passage]) -> str:
+    """Return ``text`` with its citation marks put right."""
+    return CheckedMarks(passages).feed(text)
+
+
+def best_support(claim: str, passages: Sequence[Passage], preferred: Sequence[int] = ()) -> tuple[int, Support] | None:
+    """Return the rank of the passage that bears a claim out and where; those preferred first, then the fullest."""
+    order = [*preferred, *(n for n in range(1, len(passages) + 1) if n not in preferred)]
+    found: tuple[int, Support] | None = None
+    for number in order:
+        if not 1 <= number <= len(passages):
+            continue
+        support = find_support(claim, passages[number - 1].chunk.text)
+        if support is not None and (number in preferred or found is None or support.share > found[1].share):
+            if number in preferred:
+                return number, support
+            found = (number, support)
+    return found
+
+
+def verify(text: str, passages: Sequence[Passage], policy: Unsupported) -> Verified:
+    """Return the answer under ``policy``, its sentences and its citations.
+
+    Without passages there is nothing to verify with: the text stays, and no sentences are told.
+
+    Args:
+        text: with ranks in its citation marks, which ``check_marks`` has put right unless the policy is ``keep``.
+        passages: those the prompt held.
+        policy: what becomes of sentences that no passage bears out.
+    """
+    if not passages:
+        return Verified(text, (), ())
+    claims = _claims(text)
+    tied = [_tie(text[start:end], passages) for start, end in claims]
+    if policy == "remove":
+        kept = [text[start:end] for (start, end), support in zip(claims, tied, strict=True) if support is not None]
+        text = " ".join(kept)
+        claims, tied = _claims(text) if kept else [], [support for support in tied if support is not None]
+    sentences = tuple(_sentence(span, support, passages) for span, support in zip(claims, tied, strict=True))
+    return Verified(text, sentences, _citations(sentences, passages))
+
+
+def _tie(sentence: str, passages: Sequence[Passage]) -> tuple[int, Support] | None:
+    """Return what bears a sentence out: one passage, else one for each of its cited parts (the first is returned)."""
+    whole = best_support(sentence, passages, _numbers(sentence))
+    if whole is not None:
+        return whole
+    marks = list(_MARK.finditer(sentence))
+    starts = [0, *(mark.end() for mark in marks)]
+    ends = [*(mark.start() for mark in marks), len(sentence)]
+    parts = [sentence[start:end] for start, end in zip(starts, ends, strict=True)]
+    said = [part for part in parts if re.search(r"\w", part)]
+    if len(said) < 2:
+        return None
+    found = [best_support(part, passages) for part in said]
+    return found[0] if all(support is not None for support in found) else None
+
+
+def _numbers(claim: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(int(number) for number in _MARK.findall(f" {claim}")))
+
+
+def _claims(text: str) -> list[tuple[int, int]]:
+    """Return the sentences of an answer; marks behind a full stop belong to the sentence before it."""
+    spans: list[tuple[int, int]] = []
+    for start, end in sentence_spans(text):
+        lead = re.match(r"(?:\s*\[\d{1,2}\])+\s*", text[start:end])
+        begin = start
+        if lead and spans:
+            begin = start + lead.end()
+            spans[-1] = (spans[-1][0], start + len(lead[0].rstrip()))
+        if strip_citations(text[begin:end]):
+            spans.append((begin, end))
+    return spans
+
+
+def _sentence(span: tuple[int, int], found: tuple[int, Support] | None, passages: Sequence[Passage]) -> Sentence:
+    if found is None:
+        return Sentence(*span, supported=False)
+    number, support = found
+    chunk = passages[number - 1].chunk
+    return Sentence(
+        *span,
+        supported=True,
+        n=number,
+        document_id=chunk.document_id,
+        quote_start=chunk.start + support.start,
+        quote_end=chunk.start + support.end,
+        quote=chunk.text[support.start : support.end],
+    )
+
+
+def _citations(sentences: Sequence[Sentence], passages: Sequence[Passage]) -> tuple[Citation, ...]:
+    """Return a citation for each passage that a sentence rests on, quoting what bears out the first."""
+    first: dict[int, Sentence] = {}
+    for sentence in sentences:
+        if sentence.n is not None:
+            first.setdefault(sentence.n, sentence)
+    return tuple(_citation(number, sentence, passages[number - 1]) for number, sentence in first.items())
+
+
+def _citation(number: int, sentence: Sentence, passage: Passage) -> Citation:
+    chunk = passage.chunk
+    return Citation(
+        n=number,
+        document_id=chunk.document_id,
+        source=passage.source,
+        title=passage.title,
+        heading=chunk.heading,
+        page=chunk.page,
+        start=sentence.quote_start or 0,
+        end=sentence.quote_end or 0,
+        quote=sentence.quote,
+        score=passage.score,
+        supported=True,
+    )
