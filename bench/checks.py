@@ -12,6 +12,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -73,9 +74,9 @@ def span(one: Asked) -> Candidate:
     return one.candidate()
 
 
-def span_trials(wrong: Wrong, most: int, slow: int) -> list[Trial]:
-    """Return the trials on short answers; those that search or read see ``slow`` pairs."""
-    fast = [
+def wording_trials(wrong: Wrong, most: int) -> list[Trial]:
+    """Return the trials of checks that look at words alone."""
+    trials = [
         (curate.grounded, "answer of another document", wrong.foreign_answer),
         (curate.not_cut_off, "answer shifted", wrong.shifted),
         (curate.not_leaked, "answer put into the question", wrong.leaking),
@@ -85,15 +86,18 @@ def span_trials(wrong: Wrong, most: int, slow: int) -> list[Trial]:
         (curate.self_contained, "names made pronouns", wrong.pronoun),
         (curate.self_contained, "pointing at the text", wrong.pointing),
     ]
-    costly = [
+    return [Trial(check, fault, span, make, most) for check, fault, make in trials]
+
+
+def round_trips(wrong: Wrong, most: int) -> list[Trial]:
+    """Return the trials of checks that search or read."""
+    trials = [
         (curate.retrieved_again, "question of another document", wrong.foreign_question),
         (curate.retrieved_again, "question of another passage of the document", wrong.neighbour_question),
         (curate.answered_alike, "answer of another question of the passage", wrong.other_answer),
         (curate.answered_alike, "answer shifted", wrong.shifted),
     ]
-    return [Trial(check, fault, span, make, most) for check, fault, make in fast] + [
-        Trial(check, fault, span, make, slow) for check, fault, make in costly
-    ]
+    return [Trial(check, fault, span, make, most) for check, fault, make in trials]
 
 
 def repeat_trials(wrong: Wrong, known: Sequence[Asked], fresh: Sequence[Asked]) -> list[Trial]:
@@ -151,24 +155,26 @@ def run(workspace: Workspace, data: Path, most: int, slow: int) -> list[dict[str
     answered, unanswered = squad2(workspace, data / "squad2")
     random.shuffle(answered)
     random.shuffle(unanswered)
-    read = _reader(workspace)
+    read = cache(_reader(workspace))  # a right pair and a wrong one may ask the same
 
+    @cache
     def search(question: str) -> Sequence[Passage]:
-        return workspace.retriever.search(question, COLLECTION, TOP_K)
+        return tuple(workspace.retriever.search(question, COLLECTION, TOP_K))
 
     def embed(texts: Sequence[str]) -> Any:
         return workspace.retriever.vectors(texts, COLLECTION)
 
     wrong = Wrong(answered, random)
     plain = Context(search, read=read)
-    rows = [measure(trial, answered, plain) for trial in span_trials(wrong, most, slow)]
-    rows += [measure(trial, unanswered, plain) for trial in unanswerable_trials(answered, slow, random)]
     known, fresh = answered[:most], answered[most : 2 * most]
     before = [(one.question, one.answer) for one in known]
     asked = Context(search, accepted=before, evaluation=[question for question, _ in before], embed=embed)
-    rows += [measure(trial, known, asked) for trial in repeat_trials(wrong, known, fresh)]
+    rows = [measure(trial, answered, plain) for trial in wording_trials(wrong, most)]
     long = long_answers(data / "clapnq")
-    return rows + [measure(trial, long, plain) for trial in claim_trials(WrongClaims(long, random), most)]
+    rows += [measure(trial, long, plain) for trial in claim_trials(WrongClaims(long, random), most)]
+    rows += [measure(trial, known, asked) for trial in repeat_trials(wrong, known, fresh)]
+    rows += [measure(trial, answered, plain) for trial in round_trips(wrong, slow)]
+    return rows + [measure(trial, unanswered, plain) for trial in unanswerable_trials(answered, slow, random)]
 
 
 def _reader(workspace: Workspace) -> Callable[[str, Sequence[Passage]], str]:

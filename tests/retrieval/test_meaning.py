@@ -74,4 +74,4 @@ def test_the_checks_refuse_paraphrases_private_data_and_full_documents() -> None
     context.accept("Which year saw the founding of Fresno?", "1872", "other")
     assert outcome("When did a railroad first build Fresno?", "1872", context) == "not_same_meaning"
     context.accept("Who?", "", "doc")
-    assert outcome("When did settlers first build Fresno?", "1872", context) == "within_source_cap"
+    assert outcome("When did a railroad first build Fresno?", "1872", context) == "within_source_cap"
