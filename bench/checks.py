@@ -149,8 +149,8 @@ def claim_trials(wrong: WrongClaims, most: int) -> list[Trial]:
     ]
 
 
-def run(workspace: Workspace, data: Path, most: int, slow: int) -> list[dict[str, Any]]:
-    """Measure every check; return a row for each check and fault."""
+def run(workspace: Workspace, data: Path, most: int, slow: int, only: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Measure every check, or those named; return a row for each check and fault."""
     random = Random(SEED)
     answered, unanswered = squad2(workspace, data / "squad2")
     random.shuffle(answered)
@@ -169,12 +169,20 @@ def run(workspace: Workspace, data: Path, most: int, slow: int) -> list[dict[str
     known, fresh = answered[:most], answered[most : 2 * most]
     before = [(one.question, one.answer) for one in known]
     asked = Context(search, accepted=before, evaluation=[question for question, _ in before], embed=embed)
-    rows = [measure(trial, answered, plain) for trial in wording_trials(wrong, most)]
     long = long_answers(data / "clapnq")
-    rows += [measure(trial, long, plain) for trial in claim_trials(WrongClaims(long, random), most)]
-    rows += [measure(trial, known, asked) for trial in repeat_trials(wrong, known, fresh)]
-    rows += [measure(trial, answered, plain) for trial in round_trips(wrong, slow)]
-    return rows + [measure(trial, unanswered, plain) for trial in unanswerable_trials(answered, slow, random)]
+    sets: list[tuple[list[Trial], Sequence[Asked], Context]] = [
+        (wording_trials(wrong, most), answered, plain),
+        (claim_trials(WrongClaims(long, random), most), long, plain),
+        (repeat_trials(wrong, known, fresh), known, asked),
+        (round_trips(wrong, slow), answered, plain),
+        (unanswerable_trials(answered, slow, random), unanswered, plain),
+    ]
+    return [
+        measure(trial, people, context)
+        for trials, people, context in sets
+        for trial in trials
+        if not only or trial.check.__name__ in only
+    ]
 
 
 def _reader(workspace: Workspace) -> Callable[[str, Sequence[Passage]], str]:
@@ -195,9 +203,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with squad2 and clapnq")
     parser.add_argument("--most", type=int, default=1000, help="pairs of each sort")
     parser.add_argument("--slow", type=int, default=150, help="likewise where the index or the reader is asked")
+    parser.add_argument("--only", nargs="*", default=[], metavar="CHECK", help="measure these checks alone")
     options = parser.parse_args()
     with Workspace(Settings.load(state_dir=STATE.parent / "bench-checks", model="starter")) as workspace:
-        rows = run(workspace, options.data, options.most, options.slow)
+        rows = run(workspace, options.data, options.most, options.slow, options.only)
     print("| check | fault | n | precision | recall | right kept |\n|---|---|--:|--:|--:|--:|")
     for row in rows:
         shown = [_shown(row[name]) for name in ("precision", "recall", "right_kept")]

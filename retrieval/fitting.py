@@ -77,7 +77,7 @@ def cut_off(answer: str) -> str:
     return f"has one {odd} alone" if odd else ""
 
 
-def _asked_about(question: str) -> set[str]:
+def asked_about(question: str) -> set[str]:
     """Return what a question is about: its words; of Chinese its characters, without those that only ask."""
     if language(question) != "zh":
         return set(content_words(question))
@@ -87,6 +87,6 @@ def _asked_about(question: str) -> set[str]:
 
 def unspoken(question: str, text: str) -> list[str]:
     """Return the words of a question that ``text`` has not, if they are too many; [] if it speaks of the question."""
-    asked = _asked_about(question)
+    asked = asked_about(question)
     missing = sorted(asked - (set(_HAN.findall(text)) | content_words(text)))
     return missing if len(missing) > (1 - LEAST_SPOKEN_OF) * len(asked) else []

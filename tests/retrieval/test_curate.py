@@ -11,7 +11,7 @@ import pytest
 from data.records import Chunk, PairKind, Passage
 from retrieval.candidates import Context, parse_candidate
 from retrieval.curate import check, check_wording
-from retrieval.wording import dangling_reference, information, points_at_source, stretch_of
+from retrieval.wording import dangling_reference, information, points_at_source, prose, says_something, stretch_of
 
 SAMPLES = Path(__file__).resolve().parents[2] / "data" / "samples"
 ENGLISH = (
@@ -212,6 +212,16 @@ def test_information_counts_names_numbers_and_long_words() -> None:
     assert information("It was so, and they did it as well.") == 0
     assert information("In 1872 the Central Pacific Railroad reached Fresno.") == 5
     assert information(CHINESE) > 15
+
+
+def test_prose_is_what_code_and_markup_leave() -> None:
+    text = (
+        "Say <b>this</b> at https://a.b/c. { #anchor }\n{% if x %}\n/// note | Tip\n```py\nx = 1\n```\nDone.\n~~~\nopen"
+    )
+    assert prose(text).split() == ["Say", "this", "at", "Done."]
+    assert not says_something(text)
+    assert says_something(ENGLISH)
+    assert says_something(CHINESE)
 
 
 DOCS = "The `status_code` argument takes a number. Clients retry three times when the server is restarted each night."
