@@ -51,6 +51,7 @@ WRITE_UNANSWERABLE = {
     "zh": "写一个与资料主题有关、但资料没有回答的问题，用 JSON 表示。",
 }
 ABSTENTION = {"en": "I don't know.", "zh": "不知道。"}
+_DISAGREE = {"en": "Sources disagree: ", "zh": "资料说法不一："}
 _QUESTION = {"en": "Question: ", "zh": "问题："}
 
 
@@ -128,9 +129,14 @@ def pair_messages(passage: Passage, *, answerable: bool = True) -> tuple[Message
     return (Message("system", (system,)), Message("user", (passage_part(passage).rstrip(),)))
 
 
-def cite(answer: str, label: int) -> str:
-    """Return ``answer`` with the citation mark of the passage of that label, as training rows have it."""
-    return f"{answer.strip()} [{label}]"
+def cite(answer: str, *labels: int) -> str:
+    """Return ``answer`` with the citation marks of the passages of those labels, as training rows have it."""
+    return answer.strip() + "".join(f" [{label}]" for label in labels)
+
+
+def disagreement(answers: Sequence[tuple[str, int]], lang: str) -> str:
+    """Return what to say where passages answer differently: each answer with the label of its passage."""
+    return _DISAGREE[lang] + ("；" if lang == "zh" else "; ").join(cite(answer, label) for answer, label in answers)
 
 
 def renumber(text: str, labels: Sequence[int]) -> str:

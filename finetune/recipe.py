@@ -52,6 +52,11 @@ class Recipe:
         closed_book: train also on answers in free words that no retrieved passage bears out. Off: facts come from the
             documents, and tuning on facts that are not among the passages teaches a model to answer without them
             (Gekhman et al., 2024, arXiv:2405.05904).
+        contradicting_share: further examples, as a share (0 to below 1) of those that answer, in which two passages
+            answer differently and the target names both answers.
+        other_language_share: likewise, in which a passage is in the collection's other language.
+        multi_turn_share: likewise, in which the question follows another one. All three are off: what they gain or cost
+            is not measured.
         init_adapter: folder of an adapter to continue from; None starts at zero.
         qlora: load the base in 4 bits (CUDA only).
         gradient_checkpointing: compute each layer again in the backward pass: more time, less memory.
@@ -86,6 +91,9 @@ class Recipe:
     attention: Attention = "full"
     full_share: float = 0.33
     closed_book: bool = False
+    contradicting_share: float = 0.0
+    other_language_share: float = 0.0
+    multi_turn_share: float = 0.0
     init_adapter: str | None = None
     qlora: bool = False
     gradient_checkpointing: bool = False
@@ -107,6 +115,8 @@ class Recipe:
             self._require(name, getattr(self, name) >= 1, "at least 1")
         self._require("max_length", self.max_length >= 16, "at least 16 tokens")
         self._require("lora_dropout", 0 <= self.lora_dropout < 1, "0 to below 1")
+        for name in ("contradicting_share", "other_language_share", "multi_turn_share"):
+            self._require(name, 0 <= getattr(self, name) < 1, "0 to below 1")
         self._require("full_share", 0 <= self.full_share <= 1, "0 to 1")
         self._require("learning_rate", 0 < self.learning_rate <= 1, "above 0, at most 1")
         self._require("num_train_epochs", self.num_train_epochs > 0, "above 0")

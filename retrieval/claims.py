@@ -31,7 +31,7 @@ def claims(answer: str) -> list[str]:
     for sentence in _SENTENCES.split(answer):
         for place, clause in enumerate(_CLAUSES.split(sentence or "")):
             said = clause.strip(" \t,，;；")
-            if place and len(_content(said)) < SHORTEST_CLAIM and found:
+            if place and len(content_words(said)) < SHORTEST_CLAIM and found:
                 found[-1] += f" {said}"
             elif said:
                 found.append(said)
@@ -43,9 +43,9 @@ def bears_out(claim: str, text: str) -> bool:
     numbers = set(_NUMBER.findall(claim))
     if not numbers <= set(_NUMBER.findall(text)):
         return False
-    held = _content(text)
-    names = {part for name in _NAMES.findall(claim) for part in _content(name)}
-    said = _content(claim)
+    held = content_words(text)
+    names = {part for name in _NAMES.findall(claim) for part in content_words(name)}
+    said = content_words(claim)
     return names <= held and (not said or len(said & held) >= LEAST_SHARE * len(said))
 
 
@@ -63,7 +63,7 @@ def superfluous(answer: str, texts: Sequence[str]) -> int | None:
     return None
 
 
-def _content(text: str) -> frozenset[str]:
+def content_words(text: str) -> frozenset[str]:
     """Return the words that carry meaning, without common endings; of Chinese, every two characters together."""
     words = (word for word in terms(text) if word not in FUNCTION_WORDS and (len(word) > 1 or word.isdigit()))
     stems = {_ENDINGS.sub("", word) if len(word) > 4 else word for word in words if language(word) != "zh"}

@@ -14,6 +14,7 @@ from data.scoring import token_f1
 from retrieval.asking import FREE_WORDS
 from retrieval.candidates import Candidate, CheckResult, Context, reply_fields
 from retrieval.claims import superfluous, unsupported
+from retrieval.fitting import cut_off, misfit, unspoken
 from retrieval.privacy import PERSONAL, SECRET, found_kinds
 from retrieval.wording import dangling_reference, is_short, points_at_source, stretch_of, terms
 
@@ -75,6 +76,22 @@ def preferred_terms(candidate: Candidate, context: Context) -> CheckResult:
     own = candidate.answer if candidate.kind in FREE_WORDS else ""
     avoided = context.glossary.avoided(f"{candidate.question}\n{own}")
     return CheckResult("preferred_terms", avoided is None, f'"{avoided[0]}" for "{avoided[1]}"' if avoided else "")
+
+
+def not_cut_off(candidate: Candidate, _context: Context) -> CheckResult:
+    """Check that a span does not begin or end in the middle of a phrase, as far as its words show."""
+    return CheckResult("not_cut_off", not (reason := cut_off(candidate.answer)), reason)
+
+
+def fits_question(candidate: Candidate, _context: Context) -> CheckResult:
+    """Check that the answer is of the sort that the question's word asks for: a time for "when", and so on."""
+    return CheckResult("fits_question", not (reason := misfit(candidate.question, candidate.answer)), reason)
+
+
+def spoken_of(candidate: Candidate, _context: Context) -> CheckResult:
+    """Check that the passage speaks of what is asked: it has half of the question's words."""
+    missing = ", ".join(unspoken(candidate.question, "\n".join(candidate.texts)))
+    return CheckResult("spoken_of", not missing, f"its passage says nothing of: {missing}" if missing else "")
 
 
 def not_leaked(candidate: Candidate, _context: Context) -> CheckResult:
@@ -166,11 +183,14 @@ def not_answered(candidate: Candidate, context: Context) -> CheckResult:
 ANSWERABLE_CHECKS: tuple[Check, ...] = (
     well_formed,
     grounded,
+    not_cut_off,
     not_leaked,
     self_contained,
     preferred_terms,
     no_secrets,
     no_personal_data,
+    fits_question,
+    spoken_of,
     within_source_cap,
     not_duplicate,
     uncontaminated,
@@ -186,6 +206,7 @@ FREE_CHECKS: tuple[Check, ...] = (
     preferred_terms,
     no_secrets,
     no_personal_data,
+    spoken_of,
     within_source_cap,
     not_duplicate,
     uncontaminated,

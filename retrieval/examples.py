@@ -6,17 +6,21 @@ included. Knows nothing of tokens or training.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
+from typing import Literal
 
-from data.records import Chunk, Passage, QAPair
+from data.prompt import ABSTENTION, answer_messages, cite, disagreement, language, passage_labels
+from data.records import Chunk, Message, Passage, QAPair
 from data.store import Store
 from retrieval.evidence import Evidence
 from retrieval.retriever import Retriever
 from retrieval.wording import stretch_of
 
-_FREE = frozenset({"style", "free"})
+_FREE = frozenset({"style", "free", "multi"})
+Sort = Literal["answering", "abstaining", "contradicting", "other_language", "multi_turn"]
 INSERT_MISSED_GOLD = 0.8
 """Probability of putting a gold chunk that retrieval missed among the passages after all."""
 
@@ -29,6 +33,8 @@ class TrainingExample:
     to cite, counting from 1, and None where no passage is cited. ``chunk_id`` is the pair's chunk,
     "" if it has none; ``pair_id`` is the pair. ``closed_book``: the answer states facts that no passage holds, so that
     training on it would teach the model to answer from memory.
+    ``also_gold`` are the numbers of further passages that the answer needs; ``rival`` is another answer and the number
+    of the passage that gives it (``retrieval.variants``); ``history`` are the turns before.
     """
 
     question: str
@@ -38,16 +44,47 @@ class TrainingExample:
     chunk_id: str
     pair_id: str = ""
     closed_book: bool = False
+    also_gold: tuple[int, ...] = ()
+    rival: tuple[str, int] | None = None
+    history: tuple[Message, ...] = ()
+    sort: Sort = "answering"
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """Return the prompt, as production asks it."""
+        return answer_messages(self.question, self.passages, self.history)
+
+    @property
+    def target(self) -> str:
+        """Return what the model is to say, with citation marks."""
+        lang = language(self.question)
+        if self.answer is None:
+            return ABSTENTION[lang]
+        labels = passage_labels(self.passages)
+        cited = [labels[number - 1] for number in (self.gold_number, *self.also_gold) if number is not None]
+        if self.rival is not None:
+            other, number = self.rival
+            return disagreement([(self.answer, cited[0]), (other, labels[number - 1])], lang)
+        return cite(self.answer, *cited)
+
+
+def count_sorts(examples: Iterable[TrainingExample]) -> dict[str, int]:
+    """Return how many examples are of each sort."""
+    return dict(sorted(Counter(example.sort for example in examples).items()))
 
 
 @dataclass(frozen=True, slots=True)
 class _Sourced:
-    """A pair with its gold chunk (None for a pair that names none), and its document's source and title."""
+    """A pair with its gold chunk (None for a pair that names none), and its document's source and title.
+
+    ``others`` are the further chunks that its answer needs, of a pair of kind "multi".
+    """
 
     pair: QAPair
     chunk: Chunk | None
     source: str = ""
     title: str = ""
+    others: tuple[Passage, ...] = ()
 
     @property
     def answerable(self) -> bool:
@@ -108,7 +145,7 @@ def examples_from_pairs(
         owed += len(group) * abstain_share / (1 - abstain_share)
         for foreign in _foreign(sourced, group, passages, min(int(owed), len(group)), random):
             gold, pair = _gold_id(foreign), foreign.pair
-            examples.append(TrainingExample(pair.question, None, passages, None, gold, pair.id))
+            examples.append(TrainingExample(pair.question, None, passages, None, gold, pair.id, sort="abstaining"))
             owed -= 1
         if advance is not None:
             advance(len(group))
@@ -116,12 +153,21 @@ def examples_from_pairs(
 
 
 def _sourced(store: Store, pairs: Sequence[QAPair]) -> list[_Sourced]:
-    found = store.chunks.by_ids(dict.fromkeys(pair.chunk_ids[0] for pair in pairs if pair.chunk_ids))
-    return [
-        _Sourced(pair, *found[pair.chunk_ids[0]]) if pair.chunk_ids else _Sourced(pair, None)
-        for pair in pairs
-        if not pair.chunk_ids or pair.chunk_ids[0] in found
-    ]
+    found = store.chunks.by_ids(dict.fromkeys(chunk_id for pair in pairs for chunk_id in _needed(pair)))
+    sourced = []
+    for pair in pairs:
+        first, *others = _needed(pair) or [None]
+        if first is None:
+            sourced.append(_Sourced(pair, None))
+        elif all(chunk_id in found for chunk_id in (first, *others)):
+            more = tuple(Passage(found[i][0], 0.0, 1, "inserted", *found[i][1:]) for i in others if i)
+            sourced.append(_Sourced(pair, *found[first], more))
+    return sourced
+
+
+def _needed(pair: QAPair) -> tuple[str, ...]:
+    """Return the chunks without which a pair has no evidence: the first, or all of a pair about several."""
+    return pair.chunk_ids if pair.kind == "multi" else pair.chunk_ids[:1]
 
 
 def _gold_id(item: _Sourced) -> str:
@@ -131,7 +177,7 @@ def _gold_id(item: _Sourced) -> str:
 def _groups(sourced: Sequence[_Sourced], share_passages: bool) -> Iterator[list[_Sourced]]:
     groups: dict[str, list[_Sourced]] = {}
     for item in sourced:
-        shared = share_passages and item.chunk is not None
+        shared = share_passages and item.chunk is not None and not item.others
         groups.setdefault(f"chunk {_gold_id(item)}" if shared else f"pair {item.pair.id}", []).append(item)
     yield from groups.values()
 
@@ -145,6 +191,8 @@ def _passages(
     leaders = random.sample(group, len(group))
     for leader in sorted(leaders, key=lambda item: not item.answerable):
         found = tuple(retriever.search(leader.pair.question, collection, top_k))
+        if group[0].others:
+            return _with_all(group[0], found, top_k, random)
         if _number_of(group[0].chunk, found) is not None or group[0].chunk is None:
             return found
     gold = group[0].chunk
@@ -158,6 +206,27 @@ def _passages(
     return _with_gold(group[0], gold, found, top_k, random)
 
 
+def _with_all(item: _Sourced, found: tuple[Passage, ...], top_k: int, random: Random) -> tuple[Passage, ...]:
+    """Put what retrieval missed of a pair's chunks among the passages, all of it or (at times) nothing."""
+    needed = [Passage(item.chunk, 0.0, 1, "inserted", item.source, item.title)] if item.chunk else []
+    needed += item.others
+    missed = [passage for passage in needed if _number_of(passage.chunk, found) is None]
+    if not missed or random.random() >= INSERT_MISSED_GOLD:
+        return found
+    ids = {passage.chunk.id for passage in needed}
+    room = max(0, top_k - len(needed))
+    gold = [passage for passage in found if passage.chunk.id in ids]
+    kept = [*gold, *[passage for passage in found if passage.chunk.id not in ids][:room]]
+    for passage in missed:
+        kept.insert(random.randint(0, len(kept)), passage)
+    return ranked(kept)
+
+
+def ranked(passages: Sequence[Passage]) -> tuple[Passage, ...]:
+    """Return passages with ranks that follow their order."""
+    return tuple(replace(passage, rank=rank) for rank, passage in enumerate(passages, 1))
+
+
 def _with_gold(
     item: _Sourced, gold: Chunk, found: tuple[Passage, ...], top_k: int, random: Random
 ) -> tuple[Passage, ...]:
@@ -166,7 +235,7 @@ def _with_gold(
     place = random.randint(0, len(kept))
     score = kept[min(place, len(kept) - 1)].score if kept else 0.0
     kept.insert(place, Passage(gold, score, place + 1, "inserted", item.source, item.title))
-    return tuple(Passage(p.chunk, p.score, rank, p.origin, p.source, p.title) for rank, p in enumerate(kept, 1))
+    return ranked(kept)
 
 
 def _number_of(chunk: Chunk | None, passages: Sequence[Passage]) -> int | None:
@@ -179,14 +248,20 @@ def _example(item: _Sourced, passages: tuple[Passage, ...], evidence: Evidence) 
     number = _number_of(item.chunk, passages)
     if item.chunk is None and item.answerable:
         number = next((i for i, p in enumerate(passages, 1) if stretch_of(pair.answer, p.chunk.text)), None)
-    if number is None and item.in_free_words:
+    if number is None and item.in_free_words and not item.others:
         number = evidence.number_of(pair.answer, passages)
+    also = tuple(n for n in (_number_of(other.chunk, passages) for other in item.others) if n is not None)
+    if len(also) < len(item.others):
+        number = None  # half of its evidence is none
     # An answer in free words that names no chunk is trained uncited; a span without evidence never.
     uncited = item.chunk is None and item.in_free_words and number is None
     answer = pair.answer if item.answerable and (number is not None or uncited) else None
     closed_book = uncited and evidence.states_facts(pair.answer)
-    gold = number if answer else None
-    return TrainingExample(pair.question, answer, passages, gold, _gold_id(item), pair.id, closed_book)
+    gold, also = (number, also) if answer else (None, ())
+    sort: Sort = "answering" if answer else "abstaining"
+    return TrainingExample(
+        pair.question, answer, passages, gold, _gold_id(item), pair.id, closed_book, also_gold=also, sort=sort
+    )
 
 
 def _foreign(

@@ -29,7 +29,7 @@ from retrieval.proposing import NEIGHBOURS, Proposer, Try, chunk_groups, partner
 from retrieval.proposing import unanswerable_share as share_without_answer
 from retrieval.question_types import QuestionType, askable, count_types
 from retrieval.retriever import Retriever
-from retrieval.wording import information
+from retrieval.wording import information, says_something
 
 NO_WISHES = Wishes()
 
@@ -284,6 +284,8 @@ def _chunks(store: Store, collection: str, excluded: frozenset[str]) -> _Chunks:
     found = [
         (key, chunk) for key, chunk, _title in store.chunks.iterate(collection) if chunk.document_id not in excluded
     ]
+    # Code and markup without words around them give questions about nothing.
+    found = [(key, chunk) for key, chunk in found if says_something(chunk.text)] or found
     if not found:
         raise NothingIndexed(
             f'There are no passages in "{collection}" to make pairs from',

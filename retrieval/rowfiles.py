@@ -15,14 +15,9 @@ from data.errors import InvalidRequest, NoAcceptedPairs
 from data.formats import FORMATS, Format, convert, format_of, iterate_questions, iterate_rows, write_rows
 from data.jsonl import OnError, estimate_lines, read_objects
 from data.prompt import (
-    ABSTENTION,
     ANSWER_WITH_PASSAGES,
     abstains,
-    answer_messages,
     asked_question,
-    cite,
-    language,
-    passage_labels,
     strip_citations,
 )
 from data.protocols import Report
@@ -53,13 +48,8 @@ class ImportReport:
 
 def row_of(example: TrainingExample) -> dict[str, Any]:
     """Return an example as a chat row: production's messages and the target."""
-    if example.answer is None:
-        target = ABSTENTION[language(example.question)]
-    else:
-        gold = example.gold_number
-        target = cite(example.answer, passage_labels(example.passages)[gold - 1]) if gold else example.answer
-    messages = [{"role": m.role, "content": m.content} for m in answer_messages(example.question, example.passages)]
-    return {"messages": [*messages, {"role": "assistant", "content": target}], "chunk_id": example.chunk_id}
+    messages = [{"role": message.role, "content": message.content} for message in example.messages]
+    return {"messages": [*messages, {"role": "assistant", "content": example.target}], "chunk_id": example.chunk_id}
 
 
 def split_pairs(store: Store, collection: str, *, eval_share: float, seed: int) -> Split[QAPair]:

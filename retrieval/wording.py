@@ -57,6 +57,14 @@ _DANGLING_ZH = re.compile(
 _ANTECEDENT_ZH = re.compile(r"什么|哪[个些里年位种一]?|谁|何时?|多少|几|请问|是|在|的|了|有|和|与|为|于")
 _SENTENCE_START = re.compile(r"(?:^|[.!?:]\s+|\n\s*)$")
 
+# A chunk may begin or end inside of a fence: what follows the last mark without a partner is taken for code.
+_FENCED = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1[^\S\n]*$|\Z)", re.MULTILINE | re.DOTALL)
+_MARKUP = re.compile(
+    r"<[^<>\n]+>|\{[{%#*][^\n]*?[}%#*]\}|\{ ?[#.][^{}\n]*\}|https?://[^\s)>]+|^[ \t]*(?:/{3,}|:{3,}).*$", re.M
+)
+FEWEST_WORDS = 8
+"""Words (Chinese: characters) below which a passage is a heading, a caption or code."""
+
 MAX_SPAN_WORDS = 12
 MAX_SPAN_HAN = 30
 
@@ -168,6 +176,17 @@ def _stem(word: str) -> str:
         if word.isascii() and word.endswith(ending) and len(word) - len(ending) >= 3:
             return word[: -len(ending)]
     return word
+
+
+def prose(text: str) -> str:
+    """Return ``text`` without fenced code, tags, template marks and addresses: what is said in words."""
+    said = _FENCED.sub(" ", text)
+    return _MARKUP.sub(" ", said)
+
+
+def says_something(text: str) -> bool:
+    """Tell whether a passage has words enough to be asked about: code and markup alone have not."""
+    return len(terms(prose(text))) >= FEWEST_WORDS
 
 
 def information(text: str) -> int:

@@ -56,7 +56,8 @@ def trained_rows(
     for example, row in zip(examples, rows, strict=True):
         gold = [chunks[chunk_id] for chunk_id in rests_on.get(example.pair_id, ()) if chunk_id in chunks]
         links = [ChunkLink(chunk.id, chunk.document_id, source, GOLD) for chunk, source, _title in gold]
-        links += [ChunkLink(p.chunk.id, p.chunk.document_id, p.source) for p in example.passages]
+        shown = [passage for passage in example.passages if passage.origin != "altered"]  # no document has those
+        links += [ChunkLink(p.chunk.id, p.chunk.document_id, p.source) for p in shown]
         digest = content_id(json.dumps(row, ensure_ascii=False, sort_keys=True))
         linked.append(TrainedRow(digest, example.pair_id, tuple(links)))
     return linked

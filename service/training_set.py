@@ -55,6 +55,13 @@ class TrainingSet:
     held_out: RowSet
     refused: Mapping[str, int]
 
+    @property
+    def sorts(self) -> dict[str, int]:
+        """How many of the examples trained on are of each sort (``retrieval.examples``)."""
+        from retrieval.examples import count_sorts
+
+        return count_sorts(self.found)
+
     def write(self, folder: Path) -> None:
         """Write train.jsonl, and eval.jsonl where pairs are held out, for people and for other trainers."""
         from retrieval.rowfiles import row_of
@@ -92,6 +99,7 @@ def training_set(workspace: Workspace, inputs: dict[str, Any], report: Report) -
     found, held = every if recipe.closed_book else [tuple(e for e in side if not e.closed_book) for side in every]
     if not found:
         raise _nothing_borne_out(len(every[0]))
+    found = (*found, *_variants(workspace, found, recipe, collection, top_k))
     examples = tuple(_example(example) for example in found)
     tokenizer = load_tokenizer(workspace.model.weights)
     rows, held_out = (_rows(side, tokenizer, recipe) for side in (examples, [_example(example) for example in held]))
@@ -217,14 +225,21 @@ def _nothing_borne_out(answers: int) -> NoAcceptedPairs:
     )
 
 
-def _example(found: TrainingExample) -> Example:
-    from data.prompt import answer_messages
-    from finetune.rows import Example, answer_example
+def _variants(
+    workspace: Workspace, found: Sequence[TrainingExample], recipe: Recipe, collection: str, top_k: int
+) -> list[TrainingExample]:
+    """Return the further examples that the recipe asks for: contradictions, another language, conversations."""
+    from retrieval.variants import Shares, variants
 
-    if found.answer is not None and found.gold_number is None:
-        # A style or free answer that no passage holds: trained uncited, over what was retrieved.
-        return Example(answer_messages(found.question, found.passages), found.answer)
-    return answer_example(found.question, found.answer or "", found.passages, found.gold_number)
+    shares = Shares(recipe.contradicting_share, recipe.other_language_share, recipe.multi_turn_share)
+    about: dict[str, Any] = {"collection": collection, "top_k": top_k, "seed": recipe.seed}
+    return variants(workspace.store, workspace.retriever, found, shares, **about)
+
+
+def _example(found: TrainingExample) -> Example:
+    from finetune.rows import Example
+
+    return Example(found.messages, found.target)
 
 
 def _rows(examples: Sequence[Example], tokenizer: Any, recipe: Recipe) -> RowSet:

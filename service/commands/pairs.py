@@ -92,6 +92,8 @@ def _print_ledger(ledger: dict[str, Any]) -> None:
         print_line("Questions of the documents: " + ledger_text(ledger["faq"]))
     print_line(ledger_text(ledger))
     print_line(types_text(ledger["question_types"]))
+    if "advice" in ledger:
+        stderr().print(ledger["advice"], markup=False)
 
 
 def types_text(types: dict[str, dict[str, int]]) -> str:

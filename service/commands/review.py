@@ -208,8 +208,19 @@ def coverage(
     if as_json:
         print_json({"documents": [asdict(document) for document in found], "next_cursor": following})
         return
-    columns = ("source", "chunks", "with pairs", "pairs", "accepted", "information covered")
-    rows = [(d.source, d.chunks, d.chunks_with_pairs, d.pairs, d.accepted, f"{d.information_share:.0%}") for d in found]
+    columns = ("source", "chunks", "with pairs", "pairs", "accepted", "information covered", "question words")
+    rows = [
+        (
+            d.source,
+            d.chunks,
+            d.chunks_with_pairs,
+            d.pairs,
+            d.accepted,
+            f"{d.information_share:.0%}",
+            ", ".join(f"{one} {n}" for one, n in d.question_types.items()),
+        )
+        for d in found
+    ]
     print_rows(columns, rows, "No documents yet: ragtune ingest PATH")
     if following:
         print_line(f"More: --cursor {following}")

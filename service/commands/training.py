@@ -45,10 +45,13 @@ def show_row(workspace: Workspace, inputs: dict[str, Any], number: int, as_json:
     tokenizer = load_tokenizer(workspace.model.weights)
     tokens = inspect_row(rows[number - 1], tokenizer, prepared.recipe.attention)
     if as_json:
-        print_json({"row": number, "rows": len(rows), "tokens": [asdict(token) for token in tokens]})
+        shown = [asdict(token) for token in tokens]
+        print_json({"row": number, "rows": len(rows), "sorts": prepared.sorts, "tokens": shown})
         return
     trained = sum(token.trained for token in tokens)
     print_line(f"Row {number} of {len(rows)}: {len(tokens)} tokens, {trained} trained («so»)")
+    sorts = ", ".join(f"{sort} {count}" for sort, count in prepared.sorts.items())
+    print_line(f"Examples: {sorts}")
     print_line(f"\n{marked_text(tokens, tokenizer)}")
 
 

@@ -68,6 +68,7 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
         "weights_sha256": sha256_file(folder / ADAPTER_WEIGHTS),
         "init_adapter": prepared.started_from,
         "examples": len(prepared.examples),
+        "sorts": prepared.sorts,
         "held_out_pairs": len(prepared.held_out_pairs),
         "refused": dict(prepared.refused),
     }
@@ -77,7 +78,7 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
     )
     target = workspace.state.adapters(name, adapter.version)
     _register(workspace, adapter, folder, target, links)
-    counts = {"rows": len(rows.rows), "branches": rows.branches, "pairs": len(pairs)}
+    counts = {"rows": len(rows.rows), "branches": rows.branches, "pairs": len(pairs), "sorts": prepared.sorts}
     if not inputs.get("promote", False):
         return {**adapter_view(adapter), **counts}
     return {**_promoted(workspace, adapter, inputs.get("actor", "train job")), **counts}

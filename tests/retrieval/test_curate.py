@@ -10,8 +10,8 @@ import pytest
 
 from data.records import Chunk, PairKind, Passage
 from retrieval.candidates import Context, parse_candidate
-from retrieval.curate import check
-from retrieval.wording import dangling_reference, information, points_at_source, stretch_of
+from retrieval.curate import check, check_wording
+from retrieval.wording import dangling_reference, information, points_at_source, prose, says_something, stretch_of
 
 SAMPLES = Path(__file__).resolve().parents[2] / "data" / "samples"
 ENGLISH = (
@@ -212,3 +212,55 @@ def test_information_counts_names_numbers_and_long_words() -> None:
     assert information("It was so, and they did it as well.") == 0
     assert information("In 1872 the Central Pacific Railroad reached Fresno.") == 5
     assert information(CHINESE) > 15
+
+
+def test_prose_is_what_code_and_markup_leave() -> None:
+    text = (
+        "Say <b>this</b> at https://a.b/c. { #anchor }\n{% if x %}\n/// note | Tip\n```py\nx = 1\n```\nDone.\n~~~\nopen"
+    )
+    assert prose(text).split() == ["Say", "this", "at", "Done."]
+    assert not says_something(text)
+    assert says_something(ENGLISH)
+    assert says_something(CHINESE)
+
+
+DOCS = "The `status_code` argument takes a number. Clients retry three times when the server is restarted each night."
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "refused_by"),
+    [
+        ("How often do clients retry?", "three times", "accepted"),
+        ("How often do clients retry?", "the server", "fits_question"),
+        ("When is the server restarted?", "each night", "accepted"),
+        ("When is the server restarted?", "clients", "fits_question"),
+        ("Why do clients retry?", "restarted", "fits_question"),
+        ("Which argument takes a number?", "`status_code`", "accepted"),
+        ("Which argument takes a number?", "`status_code", "not_cut_off"),
+        ("What do clients do when the server is restarted?", "retry three times when", "accepted"),
+        ("What do clients do when the server is restarted?", "retry three times when the", "not_cut_off"),
+        ("Who holds the patent on redundant storage clusters?", "clients", "spoken_of"),
+    ],
+)
+def test_question_answer_and_passage_must_fit_one_another(question: str, answer: str, refused_by: str) -> None:
+    assert outcome(question, answer, text=DOCS) == refused_by
+
+
+def test_chinese_questions_answers_and_passages_fit_too() -> None:
+    assert outcome("弗雷斯诺现有人口约多少？", "五十万", text=CHINESE) == "accepted"
+    assert outcome("弗雷斯诺现有人口约多少？", "白蜡树", text=CHINESE) == "fits_question"
+    assert outcome("哪家银行在东京提供最低的贷款利率？", "白蜡树", text=CHINESE) == "spoken_of"
+
+
+def test_an_edited_pair_is_checked_by_its_kind() -> None:
+    two = [passage(), passage("Oxygen was isolated by Michael Sendivogius before 1604.", "other")]
+    question, answer = (
+        "When was Fresno founded and oxygen isolated?",
+        "Fresno was founded in 1872. Oxygen was isolated.",
+    )
+    names = {result.name: result.passed for result in check_wording(question, answer, "multi", two)}
+    assert names["claims_grounded"]
+    assert "grounded" not in names
+    assert not check_wording(question, "It was sold to Orrin.", "multi", two)[0].passed
+    assert not check_wording("When was Fresno founded?", "1999", "span", [passage()])[0].passed
+    assert check_wording("When was Fresno founded?", "1872", "span", [])[0].name == "not_leaked"

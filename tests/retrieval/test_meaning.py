@@ -72,6 +72,6 @@ def test_the_checks_refuse_paraphrases_private_data_and_full_documents() -> None
     assert outcome("What is the password: hunter2hunter2 of Fresno?", "1872", context) == "no_secrets"
     assert outcome("Which year saw the founding of Fresno?", "1872", context) == "accepted"
     context.accept("Which year saw the founding of Fresno?", "1872", "other")
-    assert outcome("When did settlers first build Fresno?", "1872", context) == "not_same_meaning"
+    assert outcome("When did a railroad first build Fresno?", "1872", context) == "not_same_meaning"
     context.accept("Who?", "", "doc")
-    assert outcome("When did settlers first build Fresno?", "1872", context) == "within_source_cap"
+    assert outcome("When did a railroad first build Fresno?", "1872", context) == "within_source_cap"

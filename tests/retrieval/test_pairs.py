@@ -217,6 +217,13 @@ def test_unanswerable_questions_are_asked_for_under_their_own_grammar(corpus: Co
     assert all("answer" not in (request.grammar or "") for request in generator.requests)
 
 
+def test_code_without_words_is_not_asked_about(corpus: Corpus) -> None:
+    corpus.write({"code.md": '# Code\n\n```json\n{"a": [1, 2, 3], "b": "one two three four five six"}\n```\n'})
+    generator = ScriptedGenerator(SCRIPT)
+    generate(corpus, generator)
+    assert not any("json" in request.messages[-1].content for request in generator.requests)
+
+
 def test_impossible_numbers_are_refused(corpus: Corpus) -> None:
     with pytest.raises(InvalidRequest, match="requested=0"):
         generate(corpus, requested=0)

@@ -124,5 +124,8 @@ def test_the_coverage_names_every_document(client, pairs):
     client.patch("/v1/pairs/p1", json={"status": "accepted"})
     covered = client.get("/v1/pairs/coverage").json()["documents"]
     assert sorted((row["accepted"], row["information_share"]) for row in covered) == [(0, 0.0), (1, 1.0)]
+    types = {row["source"]: row["question_types"] for row in covered}
+    assert types == {"lighthouse.md": {"when": 1}, "garden.md": {}}
+    assert all("what" in row["offered_types"] for row in covered)
     assert client.get("/v1/pairs/coverage?collection=no").status_code == 404
     assert client.get("/v1/pairs/coverage?cursor=x").status_code == 422

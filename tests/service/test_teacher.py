@@ -17,7 +17,7 @@ from service.work import pairs as pairs_work
 from service.workspace import Workspace
 from tests.service.conftest import DOCUMENTS, real_server, small_workspace
 from tests.service.engine.fake_server import FakeServer
-from tests.service.parts import HashEmbedder
+from tests.service.parts import HashEmbedder, adapter
 
 BOTH = "facts of both passages"
 FREE = "full sentences of your own"
@@ -142,6 +142,19 @@ def test_two_passages_need_a_second_one(generate, kept):
     ledger = generate("--kinds", "multi", "--limit", 3, "--exclude", "garden.md", "--no-faq")
     assert ledger["failed"] + ledger["accepted"] + sum(ledger["rejected"].values()) == 3
     assert all(len(set(pair.chunk_ids)) == 2 for pair in kept())
+
+
+def test_few_that_pass_are_said_aloud(make_workspace, generator):
+    generator.reply = lambda request: (
+        said("When was the lighthouse of Orrin built?", "1842") if request.grammar else "1"
+    )
+    workspace = make_workspace("indexed")
+    workspace.store.adapters.add(adapter("pair-writer"))
+    inputs = {"adapter": "pair-writer", "seed": 1}
+    few = pairs_work.run(workspace, inputs | {"limit": 20}, lambda _progress: None)
+    assert "advice" not in few, "too few to say"
+    many = pairs_work.run(workspace, inputs | {"limit": 60}, lambda _progress: None)
+    assert many["advice"].startswith(f"Only {many['accepted']} of 60 proposals passed")
 
 
 @pytest.fixture(scope="module")

@@ -178,3 +178,19 @@ def test_facts_that_no_passage_bears_out_are_not_trained_on(state: Path, model: 
         workspace.ingestor.ingest("alone", [state.parent / "documents"])
         with pytest.raises(NoAcceptedPairs, match="No answer rests on a passage"):
             training_set(workspace, {"collection": "alone"}, lambda _progress: None)
+
+
+def test_harder_forms_are_off_and_counted_where_they_are_asked_for(workspace: Workspace) -> None:
+    plain = prepared(workspace)
+    assert set(plain.sorts) == {"answering", "abstaining"}
+    shares = {"contradicting_share": 0.1, "multi_turn_share": 0.2, "other_language_share": 0.3}
+    found = prepared(workspace, **shares)
+    answering = plain.sorts["answering"]
+    assert found.sorts == plain.sorts | {
+        "contradicting": round(0.1 * answering),
+        "multi_turn": round(0.2 * answering),
+    }, "there is no other language"
+    assert found.rows.branches == sum(found.sorts.values()) - sum(found.rows.refused.values())
+    assert found.held_out_found == plain.held_out_found
+    with pytest.raises(RecipeInvalid, match="multi_turn_share"):
+        prepared(workspace, multi_turn_share=1.5)

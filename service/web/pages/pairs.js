@@ -9,7 +9,7 @@ import { number, t } from '../i18n.js';
 import { preferred, prefer } from '../session.js';
 
 const STATUSES = ['candidate', 'accepted', 'rejected'];
-const KINDS = ['span', 'free', 'unanswerable', 'style'];
+const KINDS = ['span', 'free', 'multi', 'unanswerable', 'style'];
 
 /** @param {import('../app.js').View} view */
 export default async function pairsPage(view) {
