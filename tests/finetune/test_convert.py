@@ -14,7 +14,15 @@ from data.errors import InvalidModel, UnsupportedArchitecture
 from finetune.convert import hf_to_gguf, llama3_factors
 from finetune.gguf_config import config_overrides
 from finetune.gguf_tensors import GgufFile
-from tests.finetune.tiny import TEMPLATE, TEXTS, hf_logits, save_model, tabulate_gelu, train_sentencepiece, train_tokenizer
+from tests.finetune.tiny import (
+    TEMPLATE,
+    TEXTS,
+    hf_logits,
+    save_model,
+    tabulate_gelu,
+    train_sentencepiece,
+    train_tokenizer,
+)
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 YARN = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0}

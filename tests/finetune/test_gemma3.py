@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from data.errors import InvalidModel, UnsupportedArchitecture
@@ -98,17 +97,3 @@ def test_it_trains_and_answers_in_llama_cpp_as_trained(tmp_path: Path, from_gguf
         found = parity(model, tmp_path / "run", examples(), lambda m, c: score(served, tokenizer, m, c))
     assert found["greedy_agreement"] == 1.0
     assert found["kl"] < 1e-4
-
-
-@pytest.mark.slow
-def test_the_engine_serves_it_as_llama_cpp_does_alone(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from service.engine import Engine, EngineOptions
-    from service.engine.models import inspect
-    from tests.finetune.houses import examples
-    from tests.finetune.served import llama, score
-    from tests.finetune.tiny import save_model
-
-    folder = save_model(tmp_path / "model", "gemma3", max_position_embeddings=512)
-    base = hf_to_gguf(folder, tmp_path / "base.gguf", "f16")
