@@ -1,4 +1,4 @@
-"""Convert a Hugging Face model folder (Llama, Mistral, Qwen2, Qwen3) to GGUF.
+"""Convert a Hugging Face model folder (Llama, Mistral, Qwen2, Qwen3, Gemma 3) to GGUF.
 
 What cannot be carried over exactly (sliding windows, partial rotary embeddings, unknown position scaling,
 quantized weights) is refused by name. Knows nothing of quantizing, which is llama.cpp's, nor of adapters.
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import InvalidModel, UnsupportedArchitecture
+from finetune import gemma3
 from finetune.gguf_tensors import (
     Dtype,
     LazyTensor,
@@ -33,6 +34,7 @@ ARCHITECTURES = {
     "MistralForCausalLM": "llama",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
+    "Gemma3ForCausalLM": "gemma3",
 }
 """Hugging Face class -> llama.cpp architecture."""
 
@@ -72,6 +74,9 @@ def upstream_command(folder: Path) -> str:
 def _convert(folder: Path, out: Path, dtype: Dtype) -> Path:
     config = load_json(folder / "config.json")
     architecture = _architecture(config)
+    if architecture == "gemma3":
+        config = {**gemma3.DEFAULTS, **config}
+    _refuse_what_differs(config, architecture)
     weights = _open_weights(folder)
     embeddings = weights.get("model.embed_tokens.weight")
     if embeddings is None:
@@ -95,10 +100,19 @@ def _architecture(config: dict[str, Any]) -> str:
             got=", ".join(names) or config.get("model_type"),
             wanted=", ".join(ARCHITECTURES),
         )
+    return architecture
+
+
+def _refuse_what_differs(config: dict[str, Any], architecture: str) -> None:
+    if "quantization_config" in config:
+        raise UnsupportedArchitecture(
+            "A setting of this model cannot be converted", got=f"quantization_config = {config['quantization_config']}"
+        )
+    if architecture == "gemma3":
+        return  # _hyperparameters asks gemma3
     context = config.get("max_position_embeddings", math.inf)
-    windowed = config.get("use_sliding_window", "MistralForCausalLM" in names)
+    windowed = config.get("use_sliding_window", "MistralForCausalLM" in config["architectures"])
     refused = {
-        "quantization_config": "quantization_config" in config,
         "sliding_window": bool(windowed) and (config.get("sliding_window") or math.inf) < context,
         "hidden_act": config.get("hidden_act", "silu") != "silu",
         "partial_rotary_factor": config.get("partial_rotary_factor", 1.0) != 1.0,
@@ -109,7 +123,6 @@ def _architecture(config: dict[str, Any]) -> str:
                 "A setting of this model cannot be converted",
                 got=f"{setting} = {config[setting]}",
             )
-    return architecture
 
 
 def _head_dim(config: dict[str, Any], architecture: str) -> int:
@@ -119,6 +132,8 @@ def _head_dim(config: dict[str, Any], architecture: str) -> int:
 
 def _hyperparameters(config: dict[str, Any], architecture: str, n_vocab: int) -> dict[str, Value]:
     try:
+        if architecture == "gemma3":
+            gemma3.refuse_what_differs(config)
         head_dim = _head_dim(config, architecture)
         values: dict[str, Value] = {
             "block_count": int(config["num_hidden_layers"]),
@@ -132,7 +147,8 @@ def _hyperparameters(config: dict[str, Any], architecture: str, n_vocab: int) ->
             "attention.layer_norm_rms_epsilon": float(config.get("rms_norm_eps", 1e-6)),
             "rope.dimension_count": head_dim,
             "vocab_size": n_vocab,
-            **_rope(config),
+            **_rope(_rope_parameters(config, architecture), config["max_position_embeddings"]),
+            **(gemma3.window_metadata(config) if architecture == "gemma3" else {}),
         }
     except KeyError as error:
         raise InvalidModel("config.json lacks a setting", wanted=str(error.args[0])) from error
@@ -143,23 +159,24 @@ def _kv_heads(config: dict[str, Any]) -> int:
     return int(config.get("num_key_value_heads") or config["num_attention_heads"])
 
 
-def _rope_parameters(config: dict[str, Any]) -> dict[str, Any]:
+def _rope_parameters(config: dict[str, Any], architecture: str) -> dict[str, Any]:
     """Return the position settings, in the words of transformers 5, of a config.json of any age."""
+    if architecture == "gemma3":
+        return gemma3.rope_parameters(config)["full_attention"]
     found = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
     found.setdefault("rope_theta", config.get("rope_theta", 10000.0))
     found["rope_type"] = found.get("rope_type") or found.pop("type", None) or "default"
     return found
 
 
-def _rope(config: dict[str, Any]) -> dict[str, Value]:
-    parameters = _rope_parameters(config)
+def _rope(parameters: dict[str, Any], context: int) -> dict[str, Value]:
     kind = parameters["rope_type"]
     values: dict[str, Value] = {"rope.freq_base": float(parameters["rope_theta"])}
     if kind in {"linear", "yarn"}:
         values["rope.scaling.type"] = kind
         values["rope.scaling.factor"] = float(parameters["factor"])
     if kind == "yarn":
-        original = parameters.get("original_max_position_embeddings") or config["max_position_embeddings"]
+        original = parameters.get("original_max_position_embeddings") or context
         values["rope.scaling.original_context_length"] = int(original)
     known = ("default", "linear", "llama3", "yarn")
     extra = set(parameters) & {"beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate"}
@@ -225,18 +242,21 @@ def _tensors(config: dict[str, Any], architecture: str, weights: Weights) -> lis
     tensors: list[LazyTensor] = []
     for name, (shape, load) in weights.items():
         module, _, suffix = name.rpartition(".")
-        target = tensor_name(module)
+        target = tensor_name(module, architecture)
         if (tied and module == "lm_head") or name.endswith("rotary_emb.inv_freq"):
             continue
         if target is None or suffix not in {"weight", "bias"}:
             raise UnsupportedArchitecture("The model has a tensor that llama.cpp's family lacks", got=name)
-        heads = heads_to_permute(architecture, target, n_head, n_head_kv)
-        tensors.append(LazyTensor(f"{target}.{suffix}", shape, partial(_permuted, load, heads) if heads else load))
-    parameters = _rope_parameters(config)
+        if heads := heads_to_permute(architecture, target, n_head, n_head_kv):
+            load = partial(_permuted, load, heads)  # noqa: PLW2901
+        elif gemma3.is_stored_less_one(architecture, name):
+            load = partial(_one_more, load)  # noqa: PLW2901
+        tensors.append(LazyTensor(f"{target}.{suffix}", shape, load))
+    parameters = _rope_parameters(config, architecture)
     if parameters["rope_type"] == "llama3":
         factors = llama3_factors(parameters, _head_dim(config, architecture))
         tensors.append(LazyTensor("rope_freqs.weight", factors.shape, lambda: factors))
-    _check_layers(config, {tensor.name for tensor in tensors})
+    _check_layers(config, architecture, {tensor.name for tensor in tensors})
     return tensors
 
 
@@ -244,8 +264,19 @@ def _permuted(load: Callable[[], NDArray[np.float32]], heads: int) -> NDArray[np
     return permute_rows(load(), heads)
 
 
-def _check_layers(config: dict[str, Any], names: set[str]) -> None:
-    kinds = ("attn_norm", "ffn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+def _one_more(load: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+    return load() + np.float32(1)
+
+
+_LAYER_TENSORS = (
+    "attn_norm", "ffn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down",
+)  # fmt: skip
+_HEAD_NORMS = ("attn_q_norm", "attn_k_norm")
+_MORE_LAYER_TENSORS = {"qwen3": _HEAD_NORMS, "gemma3": (*_HEAD_NORMS, "post_attention_norm", "post_ffw_norm")}
+
+
+def _check_layers(config: dict[str, Any], architecture: str, names: set[str]) -> None:
+    kinds = (*_LAYER_TENSORS, *_MORE_LAYER_TENSORS.get(architecture, ()))
     wanted = {f"blk.{i}.{kind}.weight" for i in range(int(config["num_hidden_layers"])) for kind in kinds}
     if missing := sorted(wanted - names):
         raise InvalidModel(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from data.errors import UnsupportedArchitecture
+from finetune import gemma3
 from finetune.gguf_tensors import GgufFile
 
 _BIASES = {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"}
@@ -17,12 +18,15 @@ _BIASES = {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias
 def config_overrides(model: GgufFile) -> dict[str, Any]:
     """Return the attributes to set on the configuration that transformers reads from ``model``.
 
-    transformers 5.23 drops every scaling of positions, the head size of Qwen3, and the biases of Llama.
+    transformers 5.23 drops every scaling of positions, the head size of Qwen3, the biases of Llama, and of Gemma 3
+    which layers look how far back, their rotary base and the scale of queries.
 
     Raises:
         UnsupportedArchitecture: the file scales positions in a way that is not known.
         InvalidModel: the file lacks a key that belongs to its scaling.
     """
+    if model.architecture == "gemma3":
+        return gemma3.config_from_gguf(model, _rope_parameters(model))
     overrides: dict[str, Any] = {}
     head_dim = model.get(f"{model.architecture}.attention.key_length")
     if head_dim is not None:

@@ -1,6 +1,6 @@
 """Read and write GGUF files, and name the tensors of the model families that ragtune tunes.
 
-The only importer of ``gguf``. Knows the file format, the tensor names of the Llama and Qwen families and
+The only importer of ``gguf``. Knows the file format, the tensor names of the Llama, Qwen and Gemma families and
 how llama.cpp orders their rows; knows nothing of tokenizers, of LoRA, or of what a file is for.
 """
 
@@ -22,7 +22,7 @@ from data.errors import InvalidModel
 from data.state import map_os_error, sync_folder
 
 Dtype = Literal["f32", "f16", "bf16"]
-Value = bool | int | float | str | list[str] | list[int]
+Value = bool | int | float | str | list[str] | list[int] | list[float]
 
 # Hugging Face module -> GGUF tensor, from llama.cpp's gguf-py/gguf/tensor_mapping.py.
 _MODULES = {
@@ -43,9 +43,15 @@ _LAYER_MODULES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+# Gemma 3 has four norms in a layer, and what follows the attention is not what precedes the feed-forward part.
+_GEMMA3_MODULES = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
-FAMILIES = ("llama", "qwen2", "qwen3")
+FAMILIES = ("llama", "qwen2", "qwen3", "gemma3")
 """GGUF architectures whose tensors ``tensor_name`` names."""
 
 # general.file_type, from enum llama_ftype in llama.h.
@@ -55,10 +61,15 @@ _WRITTEN = ("general.architecture", "general.file_type", "general.quantization_v
 _DAMAGE = (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError)
 
 
-def tensor_name(module: str) -> str | None:
-    """Return the GGUF name of a Hugging Face module ("model.layers.0.mlp.up_proj"), None if it has none."""
+def tensor_name(module: str, architecture: str = "") -> str | None:
+    """Return the GGUF name of a Hugging Face module ("model.layers.0.mlp.up_proj"), None if it has none.
+
+    Of linear layers it is the same in all ``FAMILIES``; norms have other names in "gemma3".
+    """
     if layer := _LAYER.fullmatch(module):
         name = _LAYER_MODULES.get(layer[2])
+        if architecture == "gemma3":
+            name = _GEMMA3_MODULES.get(layer[2], name)
         return f"blk.{layer[1]}.{name}" if name else None
     return _MODULES.get(module)
 

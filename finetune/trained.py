@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from data.protocols import TokenScores
 from data.records import Model
 from finetune import lora
 from finetune.collate import Collator
+from finetune.masks import layer_masks
 from finetune.parity import Trained
 from finetune.recipe import Attention
 from finetune.rows import Example, Row, build_rows
@@ -64,7 +66,8 @@ class TrainedSide:
 
     def _logits(self, row: Row) -> NDArray[np.float32]:
         batch = self._collator([row])
-        inputs = {name: batch[name] for name in ("input_ids", "position_ids", "attention_mask")}
+        inputs: dict[str, Any] = {name: batch[name] for name in ("input_ids", "position_ids")}
+        inputs["attention_mask"] = layer_masks(self._adapted.config, batch["attention_mask"], batch["position_ids"])
         # The logits that predict a token stand one place before it.
         with torch.inference_mode():
             output = self._adapted(**inputs, logits_to_keep=len(batch["targets"]) + 1)

@@ -21,6 +21,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from data.state import sync_folder
 from finetune import lora
 from finetune.checkpoints import storage_errors
+from finetune.masks import layer_masks
 
 
 @dataclass(slots=True)
@@ -173,7 +174,7 @@ def trained_logits(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tens
     causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
     hidden = causal_lm.get_decoder()(
         input_ids=inputs["input_ids"],
-        attention_mask=inputs["attention_mask"],
+        attention_mask=layer_masks(causal_lm.config, inputs["attention_mask"], inputs["position_ids"]),
         position_ids=inputs["position_ids"],
         use_cache=False,
     ).last_hidden_state

@@ -1,4 +1,4 @@
-"""Carry a byte-level BPE tokenizer from a Hugging Face folder into GGUF metadata, and back.
+"""Carry a BPE tokenizer, byte-level or SentencePiece's, from a Hugging Face folder into GGUF metadata, and back.
 
 llama.cpp splits text before the merges by rules it knows under a name ("qwen2", "llama-bpe", "smollm").
 A tokenizer whose rules are none of these is refused: under a wrong name every text would get slightly
@@ -12,10 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from data.errors import InvalidModel, UnsupportedArchitecture
 from finetune.gguf_tensors import GgufFile, Value
+from finetune.sentencepiece_bpe import (
+    CONTROL,
+    NORMAL,
+    UNUSED,
+    USER_DEFINED,
+    add_marked_tokens,
+    is_sentencepiece_bpe,
+    rebuild,
+    scored_tokens,
+)
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -43,8 +53,6 @@ _RULES = {
 # Other names under which llama.cpp applies the same rules.
 _ALIASES = {"deepseek-r1-qwen": "qwen2", "llama3": "llama-bpe", "llama-v3": "llama-bpe"}
 
-# enum llama_token_type in llama.h
-_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
 _TOKENS = "tokenizer.ggml."
 
 
@@ -57,23 +65,13 @@ def tokenizer_metadata(folder: Path, n_vocab: int, config: dict[str, Any]) -> di
         config: config.json, which names the special tokens that tokenizer_config.json leaves out.
 
     Raises:
-        UnsupportedArchitecture: not a byte-level BPE tokenizer with known rules.
+        UnsupportedArchitecture: neither a byte-level BPE tokenizer with known rules nor one of SentencePiece.
         InvalidModel: a file is missing or damaged, or the tokenizer does not fit ``n_vocab``.
     """
     tokenizer = load_json(folder / "tokenizer.json")
-    pre = recognise(tokenizer)
     settings = load_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    tokens, types = _token_list(tokenizer, n_vocab)
-    ids = {token: i for i, token in enumerate(tokens)}
-    metadata: dict[str, Value] = {
-        f"{_TOKENS}model": "gpt2",
-        f"{_TOKENS}pre": pre,
-        f"{_TOKENS}tokens": tokens,
-        f"{_TOKENS}token_type": types,
-        f"{_TOKENS}merges": [
-            pair if isinstance(pair, str) else " ".join(pair) for pair in tokenizer["model"]["merges"]
-        ],
-    }
+    metadata = (_sentencepiece if is_sentencepiece_bpe(tokenizer) else _byte_level)(tokenizer, n_vocab)
+    ids = {token: i for i, token in enumerate(metadata[f"{_TOKENS}tokens"])}  # type: ignore[arg-type]
     special = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
     for name, key in special.items():
         token_id = _special_id(name, settings, config, ids)
@@ -82,6 +80,33 @@ def tokenizer_metadata(folder: Path, n_vocab: int, config: dict[str, Any]) -> di
     metadata[f"{_TOKENS}add_bos_token"] = _adds_bos(tokenizer, settings)
     metadata["tokenizer.chat_template"] = _chat_template(folder, settings)
     return metadata
+
+
+def _byte_level(tokenizer: dict[str, Any], n_vocab: int) -> dict[str, Value]:
+    pre = recognise(tokenizer)
+    _check_size(tokenizer, n_vocab)
+    tokens, types = _token_list(tokenizer, n_vocab)
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in tokenizer["model"]["merges"]]
+    return {
+        f"{_TOKENS}model": "gpt2",
+        f"{_TOKENS}pre": pre,
+        f"{_TOKENS}tokens": tokens,
+        f"{_TOKENS}token_type": types,
+        f"{_TOKENS}merges": merges,
+    }
+
+
+def _sentencepiece(tokenizer: dict[str, Any], n_vocab: int) -> dict[str, Value]:
+    _check_size(tokenizer, n_vocab)
+    tokens, scores, types = scored_tokens(tokenizer, n_vocab)
+    return {
+        f"{_TOKENS}model": "llama",
+        f"{_TOKENS}pre": "default",
+        f"{_TOKENS}tokens": tokens,
+        f"{_TOKENS}scores": scores,
+        f"{_TOKENS}token_type": types,
+        f"{_TOKENS}add_space_prefix": False,
+    }
 
 
 def recognise(tokenizer: dict[str, Any]) -> str:
@@ -117,28 +142,33 @@ def tokenizer_from_gguf(model: GgufFile) -> Tokenizer:
     number after white space gets other tokens) and where merges are ignored for whole words ("llama-bpe").
 
     Raises:
-        UnsupportedArchitecture: the file's tokenizer is not byte-level BPE with known rules.
+        UnsupportedArchitecture: the file's tokenizer is neither byte-level BPE with known rules nor SentencePiece's
+            without a blank before the text.
     """
     kind, pre = model.get(f"{_TOKENS}model"), str(model.get(f"{_TOKENS}pre"))
     rules = _RULES.get(_ALIASES.get(pre, pre))
-    if kind != "gpt2" or rules is None:
+    tokens: list[str] = model.value(f"{_TOKENS}tokens")
+    if kind == "llama" and model.get(f"{_TOKENS}add_space_prefix") is False and model.get(f"{_TOKENS}scores"):
+        tokenizer = rebuild(model)
+    elif kind == "gpt2" and rules is not None:
+        tokenizer = _rebuild_byte_level(model, tokens, rules)
+    else:
         raise UnsupportedArchitecture(
             "The GGUF file's tokenizer cannot be rebuilt for training",
             got=f"{kind}/{pre}",
-            wanted=f"gpt2 with one of {', '.join(_RULES)}",
+            wanted=f"gpt2 with one of {', '.join(_RULES)}, or llama without a blank before the text",
             hint="Train from the Hugging Face folder of this model instead of its GGUF file.",
         )
-    tokens: list[str] = model.value(f"{_TOKENS}tokens")
+    add_marked_tokens(tokenizer, tokens, model.get(f"{_TOKENS}token_type") or [])
+    return tokenizer
+
+
+def _rebuild_byte_level(model: GgufFile, tokens: list[str], rules: _Rules) -> Tokenizer:
     merges = [(left, right) for left, _, right in (pair.partition(" ") for pair in model.value(f"{_TOKENS}merges"))]
     vocab = {token: i for i, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=rules.ignore_merges))
     tokenizer.pre_tokenizer = _pre_tokenizer(rules)
     tokenizer.decoder = decoders.ByteLevel()
-    marked = list(zip(tokens, model.get(f"{_TOKENS}token_type") or [], strict=False))
-    tokenizer.add_special_tokens(
-        [AddedToken(token, normalized=False, special=True) for token, kind in marked if kind == _CONTROL]
-    )
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token, kind in marked if kind == _USER_DEFINED])
     return tokenizer
 
 
@@ -202,15 +232,19 @@ def _pre_tokenizer(rules: _Rules) -> Any:
 
 
 def _token_list(tokenizer: dict[str, Any], n_vocab: int) -> tuple[list[str], list[int]]:
-    by_id = {i: (token, _NORMAL) for token, i in tokenizer["model"]["vocab"].items()}
+    by_id = {i: (token, NORMAL) for token, i in tokenizer["model"]["vocab"].items()}
     for token in tokenizer.get("added_tokens") or []:
-        by_id[token["id"]] = (token["content"], _CONTROL if token.get("special") else _USER_DEFINED)
-    if by_id and max(by_id) >= n_vocab:
-        raise InvalidModel(
-            "The tokenizer has more tokens than the model has embeddings", got=max(by_id) + 1, wanted=f"<= {n_vocab}"
-        )
-    listed = [by_id.get(i, (f"[PAD{i}]", _UNUSED)) for i in range(n_vocab)]
+        by_id[token["id"]] = (token["content"], CONTROL if token.get("special") else USER_DEFINED)
+    listed = [by_id.get(i, (f"[PAD{i}]", UNUSED)) for i in range(n_vocab)]
     return [token for token, _ in listed], [kind for _, kind in listed]
+
+
+def _check_size(tokenizer: dict[str, Any], n_vocab: int) -> None:
+    ids = [*tokenizer["model"]["vocab"].values(), *(token["id"] for token in tokenizer.get("added_tokens") or [])]
+    if ids and max(ids) >= n_vocab:
+        raise InvalidModel(
+            "The tokenizer has more tokens than the model has embeddings", got=max(ids) + 1, wanted=f"<= {n_vocab}"
+        )
 
 
 def _special_id(name: str, settings: dict[str, Any], config: dict[str, Any], ids: dict[str, int]) -> int | None:

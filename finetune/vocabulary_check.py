@@ -9,6 +9,7 @@ from pathlib import Path
 
 from data.errors import InvalidModel
 from finetune.gguf_tensors import GgufFile
+from finetune.sentencepiece_bpe import BLANK
 from finetune.vocabulary import load_json
 from finetune.weights import SegmentTokenizer, load_tokenizer
 
@@ -51,7 +52,9 @@ def check_vocabulary(folder: Path | str, gguf: Path | str) -> None:
 
 
 def _special_tokens(folder: Path) -> list[str]:
-    return [str(token["content"]) for token in load_json(folder / "tokenizer.json").get("added_tokens") or []]
+    """Return the texts of added tokens; SentencePiece writes blanks as "▁" in those that are no markup."""
+    added = load_json(folder / "tokenizer.json").get("added_tokens") or []
+    return [t["content"] if t.get("special") else t["content"].replace(BLANK, " ") for t in added]
 
 
 def _compare(what: str, text: str, ours: SegmentTokenizer, theirs: SegmentTokenizer, *, markup: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 
 from data.errors import InvalidModel, RecipeInvalid
 from finetune.gguf_config import config_overrides
@@ -26,8 +26,9 @@ class SegmentTokenizer:
     """A model's tokenizer, one prompt segment at a time."""
 
     def __init__(self, backend: Tokenizer, template: str, bos_token: str, eos_token: str) -> None:
-        # llama.cpp normalizes nothing before byte-level BPE, whatever tokenizer.json says.
-        backend.normalizer = None
+        # llama.cpp normalizes nothing, whatever tokenizer.json says; it only writes SentencePiece's blanks as "▁".
+        if not isinstance(backend.normalizer, normalizers.Replace):
+            backend.normalizer = None
         self._backend = backend
         self.template = template
         self.bos_token = bos_token

@@ -138,7 +138,7 @@ def test_unknown_families_tensors_and_halves_are_refused(tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
 @pytest.mark.parametrize("use_rslora", [False, True], ids=["lora", "rslora"])
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma3"])
 def test_llama_cpp_computes_what_peft_computes(tmp_path: Path, family: str, use_rslora: bool) -> None:
     from finetune.convert import hf_to_gguf
     from tests.finetune.served import llama
@@ -153,4 +153,4 @@ def test_llama_cpp_computes_what_peft_computes(tmp_path: Path, family: str, use_
     with_adapter, without = hf_logits(folder, ids, trained), hf_logits(folder, ids)
     assert np.abs(with_adapter - without).max() > 1, "the adapter must matter for the comparison to mean anything"
     with llama(base, adapter) as served:
-        np.testing.assert_allclose(served.logits(ids), with_adapter, atol=5e-4)
+        np.testing.assert_allclose(served.logits(ids), with_adapter, atol=2e-3 if family == "gemma3" else 5e-4)

@@ -62,8 +62,8 @@ def test_a_model_is_no_adapter(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
 @pytest.mark.parametrize(
     ("family", "settings"),
-    [("llama", {}), ("qwen2", {}), ("llama", {"use_rslora": True, "rank_pattern": {"v_proj": 2}})],
-    ids=["llama", "qwen2", "rslora"],
+    [("llama", {}), ("qwen2", {}), ("llama", {"use_rslora": True, "rank_pattern": {"v_proj": 2}}), ("gemma3", {})],
+    ids=["llama", "qwen2", "rslora", "gemma3"],
 )
 def test_llama_cpp_computes_the_same_logits(tmp_path: Path, family: str, settings: dict) -> None:
     from tests.finetune.served import Llama

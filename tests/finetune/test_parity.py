@@ -96,7 +96,7 @@ def test_nothing_to_compare_is_an_error() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3"])
 def test_llama_cpp_passes_and_a_wrong_row_order_does_not(
     tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

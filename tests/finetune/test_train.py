@@ -46,7 +46,7 @@ def starter() -> Model:
     return Model("starter", gguf, gguf, gguf, "sha", "llama")
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma3"])
 def test_packed_rows_have_the_logits_of_the_unpacked_conversations(family: str, tmp_path: Path) -> None:
     folder = save_model(tmp_path / family, family, max_position_embeddings=512)
     row = rows_for(folder, group_size=6).rows[0]

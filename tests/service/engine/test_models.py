@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from data import errors
@@ -14,10 +15,15 @@ from data.protocols import GenerationRequest
 from data.records import Message, Model
 from data.state import StateDirectory
 from data.store import Store
+from finetune.convert import hf_to_gguf
+from finetune.export import lora_to_gguf
+from finetune.weights import load_tokenizer
 from service.engine import Engine
 from service.engine.models import ModelRegistry, inspect, starter_gguf
 from service.engine.quantize import quantize
-from tests.finetune.tiny import save_model, train_tokenizer
+from tests.finetune.houses import examples
+from tests.finetune.served import llama, score
+from tests.finetune.tiny import save_adapter, save_model, train_tokenizer
 from tests.service.engine.gguf_files import write_alien
 
 pytestmark = pytest.mark.slow
@@ -92,6 +98,27 @@ def test_a_folder_is_converted_quantized_and_generates(registry: ModelRegistry, 
     with Engine(model, n_threads=1, n_ctx=128, sequences=1) as engine:
         request = GenerationRequest((Message("user", ("hello",)),), max_tokens=3)
         assert engine.generate(request).usage.completion_tokens <= 3
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
+def test_layers_that_look_back_over_a_window_are_served_and_their_prompts_reused(
+    registry: ModelRegistry, tmp_path: Path
+) -> None:
+    folder = save_model(tmp_path / "tiny-gemma", "gemma3", max_position_embeddings=512)
+    model = registry.resolve(str(hf_to_gguf(folder, tmp_path / "tiny-gemma.gguf")))
+    tokenizer = load_tokenizer(model.gguf)
+    adapter = lora_to_gguf(save_adapter(tmp_path / "lora", folder), model.gguf, tmp_path / "adapter.gguf")
+    with Engine(model, n_threads=1, n_ctx=512, sequences=1) as engine:
+        # The first four twice: their beginnings are kept and read from there.
+        for example in [*examples(), *examples()[:4]]:
+            with llama(Path(model.gguf)) as alone:
+                wanted = score(alone, tokenizer, example.messages, example.completion).logits
+            found = engine.score(example.messages, example.completion).logits
+            # 16 bits here and 32 there for keys and values; a window one token shorter costs 2.
+            np.testing.assert_allclose(found, wanted, atol=0.05)
+        assert engine.statistics()["cached_tokens"] > 0
+        with pytest.raises(errors.InvalidRequest, match="blockwise"):
+            engine.add_adapter("blind", str(adapter), model.sha256, "blockwise")
 
 
 def test_fewer_bits_that_change_the_answers_are_not_served(registry: ModelRegistry, starter: Model) -> None:
