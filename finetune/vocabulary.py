@@ -71,7 +71,7 @@ def tokenizer_metadata(folder: Path, n_vocab: int, config: dict[str, Any]) -> di
     tokenizer = load_json(folder / "tokenizer.json")
     settings = load_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     metadata = (_sentencepiece if is_sentencepiece_bpe(tokenizer) else _byte_level)(tokenizer, n_vocab)
-    ids = {token: i for i, token in enumerate(metadata[f"{_TOKENS}tokens"])}  # type: ignore[arg-type]
+    ids = {str(token): i for i, token in enumerate(metadata[f"{_TOKENS}tokens"])}  # type: ignore[arg-type]
     special = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
     for name, key in special.items():
         token_id = _special_id(name, settings, config, ids)
