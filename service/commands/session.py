@@ -26,6 +26,8 @@ from service.settings import Settings
 from service.workspace import Workspace
 
 FAILED = 1
+_WIDEST = 10_000
+"""Columns of a table that goes to no terminal."""
 INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
 
@@ -132,16 +134,20 @@ def print_line(text: str) -> None:
 
 
 def print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
-    """Print a table on standard output, or ``empty`` where there are no rows."""
+    """Print a table on standard output, or ``empty`` where there are no rows.
+
+    What is piped is as wide as it is; in a terminal the first column stays whole, because it is what one copies.
+    """
     if not rows:
         print_line(empty)
         return
     table = Table(pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for number, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=number == 0)
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
-    stdout().print(table, markup=False)
+    console = stdout()
+    console.print(table, markup=False, width=None if console.is_terminal else _WIDEST)
 
 
 def print_fields(fields: Mapping[str, object]) -> None:
