@@ -34,9 +34,8 @@ app = typer.Typer(
     name="ragtune",
     cls=Commands,
     help="Question answering over your own documents, tuned on them.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,
 )
 
@@ -59,14 +58,17 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Question answering over your own documents, tuned on them."""
+    """Question answering over your own documents, tuned on them. Alone it tells where you are and what comes next."""
     set_up_logging(verbose)
     ctx.obj = ctx.obj if isinstance(ctx.obj, Session) else Session()
     given = {"state_dir": state_dir, "model": model}
     ctx.obj.overrides.update({name: value for name, value in given.items() if value is not None})
+    if ctx.invoked_subcommand is None:
+        operations.status(ctx)
 
 
 app.command()(operations.demo)
+app.command()(operations.status)
 app.command()(operations.serve)
 app.command()(operations.mcp)
 app.command()(documents.ingest)

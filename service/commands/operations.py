@@ -11,9 +11,34 @@ import typer
 
 from data.errors import InvalidRequest
 from service.commands.progress import ProgressView
-from service.commands.session import FAILED, Json, print_json, print_line, print_rows, session, stderr
+from service.commands.session import FAILED, Json, print_fields, print_json, print_line, print_rows, session, stderr
 
 _MARKS = {"ok": "ok", "warning": "note", "failed": "FAILED"}
+
+
+def status(ctx: typer.Context, as_json: Json = False) -> None:
+    """Tell where you are and what comes next."""
+    from service.overview import overview
+
+    found = overview(session(ctx).settings())
+    if as_json:
+        print_json(asdict(found))
+        return
+    jobs = ", ".join(f"{count} {name}" for name, count in found.jobs.items())
+    fields = {"state": found.state_dir, "model": found.model, "serving": found.serving_at or "no"}
+    fields |= {"adapters": ", ".join(found.adapters) or "none", "jobs": jobs or "none open"}
+    print_fields(fields)
+    rows = [
+        (one.name, one.documents, one.chunks, one.generation, one.accepted_pairs, one.candidate_pairs)
+        for one in found.collections
+    ]
+    if rows:
+        print_rows(("collection", "documents", "chunks", "index", "accepted pairs", "to review"), rows, "")
+    print_line("Next:")
+    width = max((len(step.command) for step in found.next), default=0)
+    for step in found.next:
+        print_line(f"  {step.command:<{width}}  {step.why}")
+    print_line(f"  {'ragtune --help':<{width}}  every command")
 
 
 def serve(
