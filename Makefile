@@ -12,7 +12,7 @@ LLAMA_FLAGS := $(shell c++ --version 2>/dev/null | grep -q 'Free Software Founda
 CODE   := data retrieval finetune service tests bench
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help preflight install demo test fast check bench starter clean
+.PHONY: help preflight install demo test fast check bench starter torture clean
 
 help:
 	@echo "make demo     set everything up and run the whole loop, then serve on http://127.0.0.1:8000"
@@ -20,6 +20,7 @@ help:
 	@echo "make fast     the tests that need no model"
 	@echo "make check    formatting, lint, types"
 	@echo "make bench    measure speed against named peers"
+	@echo "make torture  kills and damage by the thousand (hours); the table is RELIABILITY.md"
 	@echo "make starter  train the two starter adapters again (an hour and a half on 2 cores)"
 
 preflight:
@@ -62,6 +63,9 @@ check: install
 
 bench: install
 	$(BIN)/python -m bench
+
+torture: install
+	$(BIN)/python -m tests.torture
 
 starter: install
 	$(BIN)/python -m service.starter_training

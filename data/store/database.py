@@ -105,14 +105,17 @@ def check_limit(limit: int) -> int:
     return limit
 
 
+_DAMAGED = "Restore a backup: ragtune restore FILE; or ingest again into a new directory."
+
+
 def map_database_error(error: DBAPIError) -> RagtuneError:
     """Return the error of our tree for a failure of the database driver."""
     name = str(getattr(error.orig, "sqlite_errorname", ""))
     detail = f"The database failed: {error.orig}."
     if name.startswith("SQLITE_FULL"):
         return InsufficientStorage(detail, hint="Free some disk space, then try again.")
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return StorageCorrupt(detail, hint="Restore ragtune.db from a backup, or ingest again into a new directory.")
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "Could not decode to UTF-8" in detail:
+        return StorageCorrupt(detail, hint=_DAMAGED)
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
         return StateNotWritable(detail, hint="Make the state directory writable for this user.")
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
@@ -128,6 +131,9 @@ def _mapped() -> Iterator[None]:
         yield
     except DBAPIError as error:
         raise map_database_error(error) from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        # A row, or the schema's own text in SQLite's message.
+        raise StorageCorrupt("The database holds bytes that are no text.", got=str(error), hint=_DAMAGED) from error
     except OverflowError as error:
         raise InvalidRequest("A number is too large to be stored.", wanted="a 64-bit integer") from error
     except UnicodeEncodeError as error:

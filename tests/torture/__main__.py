@@ -1,0 +1,65 @@
+"""The long runs: ``python -m tests.torture [--kills N] [--index N] [--database N] [--lock N] [--page]``.
+
+Runs add up: each goes on with seeds that none before has had, and is recorded with its date and commit as it ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tests.torture.damage import damage, second_process
+from tests.torture.kills import run
+from tests.torture.matrix import PAGE, RESULTS, page
+
+RUNS: dict[str, Callable[[int, int, Path], dict[str, Any]]] = {
+    "kills": run,
+    "index": partial(damage, database=False),
+    "database": partial(damage, database=True),
+    "lock": second_process,
+}
+DEFAULTS = {"kills": 3000, "index": 1000, "database": 200, "lock": 100}
+A_PIECE = 100
+"""Trials between two records: what is stopped loses at most these."""
+
+
+def record(name: str, found: dict[str, Any]) -> None:
+    """Add what a piece of a run gave to what is recorded."""
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    before = results.get(name, {})
+    for kind, value in found.items():
+        joined = max if isinstance(value, float) else sum
+        before[kind] = joined([before.get(kind, 0), value])
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    before |= {"date": datetime.now(UTC).date().isoformat(), "commit": commit.stdout.strip()}
+    results[name] = before
+    RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Run what is wanted, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, count in DEFAULTS.items():
+        parser.add_argument(f"--{name}", type=int, default=None, help=f"trials ({count} where no run is named)")
+    parser.add_argument("--page", action="store_true", help="only write RELIABILITY.md")
+    options = vars(parser.parse_args())
+    wanted = {name: options[name] for name in RUNS if options[name] is not None} or DEFAULTS
+    for name, trials in {} if options["page"] else wanted.items():
+        for start in range(0, trials, A_PIECE):
+            done = json.loads(RESULTS.read_text(encoding="utf-8")).get(name, {}).get("trials", 0)
+            with tempfile.TemporaryDirectory(prefix="torture-") as folder:
+                found = RUNS[name](min(A_PIECE, trials - start), 10_000 + int(done), Path(folder))
+            record(name, found)
+            print(json.dumps({name: found}), flush=True)  # noqa: T201
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

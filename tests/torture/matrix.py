@@ -1,0 +1,155 @@
+"""What is promised about faults and hostile input, which test shows it, and what the recorded runs gave.
+
+``RELIABILITY.md`` is made from this table and from ``results.json``; a test fails where they differ.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).with_name("results.json")
+PAGE = ROOT / "RELIABILITY.md"
+FAILURES = {
+    "kills": ("lost", "phantom", "duplicate", "resurrected", "unopened", "broken"),
+    "index": ("crash", "silent"),
+    "database": ("crash", "silent"),
+    "lock": ("entered",),
+}
+"""The counts of each long run that are failures."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: ``test`` is a path, ``run`` a long run of ``make torture``; ``gap`` says what is not shown."""
+
+    number: int
+    promise: str
+    test: str = ""
+    run: str = ""
+    gap: str = ""
+
+
+ROWS = (
+    Row(
+        1,
+        "SIGKILL during ingest: what was acknowledged is there, nothing twice, it opens every time",
+        "tests/torture/test_torture.py",
+        "kills",
+    ),
+    Row(
+        2,
+        "killed at every reported step: the old or the new index, never a mixture",
+        "tests/retrieval/test_generation.py",
+        gap="steps that are reported, not named kill points",
+    ),
+    Row(3, "power cut (unsynced writes dropped)", gap="not run: no FUSE where the tests run"),
+    Row(
+        4,
+        "killed during a rebuild: the old index serves, what was half-written is swept",
+        "tests/torture/test_torture.py",
+        "kills",
+    ),
+    Row(
+        5,
+        "killed during delete or compaction: what was deleted stays deleted",
+        "tests/torture/test_torture.py",
+        "kills",
+    ),
+    Row(
+        6,
+        "killed during training: it resumes from the newest complete checkpoint",
+        "tests/finetune/test_train.py",
+        gap="no long run",
+    ),
+    Row(7, "killed during export: nothing half-written can be loaded", gap="not run"),
+    Row(8, "a damaged index file is refused before it is read", "tests/torture/test_torture.py", "index"),
+    Row(
+        9,
+        "damaged database pages are refused or found, nothing is deleted",
+        "tests/torture/test_torture.py",
+        "database",
+    ),
+    Row(
+        10,
+        "disk full: refused as such, reads go on",
+        "tests/retrieval/test_generation.py",
+        gap="no run on a full file system",
+    ),
+    Row(11, "failing fsync: not acknowledged", gap="not run"),
+    Row(12, "a backup under writes is of one moment", "tests/data/test_backup.py"),
+    Row(13, "state of older versions is migrated", "tests/data/test_store.py", gap="not killed during a migration"),
+    Row(14, "ingest, questions and index swaps together", gap="not run as a load test"),
+    Row(15, "a second process on the same state is refused", "tests/torture/test_torture.py", "lock"),
+    Row(16, "SIGTERM with streams and jobs", "tests/service/test_signals.py"),
+    Row(17, "the same Idempotency-Key gives one effect", "tests/service/test_routes_jobs.py", gap="not killed"),
+    Row(18, "a job is cancelled at any phase", "tests/service/test_routes_jobs.py", gap="memory not measured"),
+    Row(19, "a client that leaves frees its place", "tests/service/test_routes_answers.py"),
+    Row(
+        20,
+        "many callers of one engine get their own answers",
+        "tests/service/engine/test_engine.py",
+        gap="no ten-minute run",
+    ),
+    Row(21, "the engine's process dies: 503, and it is back", "tests/service/engine/test_engine.py"),
+    Row(
+        22, "more requests than places: 429 with Retry-After", "tests/service/engine/test_engine.py", gap="no load test"
+    ),
+    Row(23, "slow clients", gap="not run"),
+    Row(
+        24,
+        "adapters alternate over kept states: each answer is that adapter's",
+        "tests/service/engine/test_engine.py",
+        gap="1,000 requests: python -m bench.adapters",
+    ),
+    Row(25, "a day's soak", gap="not run"),
+    Row(26, "schema fuzzing of every route", gap="not run"),
+    Row(27, "every route with every scope, no key and a revoked key", "tests/service/test_access.py"),
+    Row(28, "foreign Host and Origin are refused", "tests/service/test_guards.py"),
+    Row(29, "another tenant's ids are unknown, in the same words", "tests/service/test_access.py"),
+    Row(30, "names that would leave the state directory are refused", "tests/service/test_bad_input.py"),
+    Row(31, "fetching of URLs", gap="there is none: no route and no command takes the address of a document"),
+    Row(32, "broken model files are refused", "tests/service/engine/test_models.py", gap="no 5,000 mutations"),
+    Row(33, "hostile chat templates are refused", "tests/data/test_prompt.py", gap="endless loops not limited in time"),
+    Row(34, "no pickle is read", "tests/architecture/test_layers.py", gap="by its text, not by an audit hook"),
+    Row(35, "bombs end in a killed child and a typed error", "tests/retrieval/test_load_hostile.py"),
+    Row(36, "bodies and forms over their limits", "tests/service/test_guards.py", gap="no 100,000 parts"),
+    Row(37, "pathological text is chunked in near-linear time", gap="not run"),
+    Row(38, "types are told by bytes, not by names", "tests/retrieval/test_load.py"),
+    Row(39, "hostile text stays text in the page", "tests/service/browser/test_ask.py"),
+    Row(40, "instructions in documents", gap="not measured; see SECURITY.md"),
+    Row(41, "poisoned documents reaching a training", gap="not measured; see SECURITY.md"),
+    Row(42, "nothing crosses collections", "tests/service/test_access.py", gap="first-token times not compared"),
+    Row(43, "a deleted document is gone everywhere, adapters are marked", "tests/service/test_routes_documents.py"),
+    Row(44, "no secrets in logs, no known vulnerabilities", gap="not run"),
+)
+
+
+def page() -> str:
+    """Return RELIABILITY.md as the table and the recorded runs give it."""
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    lines = [
+        "# Reliability",
+        "",
+        "What is promised, which test shows it on every commit, and what the long runs gave (`make torture`).",
+        "No failure in N trials means a rate under 3/N with 95 % confidence, and no more. Without a test nothing is",
+        "claimed. Made by `python -m tests.torture --page`; a test fails where it differs.",
+        "",
+        "| row | promise | test | trials | failures | 95 % bound | run | what is not shown |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in ROWS:
+        ran = results.get(row.run)
+        trials = failures = bound = when = ""
+        if ran is not None:
+            count = sum(ran[kind] for kind in FAILURES[row.run])
+            trials, failures = f"{ran['trials']:,}", str(count)
+            bound = f"{3 / ran['trials']:.2%}" if count == 0 else "–"
+            when = f"{ran['date']}, {ran['commit']}"
+        test = f"`{row.test}`" if row.test else ""
+        lines.append(
+            f"| {row.number} | {row.promise} | {test} | {trials} | {failures} | {bound} | {when} | {row.gap} |"
+        )
+    return "\n".join(lines) + "\n"
