@@ -97,7 +97,7 @@ function drawList(page) {
   page.drawCount();
   fill(page.list, page.found.map((pair, at) => h('li', { 'aria-current': at === page.at ? 'true' : null },
     h('input', { type: 'checkbox', 'aria-label': t('pairs.pick', { question: pair.question }), checked: page.picked.has(pair.id), on: { change: () => pick(page, pair) } }),
-    button(pair.question, () => choose(page, at), { class: 'link' }), pairBadges(pair))));
+    button(pair.question, () => choose(page, at), { class: 'link' }), h('div', {}, pairBadges(pair)))));
   if (!page.found.length) fill(page.list, h('li', { class: 'empty' }, t('pairs.empty')));
 }
 

@@ -92,20 +92,16 @@ def test_training_without_pairs_says_what_is_missing(scripted, open_page):
 def test_a_training_shows_its_loss_and_can_be_stopped(server, open_page, tmp_path):
     import httpx
 
-    documents = ["lighthouse", "garden"]
-    rows = [
-        {
-            "id": f"t{n}",
-            "question": f"In what year was the {documents[n % 2]} number {n} of Orrin built, by {n}?",
-            "answers": [str(1800 + n)],
-        }
-        for n in range(40)
-    ]
+    facts = {
+        "When was the lighthouse of Orrin built?": "1842", "Who was the keeper of the lighthouse?": "Mara Venn",
+        "What does the garden of Tolm grow?": "blue roses", "Who planted the garden?": "the brothers Ask and Embla",
+    }  # fmt: skip
+    rows = [{"id": question, "question": question, "answers": [answer]} for question, answer in facts.items()]
     with httpx.Client(base_url=server, timeout=60) as http:
-        job = http.post("/v1/pairs/import", json={"rows": rows, "style": True}).json()["job_id"]
+        job = http.post("/v1/pairs/import", json={"rows": rows}).json()["job_id"]
         while http.get(f"/v1/jobs/{job}").json()["status"] in ("queued", "running"):
             time.sleep(0.2)
-        http.post("/v1/pairs/bulk", json={"status": "accepted", "filter": {}})
+        http.post("/v1/pairs/bulk", json={"status": "accepted", "filter": {}}).raise_for_status()
     page = open_page(server, "#/adapters")
     page.get_by_role("textbox", name="Name").fill("trial")
     page.get_by_text("Knobs").click()

@@ -43,9 +43,9 @@ def test_the_queue_is_worked_by_keys_alone(scripted, pairs, open_page):
     expect(one).to_contain_text(HOSTILE.replace("\u202e", "\ufffd"))
     assert [pairs.get(name).status for name in ("p1", "p2", "p3")] == ["accepted", "rejected", "candidate"]
     page.keyboard.press("u")
-    expect(queue(page).nth(1)).to_contain_text("waits")
+    expect(queue(page).nth(1)).to_contain_text("to review")
     page.keyboard.press("u")
-    expect(queue(page).nth(0)).to_contain_text("waits")
+    expect(queue(page).nth(0)).to_contain_text("to review")
     assert [pairs.get(name).status for name in ("p1", "p2")] == ["candidate", "candidate"]
     page.keyboard.press("j")
     page.keyboard.press("k")
