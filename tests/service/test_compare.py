@@ -86,7 +86,8 @@ def test_citations_are_scored_by_whether_the_passage_holds_an_answer(tuned, tmp_
     assert (combined["citation_precision"], combined["citation_recall"]) == (1.0, 1.0)
     generator.reply = lambda request: "1842 [2]"
     rag = run(tuned, tmp_path, arms=("rag", "base"), fresh=True).result["arms"]["rag"]
-    assert rag["citation_precision"] < 0.5
+    # The wrong mark is put right, so every answer cites the lighthouse: for two of the four it holds the answer.
+    assert rag["citation_precision"] == 0.5
     assert run(tuned, tmp_path, arms=("base",)).result["arms"]["base"]["citation_recall"] is None
 
 
