@@ -31,7 +31,7 @@ from data.store import Store
 MANIFEST = "backup.json"
 DATABASE = "ragtune.db"
 FORMAT = 1
-_FOLDERS = ("blobs", "uploads", "adapters", "models", "reports")
+_FOLDERS = ("blobs", "uploads", "adapters", "models", "reports", "calibrations")
 _TRIES = 3
 _BLOCK = 1 << 20
 _LARGEST_MANIFEST = 1 << 28

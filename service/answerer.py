@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Generator as Events
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from data.access import current
@@ -17,10 +17,11 @@ from data.errors import ContextOverflow, InvalidRequest, NothingIndexed, Questio
 from data.prompt import Renumbering, asked_question, passage_labels
 from data.protocols import Delta, GenerationResult, Generator, WrittenToken
 from data.records import Adapter, Answer, Message, Model, Passage
-from service.arms import Arm, did_you_mean, find_adapter, resolve_sum
+from service.arms import Arm, did_you_mean, find_adapter, live_and_latest, resolve_mode, resolve_sum
 from service.asking import AskRequest
 from service.calibration.conformal import check_rate
 from service.calibration.kept import Calibrations
+from service.compare.router import Router, router_of
 from service.hangup import Hangup, generation
 from service.lineage import check_fresh, is_stale
 from service.settings import Rerank, Settings
@@ -107,6 +108,15 @@ class Token:
     tokens: tuple[WrittenToken, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A router and its two arms as they are now."""
+
+    router: Router
+    first: Arm
+    second: Arm
+
+
 AnswerEvent = PassagesFound | Token | Answer
 """What ``Answerer.stream`` yields: PassagesFound once, Token any number of times, Answer once."""
 
@@ -132,6 +142,9 @@ class Answerer:
         """
         if hangup is not None:
             return next(event for event in self.stream(ask, hangup) if isinstance(event, Answer))
+        route = self._route(ask)
+        if route is not None:
+            return self._routed(ask, route, None)
         turn = self._begin(ask)
         while True:
             try:
@@ -147,6 +160,13 @@ class Answerer:
             Everything ``answer`` raises, before the first event where the engine is not involved. It raises a full
             queue before it, too.
         """
+        route = self._route(ask)
+        if route is not None:
+            answer = self._routed(ask, route, hangup)
+            yield PassagesFound(answer.passages)
+            yield Token(answer.text)
+            yield answer
+            return
         turn = self._begin(ask)
         found: PassagesFound | None = PassagesFound(tuple(turn.passages))
         while True:
@@ -216,6 +236,37 @@ class Answerer:
         turn.unsupported = _policy(ask, arm, parts.settings)
         return turn
 
+    def _route(self, ask: AskRequest) -> Route | None:
+        """Return how ``auto`` chooses between two arms, None where one arm answers.
+
+        A router counts for what was evaluated: the adapter that is live, and calibrations that still hold. Where a
+        share of false answers is to be kept one arm answers, because that is what was calibrated.
+        """
+        chosen = ask.arm is not None or ask.adapter is not None or ask.adapters or ask.max_false_answer_rate is not None
+        if ask.mode != "auto" or chosen or ask.unusual:
+            return None
+        parts = self._parts
+        router = recommended_router(parts.store, parts.model, ask.collection)
+        if router is None:
+            return None
+        modes = (router.first, router.second)
+        first, second = (resolve_mode(mode, None, parts.store, parts.model, ask.collection) for mode in modes)
+        held = [self._calibration(ask, arm)[0] for arm in (first, second)]
+        holds = [each and each.id for each in held] == [router.calibrations.get(mode) for mode in modes]
+        return Route(router, first, second) if holds else None
+
+    def _routed(self, ask: AskRequest, route: Route, hangup: Hangup | None) -> Answer:
+        """Ask the first arm, and the second where the first is not sure enough; the answer given is kept."""
+        answer = self.answer(replace(ask, arm=route.first, keep=False), hangup)
+        if (answer.confidence or 0.0) < route.router.switch:
+            other = self.answer(replace(ask, arm=route.second, keep=False), hangup)
+            total = answer.timings["total"] + other.timings["total"]
+            taken = other if route.router.takes_second(answer.confidence, other.confidence) else answer
+            answer = replace(taken, timings={**taken.timings, "total": total})
+        if ask.keep:
+            self._parts.store.answers.add(answer, ask.question, ask.collection)
+        return answer
+
     def _calibration(self, ask: AskRequest, arm: Arm) -> tuple[Calibration | None, float | None]:
         """Return what computes the confidence, and what the confidence must exceed; None each where there is none."""
         kept = self.calibrations
@@ -275,6 +326,12 @@ class Answerer:
         if turn.ask.keep:
             self._parts.store.answers.add(answer, turn.ask.question, turn.ask.collection)
         return answer
+
+
+def recommended_router(store: Store, model: Model, collection: str) -> Router | None:
+    """Return the router of the latest evaluation, None where it is off or measured another adapter than is live."""
+    latest, measured, live = live_and_latest(store, store.adapters.live(model.sha256), collection)
+    return router_of(latest) if measured == live else None
 
 
 def _policy(ask: AskRequest, arm: Arm, settings: Settings) -> Unsupported:

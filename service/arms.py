@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data.errors import InvalidRequest, NoLiveAdapter, UnknownAdapter, UnknownMode
 from data.records import MODES, Adapter, Mode, Model
@@ -98,12 +98,19 @@ def _split(store: Store, name: str) -> tuple[str, int | None]:
     return bare, int(version) if version else None
 
 
-def _recommended(store: Store, collection: str, live: Adapter | None) -> Mode:
-    """Return what the latest evaluation recommends, if it measured what is live now."""
+def live_and_latest(
+    store: Store, live: Adapter | None, collection: str
+) -> tuple[dict[str, Any], str | None, str | None]:
+    """Return the latest evaluation ({} before the first), the adapter it measured, and the one that is live."""
     latest = store.evaluations.latest(collection) or {}
     arms = latest.get("arms", {})
     measured = next((arms[arm].get("adapter") for arm in ("combined", "tuned") if arm in arms), None)
-    current = adapter_label(live) if live is not None else None
+    return latest, measured, adapter_label(live) if live is not None else None
+
+
+def _recommended(store: Store, collection: str, live: Adapter | None) -> Mode:
+    """Return what the latest evaluation recommends, if it measured what is live now."""
+    latest, measured, current = live_and_latest(store, live, collection)
     possible = ("base", "rag") if live is None else ("base", "rag", "tuned", "combined")
     if latest.get("recommendation") in possible and measured == current:
         return latest["recommendation"]  # type: ignore[no-any-return]

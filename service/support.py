@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from data.prompt import strip_citations
 from retrieval.wording import FUNCTION_WORDS, content_stems, span_of
 
-LEAST_SHARE = 0.75
+LEAST_SHARE = 0.6
 """Share of a claim's words that a span must have, see bench/RESULTS.md for others."""
 _WINDOW = 2
 """Sentences that one claim may draw on."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from data.access import current
 from data.errors import CalibrationMissing, CalibrationStale
 from data.prompt import prompt_version
 from data.records import Adapter, Model, content_id
@@ -146,8 +147,9 @@ class Calibrations:
         return path
 
     def all(self) -> list[Calibration]:
-        """Return every calibration that can be read, by collection and arm."""
-        paths = sorted(self._parts.state.calibrations.glob("*/*.json"))
+        """Return every calibration that can be read, by collection and arm; of collections that the asker sees."""
+        found = sorted(self._parts.state.calibrations.glob("*/*.json"))
+        paths = [path for path in found if current().sees(path.parent.name)]
         return [found for found in map(_read, paths) if found is not None]
 
     def _names(self, collection: str) -> list[str]:

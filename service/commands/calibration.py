@@ -13,7 +13,7 @@ from service.commands.evaluation import read_question_file
 from service.commands.foreground import run_here
 from service.commands.session import Collection, Json, print_json, print_line, print_rows, session
 
-_COLUMNS = ("false answers wanted", "confidence over", "false answers", "answerable answered", "answers wrong")
+_COLUMNS = ("wanted", "confidence over", "false answers", "answered", "wrong")
 
 
 def calibrate(
@@ -53,5 +53,6 @@ def calibrate(
         return
     for line in summary_lines(figures):
         print_line(line)
+    print_line("Shares of false answers, and what keeping to them did to questions it had not seen:")
     print_rows(_COLUMNS, threshold_rows(figures), "")
     print_line("To keep to one of them: ragtune ask QUESTION --max-false-answer-rate 0.1")

@@ -21,6 +21,7 @@ from service.arms import Arm
 from service.compare.report import write_reports
 from service.compare.result import Comparison
 from service.compare.run import MAX_TOKENS, Setup, check_questions, choose_arms, compare, run_id
+from service.compare.scores import similarity
 from service.compare.style import check_examples, style_summary
 
 if TYPE_CHECKING:
@@ -143,8 +144,28 @@ def evaluate(workspace: Workspace, request: EvaluationRequest, report: Report) -
     if request.style:
         style = style_summary(request.style, comparison.outcomes)
         comparison = replace(comparison, result={**comparison.result, "style": style})
+    comparison = _with_similarity(workspace, comparison, request.collection)
     identity = uuid.uuid4().hex
     stored = dict(comparison.result) | {"id": identity, "folder": str(folder), "created_at": time.time()}
     write_reports(comparison, folder, command=request.command)
     workspace.store.evaluations.add(identity, stored, request.collection)
     return Evaluation(identity, folder, comparison)
+
+
+def _with_similarity(workspace: Workspace, comparison: Comparison, collection: str) -> Comparison:
+    """Return the comparison with the semantic similarity of each arm's answers, and what serving takes of memory."""
+    embedder = workspace.embedders.of(collection)
+    arms = {
+        arm: {**figures, **similarity(comparison.questions, comparison.outcomes[arm], embedder)}
+        for arm, figures in comparison.result["arms"].items()
+    }
+    return replace(comparison, result={**comparison.result, "arms": arms, "memory_mb": _memory_mb(workspace)})
+
+
+def _memory_mb(workspace: Workspace) -> float | None:
+    """Return what the local engine was planned to take, MB (10^6 bytes): weights, keys and values, what is kept."""
+    if workspace.settings.engine_url or not workspace.model.meta.get("gguf_bytes"):
+        return None
+    from service.engine.memory import demand
+
+    return demand(workspace.model, workspace.engine_options(workspace.model)).total / 1e6

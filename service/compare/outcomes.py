@@ -16,7 +16,7 @@ from typing import IO, Any
 from data.errors import RagtuneError
 from data.prompt import strip_citations
 from data.records import AbstainedBy, Answer, Question
-from data.scoring import contains, exact_match, token_f1
+from data.scoring import contains, exact_match, rouge_l, token_f1
 from data.state import map_os_error
 
 RIGHT_F1 = 50.0
@@ -29,7 +29,9 @@ class Outcome:
 
     ``f1`` runs 0-100. ``cited`` and ``supporting`` are passage numbers: those the user is shown as
     citations, and those whose text holds an accepted answer. ``confidence`` is the calibrated one, None without it;
-    ``abstained_by`` and ``signals`` as in ``Answer``. ``error`` is "" unless the question failed.
+    ``abstained_by`` and ``signals`` as in ``Answer``. ``rouge_l`` runs 0-100; of the answer's ``sentences`` so many as
+    ``grounded`` are borne out by a passage (both 0 where nothing was verified). ``error`` is "" unless the question
+    failed.
     """
 
     arm: str
@@ -52,6 +54,9 @@ class Outcome:
     confidence: float | None = None
     abstained_by: AbstainedBy | None = None
     signals: Mapping[str, float] = field(default_factory=dict)
+    rouge_l: float = 0.0
+    sentences: int = 0
+    grounded: int = 0
 
     @property
     def answered(self) -> bool:
@@ -80,8 +85,9 @@ def score_answer(arm: str, question: Question, answer: Answer) -> Outcome:
     text = strip_citations(answer.text)
     if answer.abstained or not question.answerable:
         right = answer.abstained and not question.answerable
-        f1, em, contained = 100.0 * right, right, right
+        f1, em, contained, rouge = 100.0 * right, right, right, 100.0 * right
     else:
+        rouge = 100.0 * float(rouge_l(text, question.answers))
         f1 = 100.0 * float(token_f1(text, question.answers))
         em, contained = bool(exact_match(text, question.answers)), bool(contains(text, question.answers))
     numbered = list(enumerate(answer.passages, 1))
@@ -105,6 +111,9 @@ def score_answer(arm: str, question: Question, answer: Answer) -> Outcome:
         confidence=answer.confidence,
         abstained_by=answer.abstained_by,
         signals=answer.signals,
+        rouge_l=rouge,
+        sentences=len(answer.sentences),
+        grounded=sum(sentence.supported for sentence in answer.sentences),
     )
 
 

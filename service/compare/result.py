@@ -13,6 +13,7 @@ import numpy as np
 
 from data.records import Question
 from service.compare.outcomes import Outcome
+from service.compare.scores import further_scores
 from service.compare.statistics import (
     FEWEST_QUESTIONS,
     Difference,
@@ -83,9 +84,12 @@ def summarize_arm(outcomes: Sequence[Outcome], questions: Sequence[Question]) ->
         "coverage_answerable_ci": _share_interval(coverage),
         "citation_precision": precision,
         "citation_recall": recall if any(outcome.passages for outcome in outcomes) else None,
+        **further_scores(outcomes, len(questions)),
         "latency_ms_p50": float(median),
         "latency_ms_p95": float(slow),
         "prompt_tokens": _mean([outcome.prompt_tokens for outcome in outcomes if not outcome.error]),
+        "cached_tokens": _mean([outcome.cached_tokens for outcome in outcomes if not outcome.error]),
+        "completion_tokens": _mean([outcome.completion_tokens for outcome in outcomes if not outcome.error]),
         "adapter": next((outcome.adapter for outcome in outcomes if outcome.adapter), None),
         "errors": [{"id": o.question_id, "error": o.error} for o in outcomes if o.error],
     }

@@ -21,6 +21,7 @@ from service.answerer import AskRequest
 from service.arms import Arm, find_adapter, resolve_arm, resolve_mode
 from service.compare.outcomes import Outcome, OutcomeFile, failed, score_answer
 from service.compare.result import Comparison, summarize
+from service.compare.router import fit_router
 from service.promotion import check_base
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ def compare(
     result["seconds"]["statistics"] = time.perf_counter() - started
     for arm in setup.arms:
         result["arms"][arm.name]["max_false_answer_rate"] = setup.rate(arm)
+    result["router"] = fit_router(outcomes, questions, setup.calibrations)
     result |= {"model": setup.model, "collection": setup.collection, "index_generation": setup.index_generation}
     return Comparison(tuple(questions), outcomes, result)
 

@@ -39,9 +39,8 @@ def comparison_table(result: Mapping[str, Any]) -> RenderableType:
         table.add_column(column, justify="left" if position == 0 else "right", no_wrap=True)
     for arm, figures in result["arms"].items():
         table.add_row(*_row(arm, figures), style="bold" if arm == best else "")
-    return Group(
-        table, *_adapters(result), *_differences(result), *_style(result), Text(), Text(result["verdict"], style="bold")
-    )
+    notes = [*_adapters(result), *_differences(result), *_confidence(result), *_style(result)]
+    return Group(table, *notes, Text(), Text(result["verdict"], style="bold"))
 
 
 def _adapters(result: Mapping[str, Any]) -> list[Text]:
@@ -58,6 +57,25 @@ def _differences(result: Mapping[str, Any]) -> list[Text]:
         lines.append(Text(shown, style="" if difference["decisive"] else "dim"))
     smallest = result["minimum_detectable_difference"]
     lines.append(Text(f"Smallest difference these questions can show: {smallest:.1f} F1 points (80 % power)", "dim"))
+    return lines
+
+
+def _confidence(result: Mapping[str, Any]) -> list[Text]:
+    """Return what the calibrated arms' confidences are worth, and what auto makes of them; nothing without any."""
+    lines = []
+    for arm, found in result["arms"].items():
+        if found.get("aurc") is None:
+            continue
+        rate = found["max_false_answer_rate"]
+        got = _percent(found["false_answer_rate"])
+        kept = "" if rate is None else f", false answers wanted {_percent(rate)}, got {got}"
+        shown = f"{arm:<18} AURC {found['aurc']:.3f}, calibration error {found['ece']:.3f}{kept}"
+        lines.append(Text(f"{shown}, answerable ones answered {_percent(found['coverage_answerable'])}"))
+    router = result.get("router") or {}
+    if router.get("held_out"):
+        gain = f"{router['held_out']['gain']:+.1f} F1 against {router['held_out']['best_single']} alone"
+        route = f"{router['first']}, then {router['second']} under a confidence of {router['switch']:.2f}: {gain}"
+        lines.append(Text(f"auto: {route if router['enabled'] else 'one arm for all, ' + router['reason']}"))
     return lines
 
 

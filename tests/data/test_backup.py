@@ -26,6 +26,9 @@ def state(tmp_path):
     blob.parent.mkdir()
     blob.write_bytes(b"# Note\n")
     (made.kv / "passage").write_bytes(b"can be had again")
+    fitted = made.calibrations / "default" / "rag.json"
+    fitted.parent.mkdir(parents=True)
+    fitted.write_bytes(b"{}")
     gguf = made.models("own") / "own.gguf"
     gguf.parent.mkdir()
     gguf.write_bytes(b"GGUF" * 1000)
@@ -55,8 +58,12 @@ def contents(root):
 def test_what_is_restored_is_what_was_there_at_its_new_place(state, saved, tmp_path):
     shutil.rmtree(state.root)
     found = restore_backup(saved, tmp_path / "other", quiet)
-    assert (found.root, found.files) == (str(state.root), 3)
-    assert contents(tmp_path / "other") == {"blobs/ab/note.md": b"# Note\n", "models/own/own.gguf": b"GGUF" * 1000}
+    assert (found.root, found.files) == (str(state.root), 4)
+    assert contents(tmp_path / "other") == {
+        "blobs/ab/note.md": b"# Note\n",
+        "models/own/own.gguf": b"GGUF" * 1000,
+        "calibrations/default/rag.json": b"{}",
+    }
     with Store.open(tmp_path / "other" / DATABASE) as store:
         model = store.models.get("own")
         assert (model.source, model.gguf) == ("/elsewhere/own.gguf", str(tmp_path / "other/models/own/own.gguf"))
@@ -70,7 +77,11 @@ def test_base_models_can_be_left_out(state, store, tmp_path):
     (embedder / "manifest.json").write_text("{}")
     write_backup(state, store, tmp_path / "small.tar", quiet, models=False)
     restore_backup(tmp_path / "small.tar", tmp_path / "other", quiet)
-    assert set(contents(tmp_path / "other")) == {"blobs/ab/note.md", "models/embedders/tuned/1/manifest.json"}
+    assert set(contents(tmp_path / "other")) == {
+        "blobs/ab/note.md",
+        "models/embedders/tuned/1/manifest.json",
+        "calibrations/default/rag.json",
+    }
 
 
 def test_a_backup_is_for_its_owner_alone(saved, tmp_path):

@@ -245,6 +245,10 @@ def test_compare_keeps_the_share_where_an_arm_is_calibrated(statues, tmp_path):
     assert before["false_answer_rate"] > 0.8
     assert arms["rag"]["false_answer_rate"] <= 0.1
     assert arms["rag"]["coverage_answerable"] > 0.9
+    assert 0 <= arms["rag"]["aurc"] < 0.2
+    assert arms["rag"]["risk_coverage"][-1]["coverage"] == pytest.approx(
+        1 - arms["rag"]["abstained"] / len(questions()), abs=1e-9
+    )
     assert (arms["rag"]["max_false_answer_rate"], arms["base"]["max_false_answer_rate"]) == (0.1, None)
     with pytest.raises(CalibrationTooSmall):
         evaluate(statues, replace(request, max_false_answer_rate=0.001), ignore)

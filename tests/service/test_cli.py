@@ -542,7 +542,7 @@ def test_calibrate_then_keep_to_a_share_of_false_answers(shell, tmp_path, genera
     assert "ragtune calibrate --questions FILE --mode rag" in refused.stderr
     figures = shell.json("calibrate", "--questions", path, "--mode", "rag")
     assert {"n", "auroc", "ece", "aurc", "bins", "thresholds"} <= set(figures)
-    assert "false answers wanted" in shell("calibrate", "--questions", path, "--mode", "rag").stdout
+    assert "questions it had not seen" in shell("calibrate", "--questions", path, "--mode", "rag").stdout
     arm = shell.json("compare", "--questions", path, "--arms", "rag", "--max-false-answer-rate", "0.1")["arms"]["rag"]
     assert arm["false_answer_rate"] <= 0.1
     assert arm["coverage_answerable"] == 1.0

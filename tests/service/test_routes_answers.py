@@ -33,7 +33,8 @@ def test_an_answer_has_the_documented_shape(client, generator):
     body = response.json()
     assert set(body) == {
         "id", "answer", "abstained", "abstained_by", "confidence", "mode", "model", "adapter", "adapters",
-        "adapter_stale", "citations", "passages", "passages_dropped", "usage", "timings_ms", "index_generation",
+        "adapter_stale", "citations", "sentences", "passages", "passages_dropped", "usage", "timings_ms",
+        "index_generation",
     }  # fmt: skip
     assert (body["answer"], body["mode"], body["model"], body["index_generation"]) == ("1842 [1]", "rag", "scripted", 1)
     (citation,) = body["citations"]
