@@ -22,7 +22,19 @@ CONTAMINATION_THRESHOLD = 0.7
 Search = Callable[[str], Sequence[Passage]]
 """Returns what the production retriever finds for a question, best first."""
 
-Read = Callable[[str, Sequence[Passage]], str]
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The reader's answer to a question; ``certainty`` is the probability (0 to 1) of its least likely token.
+
+    1 where the probabilities are not known.
+    """
+
+    text: str
+    certainty: float = 1.0
+
+
+Read = Callable[[str, Sequence[Passage]], Reading]
 """Returns the reader's answer to a question over passages."""
 
 
