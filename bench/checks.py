@@ -21,7 +21,7 @@ from bench.faults import COLLECTION, Asked, Wrong, WrongClaims, long_answers, sq
 from bench.sides import STATE
 from data.records import Passage
 from retrieval import curate
-from retrieval.candidates import Candidate, Context, Read
+from retrieval.candidates import Candidate, Context
 from retrieval.curate import Check
 from service.compare.statistics import wilson_interval
 from service.settings import Settings
@@ -96,8 +96,6 @@ def round_trips(wrong: Wrong, most: int) -> list[Trial]:
         (curate.retrieved_again, "question of another passage of the document", wrong.neighbour_question),
         (curate.answered_alike, "answer of another question of the passage", wrong.other_answer),
         (curate.answered_alike, "answer shifted", wrong.shifted),
-        (curate.answered_from_passage, "answer of another question of the passage", wrong.other_answer),
-        (curate.answered_from_passage, "answer shifted", wrong.shifted),
     ]
     return [Trial(check, fault, span, make, most) for check, fault, make in trials]
 
@@ -187,7 +185,7 @@ def run(workspace: Workspace, data: Path, most: int, slow: int, only: Sequence[s
     ]
 
 
-def _reader(workspace: Workspace) -> Read:
+def _reader(workspace: Workspace) -> Callable[[str, Sequence[Passage]], str]:
     """Return the packaged reader, as pair generation asks it."""
     from retrieval.asking import Wishes
     from retrieval.proposing import Proposer

@@ -22,19 +22,7 @@ CONTAMINATION_THRESHOLD = 0.7
 Search = Callable[[str], Sequence[Passage]]
 """Returns what the production retriever finds for a question, best first."""
 
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """The reader's answer to a question; ``certainty`` is the probability (0 to 1) of its least likely token.
-
-    1 where the probabilities are not known.
-    """
-
-    text: str
-    certainty: float = 1.0
-
-
-Read = Callable[[str, Sequence[Passage]], Reading]
+Read = Callable[[str, Sequence[Passage]], str]
 """Returns the reader's answer to a question over passages."""
 
 

@@ -21,7 +21,6 @@ from retrieval.wording import dangling_reference, is_short, points_at_source, st
 MIN_QUESTION_TERMS = {"en": 3, "zh": 5}
 MAX_QUESTION_TERMS = {"en": 40, "zh": 80}
 MIN_READER_F1 = 0.5
-MIN_CERTAINTY = 0.5
 LONGEST_ANSWER = 2000
 """Characters of an answer found in a document; what is longer is a chapter."""
 
@@ -168,31 +167,16 @@ def answered_alike(candidate: Candidate, context: Context) -> CheckResult:
     """Check that the reader, given the retrieved passages, answers as proposed (token F1 of at least 0.5)."""
     if context.read is None:
         return CheckResult("answered_alike", True, "no reader")
-    said = strip_citations(context.read(candidate.question, context.passages(candidate.question)).text)
+    said = strip_citations(context.read(candidate.question, context.passages(candidate.question)))
     score = 0.0 if abstains(said) else token_f1(said, [candidate.answer])
     return CheckResult("answered_alike", score >= MIN_READER_F1, f"the reader says: {said} (F1 {score:.2f})")
-
-
-def answered_from_passage(candidate: Candidate, context: Context) -> CheckResult:
-    """Check that the reader, given the pair's own passage alone, says so too and is sure of every token.
-
-    Among other passages a reader may take an answer from the wrong one, or for want of a better.
-    """
-    if context.read is None:
-        return CheckResult("answered_from_passage", True, "no reader")
-    reading = context.read(candidate.question, (candidate.passage,))
-    said = strip_citations(reading.text)
-    score = 0.0 if abstains(said) else token_f1(said, [candidate.answer])
-    passed = score >= MIN_READER_F1 and reading.certainty >= MIN_CERTAINTY
-    reason = f"from its passage the reader says: {said} (F1 {score:.2f}, certainty {reading.certainty:.2f})"
-    return CheckResult("answered_from_passage", passed, reason)
 
 
 def not_answered(candidate: Candidate, context: Context) -> CheckResult:
     """Check that the reader finds no answer to an unanswerable question."""
     if context.read is None:
         return CheckResult("not_answered", True, "no reader")
-    said = context.read(candidate.question, context.passages(candidate.question)).text
+    said = context.read(candidate.question, context.passages(candidate.question))
     return CheckResult("not_answered", abstains(said), f"the reader says: {said}")
 
 
@@ -213,7 +197,6 @@ ANSWERABLE_CHECKS: tuple[Check, ...] = (
     not_same_meaning,
     retrieved_again,
     answered_alike,
-    answered_from_passage,
 )
 FREE_CHECKS: tuple[Check, ...] = (
     well_formed,

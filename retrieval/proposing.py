@@ -5,7 +5,6 @@ Knows nothing of checks, ledgers or the store.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from data.prompt import answer_messages
 from data.protocols import GenerationRequest, Generator
 from data.records import PairKind, Passage, content_id
 from retrieval.asking import Wishes, Wording, longest_proposal, proposal_form, proposal_messages
-from retrieval.candidates import Reading
 from retrieval.plan import Quota
 from retrieval.question_types import QUESTION_TYPES, QuestionType, plan_types
 
@@ -136,13 +134,12 @@ class Proposer:
         planned = one.type if one.kind != "multi" else ""
         return Wording(planned, one.persona, self.wishes.glossary.found_in(text))
 
-    def read(self, question: str, passages: Sequence[Passage]) -> Reading:
+    def read(self, question: str, passages: Sequence[Passage]) -> str:
         """Return the reader's answer to a question over passages."""
         request = GenerationRequest(
             answer_messages(question, passages), adapter=self.reader_adapter, max_tokens=MAX_READER_TOKENS
         )
-        result = self.reader.generate(request)
-        return Reading(result.text, math.exp(min(result.logprobs, default=0.0)))
+        return self.reader.generate(request).text
 
 
 def chunk_groups(tries: Sequence[Try], *, together: bool) -> Iterator[list[Try]]:
