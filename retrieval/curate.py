@@ -89,7 +89,7 @@ def fits_question(candidate: Candidate, _context: Context) -> CheckResult:
 
 
 def spoken_of(candidate: Candidate, _context: Context) -> CheckResult:
-    """Check that the passage speaks of what is asked: it has half of the question's words."""
+    """Check that the passage speaks of what is asked: it has three tenths of the question's words."""
     missing = ", ".join(unspoken(candidate.question, "\n".join(candidate.texts)))
     return CheckResult("spoken_of", not missing, f"its passage says nothing of: {missing}" if missing else "")
 

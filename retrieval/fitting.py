@@ -13,7 +13,7 @@ from retrieval.claims import content_words
 from retrieval.question_types import question_type
 from retrieval.wording import terms
 
-LEAST_SPOKEN_OF = 0.5
+LEAST_SPOKEN_OF = 0.3
 """Share of a question's words that its passage must have; thresholds are measured in bench/RESULTS.md."""
 
 _NUMBER_WORDS = (
