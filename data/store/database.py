@@ -45,7 +45,7 @@ BUSY_TIMEOUT_S = 30.0
 JOURNAL = "WAL" if sqlite3.sqlite_version_info >= (3, 51, 3) else "DELETE"
 """SQLite 3.7.0 to 3.51.2 can lose commits when two connections reset the log (sqlite.org/changes.html, 3.51.3)."""
 
-WRITER_CACHE_KIB = 32_768
+WRITER_CACHE_KIB = 65_536
 """Pages that a writing connection keeps, at most: ids and hashes arrive in no order, and each goes to another page of
 its index. SQLite's 2 MB hold those of some 20,000 chunks, beyond which every insertion reads one."""
 
