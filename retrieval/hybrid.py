@@ -7,7 +7,9 @@ generations or the store.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -27,6 +29,8 @@ _MAX_UNKNOWN = 0.2
 """Share of a query's tokens that the embedder may not know: English has none, Chinese 0.35 and more in MiniLM."""
 _FILLER = 1e-6
 _NO_KEYS: Keys = np.zeros(0, dtype=np.int64)
+_BESIDE = ThreadPoolExecutor(os.cpu_count(), "dense")
+"""Searches the dense leg beside the lexical one: both do their work in native code that lets Python go on."""
 
 VectorsOf = Callable[[Sequence[int]], Vectors]
 """Returns the vectors of keys, shape (n, dimension); zeros where one is not known."""
@@ -52,8 +56,11 @@ class HoldsVectors(Protocol):
 class ScoresOthers(Protocol):
     """An index that scores given keys in the search that finds the best ones."""
 
-    def search_beside(self, query: str, k: int, others: Keys) -> list[Hit]:
-        """Return the ``k`` best hits and those of the ``others``, best first; none that share no word."""
+    def search_beside(self, query: str, k: int, others: Callable[[], Keys]) -> list[Hit]:
+        """Return the ``k`` best hits and those of the ``others``, best first; none that share no word.
+
+        The others are asked for once, and late: what finds them may still be at work.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,27 +124,30 @@ def search_legs(
     if method != "hybrid":
         return [Found(hit.key, hit.score, method) for hit in legs[method].search(query, given, k, allowed)]
     depth = max(k, DEPTH)
-    hits = {"dense": legs["dense"].search(query, given, depth, allowed)}
-    others = np.array(sorted(hit.key for hit in hits["dense"]), dtype=np.int64) if understood else _NO_KEYS
+    dense = _BESIDE.submit(legs["dense"].search, query, given, depth, allowed)
+
+    def others() -> Keys:
+        return np.array(sorted(hit.key for hit in dense.result()), dtype=np.int64) if understood else _NO_KEYS
+
     own, more = _lexical(legs["lexical"], query, given, depth, allowed=allowed, others=others)
+    hits = {"dense": dense.result(), "lexical": [*own, *more]}
     held = {"dense": {hit.key for hit in hits["dense"]}, "lexical": {hit.key for hit in own}}
-    hits["lexical"] = [*own, *more]
     fused = _blend(hits, given, vectors_of) if understood else fuse(hits, {"dense": _FILLER, "lexical": 1.0})
     return [Found(key, score, "+".join(name for name in held if key in held[name])) for key, score in fused]
 
 
 def _lexical(
-    lexical: Index, query: str, vector: Vectors, depth: int, *, allowed: Keys | None, others: Keys
+    lexical: Index, query: str, vector: Vectors, depth: int, *, allowed: Keys | None, others: Callable[[], Keys]
 ) -> tuple[list[Hit], list[Hit]]:
     """Return the best ``depth`` lexical hits, and those of the ``others`` beyond them: 0 if they share no word."""
-    if allowed is None and len(others) and isinstance(lexical, ScoresOthers):
+    if allowed is None and isinstance(lexical, ScoresOthers):
         found = lexical.search_beside(query, depth, others)
         own, more = found[:depth], found[depth:]
     else:
         own, more = lexical.search(query, vector, depth, allowed), []
-        beyond = np.setdiff1d(others, [hit.key for hit in own])
+        beyond = np.setdiff1d(others(), [hit.key for hit in own])
         more = lexical.search(query, vector, len(beyond), beyond) if len(beyond) else []
-    wanted = set(others.tolist())
+    wanted = set(others().tolist())
     scored = {hit.key for hit in own} | {hit.key for hit in more}
     return own, [*(hit for hit in more if hit.key in wanted), *(Hit(key, 0.0) for key in sorted(wanted - scored))]
 

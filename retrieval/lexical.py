@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,19 @@ _NO_VECTOR: Vectors = np.zeros((1, 0), dtype=np.float32)
 ANALYZER = "stemmed-pairs-bigrams-unigrams-2"
 """Name of this analysis: a changed one needs a new name, so that indexes are built anew."""
 
+Weights = Mapping[str, float]
+"""Terms of a query and what each counts."""
+
+_ASKING = re.compile(
+    "(?<!因)[为為](?:何|[什甚][么麼])|[什甚][么麼]|如何|怎(?:[么麼][样樣办辦]?|[样樣])|(?<![任几幾])何[为為时時种種处處]"
+    "|哪(?!吒)(?:一?[个個些种種位里裡儿兒])?|[谁誰]|多少|多久|[几幾](?=[个個年月日天次种種条條位项項岁类類])"
+    r"|是否|[请請][问問]|[吗嗎呢](?=\W|$)"
+)
+"""Chinese words of a question that say what is asked for and not what it is about (bench/RESULTS.md).
+
+Not where they are part of a name or of another word: 几何, 任何, 哪吒, 吗啡."""
+_REPEATED = 0.5
+"""A term that a query holds n times counts n to this power."""
 _HEAP_BYTES = 32_000_000
 _MAX_QUERY_TERMS = 256
 _PAIR_BOOST = 0.3
@@ -44,6 +58,8 @@ _MARGIN = 2.0
 _DEEPER = 4
 _FEW = 2000
 """Allowed keys up to which each is looked up in every clause: at a million entries, a third of the time of a union."""
+_FEWER = 500
+"""Allowed keys up to which each is a clause of its own: tantivy's set of terms walks the dictionary of all keys."""
 _MAX_NESTED = 64
 _LARGE = 100_000
 """Entries from which on a search looks for candidates by the rarer terms first."""
@@ -65,6 +81,13 @@ def terms(text: str) -> list[str]:
         else:
             found.append(run)
     return found
+
+
+def query_terms(query: str) -> list[str]:
+    """Return the ``terms`` of a query without the Chinese words that only ask; with them if nothing else is there."""
+    if query.isascii():
+        return terms(query)
+    return terms(_ASKING.sub(" ", unicodedata.normalize("NFKC", query))) or terms(query)
 
 
 class TantivyIndex:
@@ -117,12 +140,9 @@ class TantivyIndex:
 
     def search(self, query: str, vector: Vectors, k: int, allowed: Keys | None = None) -> list[Hit]:  # noqa: ARG002
         """Return at most ``k`` hits that share a term with ``query``, best first; ties by key."""
-        words = self._analyzer.analyze(" ".join(terms(query)))
-        stemmed = list(dict.fromkeys(words))[:_MAX_QUERY_TERMS]
+        stemmed, pairs = self._analyzed(query)
         if not stemmed or k < 1:
             return []
-        self.save()
-        pairs = self._pairs(words[:_MAX_QUERY_TERMS])
         if allowed is not None and len(allowed) > _MANY:
             return self._among_many(stemmed, pairs, k, allowed)
         if allowed is None:
@@ -130,24 +150,31 @@ class TantivyIndex:
         clauses = self._clauses(stemmed, pairs)
         return self._find(_union(clauses) if allowed is None else self._narrowed(clauses, allowed), k)
 
-    def search_beside(self, query: str, k: int, others: Keys) -> list[Hit]:
+    def search_beside(self, query: str, k: int, others: Callable[[], Keys]) -> list[Hit]:
         """Return the ``k`` best hits and those of the ``others`` beyond them, best first; ties by key.
 
-        Of many entries, both are scored in one pass over what is worth scoring.
+        Of many entries, both are scored in one pass over what is worth scoring. The others are asked for
+        once what does not depend on them is found.
         """
-        words = self._analyzer.analyze(" ".join(terms(query)))[:_MAX_QUERY_TERMS]
-        stemmed, pairs = list(dict.fromkeys(words)), self._pairs(words)
+        stemmed, pairs = self._analyzed(query)
         near = self._candidates(stemmed, k, pairs) if stemmed else None
         if near is None:
             own = self.search(query, _NO_VECTOR, k)
-            beyond = np.setdiff1d(others, [hit.key for hit in own])
+            beyond = np.setdiff1d(others(), [hit.key for hit in own])
             return own + (self.search(query, _NO_VECTOR, len(beyond), beyond) if len(beyond) else [])
-        scored = np.union1d(near, others)
+        beside = others()
+        scored = np.union1d(near, beside)
         found = self._find(self._narrowed(self._clauses(stemmed, pairs), scored), len(scored))
-        wanted = set(others.tolist())
+        wanted = set(beside.tolist())
         return found[:k] + [hit for hit in found[k:] if hit.key in wanted]
 
-    def _among_many(self, stemmed: list[str], pairs: Sequence[tuple[str, str]], k: int, allowed: Keys) -> list[Hit]:
+    def _analyzed(self, query: str) -> tuple[Weights, list[tuple[str, str]]]:
+        """Return the terms of a query, with their weights, and its pairs of words."""
+        self.save()
+        words = self._analyzer.analyze(" ".join(query_terms(query)))[:_MAX_QUERY_TERMS]
+        return {word: count**_REPEATED for word, count in Counter(words).items()}, self._pairs(words)
+
+    def _among_many(self, stemmed: Weights, pairs: Sequence[tuple[str, str]], k: int, allowed: Keys) -> list[Hit]:
         """Search without the filter, deeper the less it lets through, and leave out what it does not.
 
         A clause of many keys takes tantivy longer than finding a few times as many hits. What passes is
@@ -166,13 +193,13 @@ class TantivyIndex:
             depth *= _DEEPER
         return self._find(self._narrowed(clauses, allowed), k)
 
-    def _candidates(self, stemmed: list[str], k: int, pairs: Sequence[tuple[str, str]]) -> Keys | None:
+    def _candidates(self, stemmed: Weights, k: int, pairs: Sequence[tuple[str, str]]) -> Keys | None:
         """Return the keys worth scoring, None for all: of many entries, those that score best by the rarer terms."""
-        self.save()
         searcher = self._index.searcher()
         if searcher.num_docs < _LARGE:
             return None
-        rare = [term for term in stemmed if searcher.doc_freq("body", term) <= _COMMON * searcher.num_docs]
+        most = _COMMON * searcher.num_docs
+        rare = {term: weight for term, weight in stemmed.items() if searcher.doc_freq("body", term) <= most}
         if not rare or (len(rare) == len(stemmed) and not pairs):
             return None
         return np.array(
@@ -188,9 +215,12 @@ class TantivyIndex:
         counts = {word: searcher.doc_freq("body", word) for pair in pairs for word in pair}
         return [(one, two) for one, two in pairs if 0 < counts[one] <= most and 0 < counts[two] <= most]
 
-    def _clauses(self, stemmed: Sequence[str], pairs: Sequence[tuple[str, str]] = ()) -> list[Any]:
+    def _clauses(self, stemmed: Weights, pairs: Sequence[tuple[str, str]] = ()) -> list[Any]:
         schema = self._index.schema
-        found = [tantivy.Query.term_query(schema, "body", term, "freq") for term in stemmed]
+        found = []
+        for term, weight in stemmed.items():
+            clause = tantivy.Query.term_query(schema, "body", term, "freq")
+            found.append(clause if weight == 1 else tantivy.Query.boost_query(clause, weight))
         for pair in pairs:
             phrase = tantivy.Query.phrase_query(schema, "body", list(pair))
             found.append(tantivy.Query.boost_query(phrase, _PAIR_BOOST))
@@ -202,7 +232,11 @@ class TantivyIndex:
         Each clause is optional beside all before it, so it is looked up for the allowed keys alone. In a
         union it would be evaluated for thousands of entries around each of them.
         """
-        among = tantivy.Query.term_set_query(self._index.schema, "key", allowed.tolist())
+        schema, keys = self._index.schema, allowed.tolist()
+        if len(keys) <= _FEWER:
+            among = _union([tantivy.Query.term_query(schema, "key", key, "basic") for key in keys])
+        else:
+            among = tantivy.Query.term_set_query(schema, "key", keys)
         query = tantivy.Query.const_score_query(among, 0.0)
         if len(allowed) > _FEW or len(clauses) > _MAX_NESTED:
             return tantivy.Query.boolean_query([(tantivy.Occur.Must, _union(clauses)), (tantivy.Occur.Must, query)])

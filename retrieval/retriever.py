@@ -28,9 +28,9 @@ from retrieval.vectors import embed_cached
 _MIN_DEPTH = 50
 _DEPTH_FACTOR = 5
 _DEEPER = 4
-_MIN_HEAD = 15
+_MIN_HEAD = 5
 _HEAD_FACTOR = 4
-"""Of what was found, so many times the passages wanted are read from the store and compared; all only if need be."""
+"""Of what was found, so many times the passages wanted are read from the store and compared; more only if need be."""
 _OPEN_ATTEMPTS = 3
 _CONTEXT_SHARE = 0.4
 """Measured on follow-ups whose names were replaced by pronouns, and on changes of subject (bench/RESULTS.md)."""
@@ -197,7 +197,8 @@ class Retriever:
             found = _ranking(opened, asked, 0, depth)
             if len(asked.queries) > 1:
                 found = mix(found, _ranking(opened, asked, 1, depth), _CONTEXT_SHARE)
-            for examined in (found[: _HEAD_FACTOR * max(wanted, _MIN_HEAD)], found):
+            head = _HEAD_FACTOR * max(wanted, _MIN_HEAD)
+            for examined in (found[:head], found[: _HEAD_FACTOR * head], found):
                 held = rows.get(hit.key for hit in examined)
                 passages = collapse(_passages(examined, held, asked.excluded), wanted)
                 if len(passages) == wanted:

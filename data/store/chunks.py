@@ -30,12 +30,15 @@ _WITH_SOURCE = (
     .order_by(chunks.c.key)
 )
 
+_BY_KEYS = _WITH_SOURCE.where(chunks.c.key.in_(sa.bindparam("keys", expanding=True)))
+"""Made once: every search runs it, and making a statement takes longer than running it."""
+
 Found = tuple[Chunk, str, str]
 """A chunk, its document's source, and its document's title."""
 
 
 def _found(row: Row) -> Found:
-    return Chunk(*row[1:8]), row.source, row.title
+    return Chunk(*row[1:8]), row[8], row[9]
 
 
 class Chunks:
@@ -70,8 +73,8 @@ class Chunks:
         found: dict[int, Found] = {}
         with self._database.read() as connection:
             for batch in batches(int(key) for key in keys):
-                rows = connection.execute(_WITH_SOURCE.where(chunks.c.key.in_(batch)))
-                found.update((row.key, _found(row)) for row in rows)
+                rows = connection.execute(_BY_KEYS, {"keys": batch})
+                found.update((row[0], _found(row)) for row in rows)
                 if missing := [key for key in batch if key not in found]:
                     found.update((row.key, _found(row)) for row in chunk_rows(connection, missing))
         return found

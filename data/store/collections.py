@@ -12,6 +12,9 @@ from data.state import check_name
 from data.store.database import Database, Row
 from data.store.schema import collections
 
+_CURRENT = sa.select(collections.c.current_generation).where(collections.c.name == sa.bindparam("name"))
+"""Made once: every search runs it."""
+
 
 def require_collection(connection: sa.Connection, name: str) -> Row:
     """Return the row of collection ``name``.
@@ -21,10 +24,14 @@ def require_collection(connection: sa.Connection, name: str) -> Row:
     """
     row = connection.execute(sa.select(collections).where(collections.c.name == name)).one_or_none()
     if row is None or not current().sees(name):
-        raise UnknownCollection(
-            "No such collection.", got=name, hint=f"Create it with: ragtune ingest PATH --collection {name}"
-        )
+        raise _unknown(name)
     return row
+
+
+def _unknown(name: str) -> UnknownCollection:
+    return UnknownCollection(
+        "No such collection.", got=name, hint=f"Create it with: ragtune ingest PATH --collection {name}"
+    )
 
 
 def ensure_collection(database: Database, connection: sa.Connection, name: str) -> None:
@@ -62,5 +69,7 @@ class Collections:
             UnknownCollection: there is no such collection.
         """
         with self._database.read() as connection:
-            number = require_collection(connection, name).current_generation
-        return None if number is None else int(number)
+            row = connection.execute(_CURRENT, {"name": name}).one_or_none()
+        if row is None or not current().sees(name):
+            raise _unknown(name)
+        return None if row[0] is None else int(row[0])

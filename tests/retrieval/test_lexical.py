@@ -8,7 +8,7 @@ from data.errors import StorageCorrupt
 from data.protocols import Vectors
 from retrieval import lexical
 from retrieval.chunk import chunk, embedded_text
-from retrieval.lexical import TantivyIndex, terms
+from retrieval.lexical import TantivyIndex, query_terms, terms
 from retrieval.load import load
 from tests.retrieval.hashing import HashingEmbedder
 from tests.retrieval.test_chunk import CORPUS, document
@@ -40,6 +40,32 @@ def test_terms_are_words_chinese_characters_and_bigrams() -> None:
         "full",
         "学",
     ]
+
+
+@pytest.mark.parametrize(
+    ("query", "kept"),
+    [
+        ("什么是备份？", "是备份"),
+        ("請問怎麼升級?", "升級"),
+        ("哪一位皇帝，有几个国家呢", "皇帝有个国家"),
+        ("几何与任何为了，哪吒，吗啡，几内亚", "几何与任何为了哪吒吗啡几内亚"),
+        ("为什么？", "为什么"),
+    ],
+)
+def test_words_that_only_ask_are_not_searched_for(query: str, kept: str) -> None:
+    assert [term for term in query_terms(query) if len(term) == 1] == list(kept)
+
+
+def test_a_document_that_asks_is_not_what_a_question_looks_for(tmp_path: Path) -> None:
+    index = filled(tmp_path, "什么什么什么", "升级的步骤很多，要先看清楚说明")
+    assert keys(index, "升级是什么？") == [1]
+    assert keys(index, "什么？") == [0]
+
+
+def test_a_repeated_term_counts_more(tmp_path: Path) -> None:
+    index = filled(tmp_path, "heat", "flow")
+    assert keys(index, "heat flow flow") == [1, 0]
+    assert keys(index, "heat heat flow") == [0, 1]
 
 
 @pytest.mark.parametrize("query", ["runs", "RUNNING", "run!", "What is running?"])
@@ -141,7 +167,7 @@ def test_others_are_scored_beside_the_best(tmp_path: Path, monkeypatch: pytest.M
     index.save()
     query, others = "common text59 text3 text0 pair", np.array([0, 3, 8, 59, 999], dtype=np.int64)
     every = {hit.key: hit.score for hit in index.search(query, np.zeros((1, 0), dtype=np.float32), 60, np.arange(60))}
-    found = index.search_beside(query, 2, others)
+    found = index.search_beside(query, 2, lambda: others)
     assert [hit.key for hit in found[:2]] == sorted(every, key=lambda key: (-every[key], key))[:2]
     assert {hit.key for hit in found} == {hit.key for hit in found[:2]} | {0, 3, 8, 59}
     assert all(hit.score == pytest.approx(every[hit.key], rel=1e-5) for hit in found)
