@@ -144,17 +144,18 @@ def test_two_passages_need_a_second_one(generate, kept):
     assert all(len(set(pair.chunk_ids)) == 2 for pair in kept())
 
 
-def test_few_that_pass_are_said_aloud(make_workspace, generator):
-    generator.reply = lambda request: (
-        said("When was the lighthouse of Orrin built?", "1842") if request.grammar else "1"
-    )
+def test_what_the_packaged_writer_is_worth_is_said(make_workspace, generator):
+    built = said("When was the lighthouse of Orrin built?", "1842")
+    generator.reply = lambda request: built if request.grammar else "1842 [1]"
     workspace = make_workspace("indexed")
-    workspace.store.adapters.add(adapter("pair-writer"))
-    inputs = {"adapter": "pair-writer", "seed": 1}
-    few = pairs_work.run(workspace, inputs | {"limit": 20}, lambda _progress: None)
-    assert "advice" not in few, "too few to say"
-    many = pairs_work.run(workspace, inputs | {"limit": 60}, lambda _progress: None)
-    assert many["advice"].startswith(f"Only {many['accepted']} of 60 proposals passed")
+    for name in ("pair-writer", "mine"):
+        workspace.store.adapters.add(adapter(name))
+    mine = pairs_work.run(workspace, {"adapter": "mine", "limit": 4}, lambda _progress: None)
+    assert "advice" not in mine
+    workspace.store.pairs.update(workspace.store.pairs.all("default", "accepted")[0].id, status="rejected")
+    packaged = pairs_work.run(workspace, {"adapter": "pair-writer", "limit": 4}, lambda _progress: None)
+    assert packaged["accepted"] == 1
+    assert "--teacher" in packaged["advice"]
 
 
 @pytest.fixture(scope="module")
