@@ -1,6 +1,6 @@
 /** The frame of the page: language and colours, the key, the menu, and which page is shown. */
 
-import { hooks, isAbort, keys, listCollections, system } from './api.js';
+import { hooks, isAbort, keys, listCollections, system, whoAmI } from './api.js';
 import { announce, button, field, fill, h, select } from './dom.js';
 import { LANGUAGES, chooseLanguage, language, loadLanguage, t } from './i18n.js';
 import { problemBox } from './components/problem.js';
@@ -17,6 +17,11 @@ import settings from './pages/settings.js';
 // All at once: a page that is open goes on whatever becomes of the server's files.
 /** @type {Record<string, (view: View) => Promise<void>>} */
 const PAGES = { ask, compare, documents, pairs, adapters, evaluations, jobs, settings };
+/** What a key must be allowed, one of them, for a page to be of use. @type {Record<string, string[]>} */
+const SCOPES = {
+  ask: ['query'], compare: ['query'], documents: ['query', 'ingest', 'train'], pairs: ['train'], adapters: ['train'],
+  evaluations: ['train'], jobs: ['ingest', 'train'], settings: [],
+};
 const THEMES = ['system', 'light', 'dark'];
 const BACK_MS = 2000;
 
@@ -61,7 +66,6 @@ function drawFrame() {
     const open = document.documentElement.classList.toggle('menu-open');
     toggle.setAttribute('aria-expanded', String(open));
   }, { class: 'menu-button', 'aria-expanded': 'false', 'aria-controls': 'menu' });
-  fill(menu, h('ul', {}, Object.keys(PAGES).map((name) => h('li', {}, h('a', { href: `#/${name}`, 'data-page': name }, t(`nav.${name}`))))));
   const theme = select(THEMES.map((name) => [name, t(`theme.${name}`)]), preferred('theme', 'system'), {
     'aria-label': t('app.theme'),
     on: { change: (event) => useTheme(event.target.value) },
@@ -96,14 +100,23 @@ function applyTheme() {
   else document.documentElement.dataset.theme = name;
 }
 
+/** The pages that the key of this tab can use; all of them where that is not known. */
+async function drawMenu() {
+  const { scopes } = await whoAmI().catch(() => ({ scopes: ['admin'] }));
+  const useful = (name) => !SCOPES[name].length || scopes.includes('admin') || SCOPES[name].some((scope) => scopes.includes(scope));
+  fill(menu, h('ul', {}, Object.keys(PAGES).filter(useful).map((name) =>
+    h('li', {}, h('a', { href: `#/${name}`, 'data-page': name }, t(`nav.${name}`))))));
+}
+
 /** Offer the collections where there is more than one. */
 export async function drawCollections() {
   try {
     const { collections } = await listCollections();
     const names = collections.map((each) => each.name);
     const chosen = recall('collection', 'default');
-    if (!names.includes(chosen)) remember('collection', 'default');
-    fill(chooser, names.length > 1 && select(names.map((name) => [name, name]), chosen, {
+    const used = names.includes(chosen) || !names.length ? chosen : names[0];
+    remember('collection', used);
+    fill(chooser, names.length > 1 && select(names.map((name) => [name, name]), used, {
       'aria-label': t('app.collection'),
       on: { change: (event) => { remember('collection', event.target.value); show(); } },
     }));
@@ -121,7 +134,7 @@ function wantKey(refused) {
     const input = h('input', { type: 'password', autocomplete: 'off', required: true, spellcheck: 'false' });
     const had = keys.get();
     const box = h('dialog', { 'aria-labelledby': 'key-title', on: { close: () => { box.remove(); asking = null; resolve(Boolean(box.returnValue)); } } },
-      h('form', { method: 'dialog', on: { submit: () => { keys.set(input.value.trim()); box.returnValue = 'given'; } } },
+      h('form', { method: 'dialog', on: { submit: () => { keys.set(input.value.trim()); box.returnValue = 'given'; setTimeout(drawMenu); } } },
         h('header', {}, h('h2', { id: 'key-title' }, t('key.title'))),
         h('div', { class: 'dialog-body' },
           had && h('p', { class: 'problem', role: 'alert' }, t('key.refused')),
@@ -173,8 +186,8 @@ async function start() {
     window.scrollTo(0, 0);
   });
   window.addEventListener('collections-changed', drawCollections);
+  await Promise.all([drawMenu(), drawCollections()]);
   await show();
-  await drawCollections();
 }
 
 start();

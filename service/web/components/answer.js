@@ -2,8 +2,8 @@
 
 import { giveFeedback } from '../api.js';
 import { announce, button, field, fill, foreign, h } from '../dom.js';
-import { number, t, tOr } from '../i18n.js';
-import { pieces } from '../text.js';
+import { number, percent, t, tOr } from '../i18n.js';
+import { pieces, splitSpan } from '../text.js';
 import { attempt } from './problem.js';
 import { openSource } from './source.js';
 
@@ -13,11 +13,25 @@ import { openSource } from './source.js';
  */
 export function answerText(answer) {
   const cited = new Map(answer.citations.map((citation) => [citation.n, citation]));
-  return h('div', { class: 'answer-text', dir: 'auto' }, pieces(answer.answer, new Set(cited.keys())).map((piece) => {
+  const marked = (text) => pieces(text, new Set(cited.keys())).map((piece) => {
     if (piece.cite !== undefined) return citationButton(cited.get(piece.cite), piece.text);
     if (piece.url) return h('a', { href: piece.url, rel: 'noopener noreferrer', target: '_blank' }, piece.text);
     return piece.text;
-  }));
+  });
+  return h('div', { class: 'answer-text', dir: 'auto' }, sentencesOf(answer).map(({ text, doubtful }) =>
+    (doubtful ? h('span', { class: 'doubtful' }, marked(text)) : marked(text))));
+}
+
+/** The text cut where a sentence begins that no passage bears out. @param {import('../api.js').Answer} answer */
+function sentencesOf({ answer, sentences = [] }) {
+  const doubts = sentences.filter((sentence) => !sentence.supported).sort((a, b) => b.start - a.start);
+  let rest = answer;
+  const parts = doubts.flatMap(({ start, end }) => {
+    const [before, inside, after] = splitSpan(rest, start, end);
+    rest = before;
+    return [{ text: after, doubtful: false }, { text: inside, doubtful: true }];
+  });
+  return [...parts, { text: rest, doubtful: false }].reverse();
 }
 
 /** @param {any} citation @param {string} text */
@@ -54,17 +68,18 @@ export function passageList(passages, open = false) {
       foreign(passage.text, 'p', 'text')))));
 }
 
-/** One line of facts: how it was made and how sure the model was of its words. @param {import('../api.js').Answer} answer */
+/** One line of facts: how it was made and how probable it is that it is right, where that was calibrated. @param {import('../api.js').Answer} answer */
 export function answerFacts(answer) {
   const facts = [
     tOr(`mode.${answer.mode}`, answer.mode),
     answer.adapter || answer.model,
-    answer.confidence !== null && t('answer.confidence', { value: number(answer.confidence, 2) }),
+    answer.confidence !== null && t('answer.confidence', { value: percent(answer.confidence) }),
     t('answer.seconds', { s: number((answer.timings_ms.total || 0) / 1000, 1) }),
     answer.passages_dropped > 0 && t('answer.dropped', { n: answer.passages_dropped }),
   ];
   return h('p', { class: 'hint' }, facts.filter(Boolean).join(' · '),
-    answer.adapter_stale && h('span', { class: 'badge warning' }, t('adapters.stale')));
+    answer.adapter_stale && h('span', { class: 'badge warning' }, t('adapters.stale')),
+    answer.sentences?.some((sentence) => !sentence.supported) && h('span', { class: 'badge warning' }, t('answer.doubtful')));
 }
 
 /** Rating and correction, and what else stands beside them. @param {import('../api.js').Answer} answer @param {any} beside */

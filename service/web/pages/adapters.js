@@ -3,6 +3,7 @@
 import { adapters } from '../api.js';
 import { jobPanel } from '../components/job.js';
 import { lossChart } from '../components/losschart.js';
+import { showDecision, stageLog } from '../components/policy.js';
 import { attempt } from '../components/problem.js';
 import { announce, append, button, checkbox, dialog, field, fill, foreign, h, select } from '../dom.js';
 import { number, percent, t, tOr } from '../i18n.js';
@@ -13,7 +14,7 @@ const KNOBS = ['num_train_epochs', 'learning_rate', 'r', 'seed'];
 export default async function adaptersPage(view) {
   const page = { view, list: h('section', { 'aria-label': t('adapters.list') }), place: h('div'), refresh: () => drawList(page) };
   const { recipes, defaults } = await adapters.recipes(view.signal);
-  append(view.main, [page.place, page.list, trainForm(page, recipes, defaults)]);
+  append(view.main, [page.place, page.list, trainForm(page, recipes, defaults), stageLog(view.signal)]);
   await drawList(page);
 }
 
@@ -45,17 +46,24 @@ function card(page, adapter) {
     const refused = place.querySelector('.problem');
     if (refused && !force) refused.append(button(t('adapters.promote.force'), promote(true)));
   });
+  const shadow = (event) => attempt(event.currentTarget, place, async () => {
+    await adapters.shadow(label);
+    announce(t('adapters.shadow.now', { name: label }));
+    await page.refresh();
+  });
   const drop = (event) => {
     if (window.confirm(t('adapters.delete.sure', { name: label }))) attempt(event.currentTarget, place, async () => { await adapters.remove(adapter.name, adapter.version); await page.refresh(); });
   };
   return h('article', { class: 'card' },
-    h('h2', {}, foreign(label), ' ', h('span', { class: `badge ${adapter.stage}` }, t(`adapters.stage.${adapter.stage}`)),
+    h('h2', {}, foreign(label), ' ', h('span', { class: `badge ${adapter.stage}` }, tOr(`adapters.stage.${adapter.stage}`, adapter.stage)),
       adapter.stale && h('span', { class: 'badge warning' }, t('adapters.stale'))),
     adapter.stale && h('p', { class: 'hint' }, t('adapters.stale.why')),
     figures(adapter),
     h('div', { class: 'row' },
       adapter.stage !== 'live' && button(t('adapters.promote'), promote(false), { class: 'primary', 'aria-label': t('adapters.promote.of', { name: label }) }),
       h('a', { class: 'button', href: `#/ask?${new URLSearchParams({ mode: 'combined', adapter: label })}` }, t('adapters.try')),
+      button(t('policy.title'), (event) => attempt(event.currentTarget, place, () => showDecision(label))),
+      ['candidate', 'retired'].includes(adapter.stage) && button(t('adapters.shadow'), shadow, { 'aria-label': t('adapters.shadow.of', { name: label }) }),
       button(t('adapters.lineage'), (event) => showLineage(event.currentTarget, place, label)),
       button(t('app.delete'), drop, { class: 'danger', 'aria-label': t('adapters.delete.of', { name: label }) })),
     place);

@@ -6,7 +6,7 @@ import { answerFacts, answerText, citationList, feedback, passageList } from '..
 import { conversations, currentTurns, goBackTo, history, keep, startAnew } from '../components/conversation.js';
 import { problemBox } from '../components/problem.js';
 import { announce, append, button, field, fill, foreign, h, select } from '../dom.js';
-import { t } from '../i18n.js';
+import { t, tOr } from '../i18n.js';
 import { recall, remember } from '../session.js';
 
 const METHODS = ['hybrid', 'dense', 'lexical'];
@@ -44,13 +44,14 @@ function settings(chosen, arms, adapters) {
   const topK = h('input', { type: 'number', min: '1', max: '50', value: chosen.top_k });
   const tokens = h('input', { type: 'number', min: '1', max: '8192', value: chosen.max_tokens });
   const method = select(METHODS.map((name) => [name, t(`method.${name}`)]), chosen.method);
+  const rate = h('input', { type: 'number', min: '0.01', max: '1', step: 'any', value: chosen.max_false_answer_rate ?? '', placeholder: t('ask.any') });
   const values = () => ({
     mode: mode.value, adapter: adapter.value || null, top_k: Number(topK.value) || 4,
-    max_tokens: Number(tokens.value) || 256, method: method.value,
+    max_tokens: Number(tokens.value) || 256, method: method.value, max_false_answer_rate: Number(rate.value) || null,
   });
   const element = h('div', { class: 'grid' },
     field(t('ask.mode'), mode), field(t('ask.adapter'), adapter), field(t('ask.top_k'), topK),
-    field(t('ask.method'), method), field(t('ask.max_tokens'), tokens));
+    field(t('ask.method'), method), field(t('ask.max_tokens'), tokens), field(t('ask.rate'), rate));
   element.addEventListener('change', () => remember('ask', values()));
   return { element, values };
 }
@@ -106,7 +107,7 @@ function answered(page, controls, question, answer) {
   return [
     answer.abstained && h('p', { class: 'badge warning' }, t('answer.abstained')),
     answerText(answer),
-    answer.abstained && h('p', { class: 'hint' }, t('answer.abstained.next')),
+    answer.abstained && h('p', { class: 'hint' }, tOr(`answer.abstained.${answer.abstained_by || 'model'}`, '')),
     citationList(answer),
     answerFacts(answer),
     passageList(answer.passages),

@@ -1,14 +1,23 @@
 /** *Settings*: the key of this tab, what the server is set up with, whether that works, and its routes. */
 
-import { keys, listModels, system } from '../api.js';
+import { keys, listModels, system, whoAmI } from '../api.js';
+import { keyManager } from '../components/keys.js';
 import { problemBox } from '../components/problem.js';
 import { append, button, fill, foreign, h, table } from '../dom.js';
 import { number, size, t, tOr } from '../i18n.js';
 
 /** @param {import('../app.js').View} view */
 export default async function settingsPage(view) {
-  append(view.main, [keySection(), section('settings.doctor', () => doctor(view)), section('settings.models', () => models(view)),
-    section('settings.limits', () => limits(view)), section('settings.routes', () => routes(view))]);
+  const { scopes, collections } = await whoAmI();
+  const administers = scopes.includes('admin') && !collections.length;
+  append(view.main, [
+    keySection(),
+    administers && section('settings.doctor', () => doctor(view)),
+    administers && section('key.list', () => keyManager(view.signal)),
+    (administers || scopes.includes('query')) && section('settings.models', () => models(view)),
+    administers && section('settings.limits', () => limits(view)),
+    section('settings.routes', () => routes(view)),
+  ]);
 }
 
 /** A part that fails says so in its own place. @param {string} title @param {() => Promise<any>} load */
