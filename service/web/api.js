@@ -294,8 +294,7 @@ export const pairs = {
   /** @param {Record<string, any>} chosen @param {AbortSignal} [signal] */
   list: (chosen, signal) => get(`/v1/pairs${query(chosen)}`, signal),
   /** @param {string} pairId @param {Record<string, string>} changes */
-  change: async (pairId, changes) =>
-    (await send(`/v1/pairs/${id(pairId)}`, { method: 'PATCH', json: changes })).json(),
+  change: async (pairId, changes) => (await send(`/v1/pairs/${id(pairId)}`, { method: 'PATCH', json: changes })).json(),
   /** @param {string} pairId */
   undo: (pairId) => post(`/v1/pairs/${id(pairId)}/undo`),
   /** @param {string} reviewId */

@@ -83,6 +83,7 @@ def test_a_follow_up_is_sent_with_what_was_said_before(scripted, generator, open
     page.reload()
     expect(page.locator(".feedback")).to_have_count(2)
     page.get_by_role("button", name="New conversation").click()
+    expect(page.get_by_text("Earlier in this tab (1)")).to_be_visible()
     with page.expect_request("**/v1/answers") as sent:
         ask(page, "Who kept it?")
     assert sent.value.post_data_json["history"] == []
