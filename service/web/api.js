@@ -8,10 +8,12 @@
  * @typedef {{n: number, document_id: string, source: string, title: string, heading: string, page: number | null,
  *   start: number, end: number, quote: string, score: number, supported: boolean}} Citation
  * @typedef {{id: string, answer: string, abstained: boolean, confidence: number | null, mode: string, model: string,
+ *   abstained_by: string | null, sentences: {start: number, end: number, supported: boolean}[],
  *   adapter: string | null, adapter_stale: boolean, citations: Citation[], passages: Passage[],
  *   passages_dropped: number, timings_ms: Record<string, number>, usage: Record<string, number>}} Answer
  * @typedef {{question: string, collection?: string, mode?: string, adapter?: string | null, top_k?: number,
- *   max_tokens?: number, temperature?: number, method?: string, history?: Turn[]}} Ask
+ *   max_tokens?: number, temperature?: number, method?: string, max_false_answer_rate?: number | null,
+ *   history?: Turn[]}} Ask
  * @typedef {{done: number, total: number, unit: string, eta_s: number | null, stage: string,
  *   metrics: Record<string, any>}} Progress
  * @typedef {{id: string, kind: string, status: string, progress: Progress, error: Problem | null,
@@ -252,6 +254,9 @@ export const jobs = {
   cancel: (jobId) => post(`/v1/jobs/${id(jobId)}/cancel`),
 };
 
+/** @returns {Promise<{name: string, scopes: string[], collections: string[]}>} */
+export const whoAmI = () => get('/v1/me');
+
 /** @param {AbortSignal} [signal] @returns {Promise<{collections: {name: string, documents: number}[]}>} */
 export const listCollections = (signal) => get('/v1/collections', signal);
 
@@ -289,8 +294,7 @@ export const pairs = {
   /** @param {Record<string, any>} chosen @param {AbortSignal} [signal] */
   list: (chosen, signal) => get(`/v1/pairs${query(chosen)}`, signal),
   /** @param {string} pairId @param {Record<string, string>} changes */
-  change: async (pairId, changes) =>
-    (await send(`/v1/pairs/${id(pairId)}`, { method: 'PATCH', json: changes })).json(),
+  change: async (pairId, changes) => (await send(`/v1/pairs/${id(pairId)}`, { method: 'PATCH', json: changes })).json(),
   /** @param {string} pairId */
   undo: (pairId) => post(`/v1/pairs/${id(pairId)}/undo`),
   /** @param {string} reviewId */
@@ -319,6 +323,14 @@ export const adapters = {
   rollback: () => post('/v1/adapters/rollback'),
   /** @param {string} name @param {number} version */
   remove: (name, version) => remove(`/v1/adapters/${id(name)}${query({ version })}`),
+  /** @param {string} label `name@version`, with its history and what the shadow showed */
+  get: (label) => get(`/v1/adapters/${id(label)}`),
+  /** @param {string} label what the promotion policy says of it now */
+  decision: (label) => get(`/v1/adapters/${id(label)}/decision`),
+  /** Let it answer a share of the real questions unseen. @param {string} label */
+  shadow: (label) => post(`/v1/adapters/${id(label)}/shadow`),
+  /** @param {AbortSignal} [signal] */
+  promotions: (signal) => get('/v1/promotions', signal),
   /** @param {AbortSignal} [signal] */
   recipes: (signal) => get('/v1/recipes', signal),
   /** @param {string} label `name@version` @param {AbortSignal} [signal] */
@@ -332,6 +344,15 @@ export const evaluations = {
   start: (body) => post('/v1/evaluations', body),
   /** @param {string} evaluationId @returns {Promise<Blob>} */
   report: async (evaluationId) => (await send(`/v1/evaluations/${id(evaluationId)}/report`)).blob(),
+};
+
+export const access = {
+  /** @param {AbortSignal} [signal] @returns {Promise<{keys: any[]}>} */
+  list: (signal) => get('/v1/keys', signal),
+  /** @param {Record<string, any>} body @returns {Promise<{id: string, name: string, key: string}>} shown this once */
+  create: (body) => post('/v1/keys', body),
+  /** @param {string} keyId */
+  revoke: (keyId) => remove(`/v1/keys/${id(keyId)}`),
 };
 
 export const system = {

@@ -1,6 +1,6 @@
 /** The frame of the page: language and colours, the key, the menu, and which page is shown. */
 
-import { hooks, isAbort, keys, listCollections, system } from './api.js';
+import { hooks, isAbort, keys, listCollections, system, whoAmI } from './api.js';
 import { announce, button, field, fill, h, select } from './dom.js';
 import { LANGUAGES, chooseLanguage, language, loadLanguage, t } from './i18n.js';
 import { problemBox } from './components/problem.js';
@@ -17,6 +17,17 @@ import settings from './pages/settings.js';
 // All at once: a page that is open goes on whatever becomes of the server's files.
 /** @type {Record<string, (view: View) => Promise<void>>} */
 const PAGES = { ask, compare, documents, pairs, adapters, evaluations, jobs, settings };
+/** What a key must be allowed, one of them, for a page to be of use. @type {Record<string, string[]>} */
+const SCOPES = {
+  ask: ['query'],
+  compare: ['query'],
+  documents: ['query', 'ingest', 'train'],
+  pairs: ['train'],
+  adapters: ['train'],
+  evaluations: ['train'],
+  jobs: ['ingest', 'train'],
+  settings: [],
+};
 const THEMES = ['system', 'light', 'dark'];
 const BACK_MS = 2000;
 
@@ -57,25 +68,39 @@ async function show() {
 }
 
 function drawFrame() {
-  const toggle = button(t('app.menu'), () => {
-    const open = document.documentElement.classList.toggle('menu-open');
-    toggle.setAttribute('aria-expanded', String(open));
-  }, { class: 'menu-button', 'aria-expanded': 'false', 'aria-controls': 'menu' });
-  fill(menu, h('ul', {}, Object.keys(PAGES).map((name) => h('li', {}, h('a', { href: `#/${name}`, 'data-page': name }, t(`nav.${name}`))))));
-  const theme = select(THEMES.map((name) => [name, t(`theme.${name}`)]), preferred('theme', 'system'), {
-    'aria-label': t('app.theme'),
-    on: { change: (event) => useTheme(event.target.value) },
-  });
+  const toggle = button(
+    t('app.menu'),
+    () => {
+      const open = document.documentElement.classList.toggle('menu-open');
+      toggle.setAttribute('aria-expanded', String(open));
+    },
+    { class: 'menu-button', 'aria-expanded': 'false', 'aria-controls': 'menu' },
+  );
+  const theme = select(
+    THEMES.map((name) => [name, t(`theme.${name}`)]),
+    preferred('theme', 'system'),
+    {
+      'aria-label': t('app.theme'),
+      on: { change: (event) => useTheme(event.target.value) },
+    },
+  );
   const tongue = select(Object.entries(LANGUAGES), language, {
     'aria-label': t('app.language'),
     on: { change: (event) => chooseLanguage(event.target.value) },
   });
   document.body.prepend(
     h('a', { class: 'skip', href: '#main', on: { click: skip } }, t('app.skip')),
-    h('header', { class: 'top' },
-      h('a', { class: 'brand', href: '#/ask' }, 'ragtune'), toggle, menu,
-      h('div', { class: 'choices' }, chooser, tongue, theme)),
-    banner, main);
+    h(
+      'header',
+      { class: 'top' },
+      h('a', { class: 'brand', href: '#/ask' }, 'ragtune'),
+      toggle,
+      menu,
+      h('div', { class: 'choices' }, chooser, tongue, theme),
+    ),
+    banner,
+    main,
+  );
 }
 
 /** @param {Event} event */
@@ -96,17 +121,48 @@ function applyTheme() {
   else document.documentElement.dataset.theme = name;
 }
 
+/** The pages that the key of this tab can use; all of them where that is not known. */
+async function drawMenu() {
+  const { scopes } = await whoAmI().catch(() => ({ scopes: ['admin'] }));
+  const useful = (name) =>
+    !SCOPES[name].length || scopes.includes('admin') || SCOPES[name].some((scope) => scopes.includes(scope));
+  fill(
+    menu,
+    h(
+      'ul',
+      {},
+      Object.keys(PAGES)
+        .filter(useful)
+        .map((name) => h('li', {}, h('a', { href: `#/${name}`, 'data-page': name }, t(`nav.${name}`)))),
+    ),
+  );
+}
+
 /** Offer the collections where there is more than one. */
 export async function drawCollections() {
   try {
     const { collections } = await listCollections();
     const names = collections.map((each) => each.name);
     const chosen = recall('collection', 'default');
-    if (!names.includes(chosen)) remember('collection', 'default');
-    fill(chooser, names.length > 1 && select(names.map((name) => [name, name]), chosen, {
-      'aria-label': t('app.collection'),
-      on: { change: (event) => { remember('collection', event.target.value); show(); } },
-    }));
+    const used = names.includes(chosen) || !names.length ? chosen : names[0];
+    remember('collection', used);
+    fill(
+      chooser,
+      names.length > 1 &&
+        select(
+          names.map((name) => [name, name]),
+          used,
+          {
+            'aria-label': t('app.collection'),
+            on: {
+              change: (event) => {
+                remember('collection', event.target.value);
+                show();
+              },
+            },
+          },
+        ),
+    );
   } catch {
     fill(chooser); // the page itself says what is wrong
   }
@@ -120,17 +176,47 @@ function wantKey(refused) {
   asking ??= new Promise((resolve) => {
     const input = h('input', { type: 'password', autocomplete: 'off', required: true, spellcheck: 'false' });
     const had = keys.get();
-    const box = h('dialog', { 'aria-labelledby': 'key-title', on: { close: () => { box.remove(); asking = null; resolve(Boolean(box.returnValue)); } } },
-      h('form', { method: 'dialog', on: { submit: () => { keys.set(input.value.trim()); box.returnValue = 'given'; } } },
+    const box = h(
+      'dialog',
+      {
+        'aria-labelledby': 'key-title',
+        on: {
+          close: () => {
+            box.remove();
+            asking = null;
+            resolve(Boolean(box.returnValue));
+          },
+        },
+      },
+      h(
+        'form',
+        {
+          method: 'dialog',
+          on: {
+            submit: () => {
+              keys.set(input.value.trim());
+              box.returnValue = 'given';
+              setTimeout(drawMenu);
+            },
+          },
+        },
         h('header', {}, h('h2', { id: 'key-title' }, t('key.title'))),
-        h('div', { class: 'dialog-body' },
+        h(
+          'div',
+          { class: 'dialog-body' },
           had && h('p', { class: 'problem', role: 'alert' }, t('key.refused')),
           h('p', {}, t('key.why')),
           field(t('key.label'), input, t('key.kept')),
           refused.hint && h('p', { class: 'hint' }, refused.hint),
-          h('div', { class: 'row' },
+          h(
+            'div',
+            { class: 'row' },
             h('button', { class: 'primary', value: 'given' }, t('key.use')),
-            button(t('app.cancel'), () => box.close(''))))));
+            button(t('app.cancel'), () => box.close('')),
+          ),
+        ),
+      ),
+    );
     document.body.append(box);
     box.showModal();
   });
@@ -173,8 +259,8 @@ async function start() {
     window.scrollTo(0, 0);
   });
   window.addEventListener('collections-changed', drawCollections);
+  await Promise.all([drawMenu(), drawCollections()]);
   await show();
-  await drawCollections();
 }
 
 start();

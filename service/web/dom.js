@@ -9,7 +9,17 @@ import { visible } from './text.js';
 
 const SVG = 'http://www.w3.org/2000/svg';
 const SVG_TAGS = new Set(['svg', 'polyline', 'line']);
-const PROPERTIES = new Set(['value', 'checked', 'disabled', 'selected', 'hidden', 'open', 'max', 'multiple', 'required']);
+const PROPERTIES = new Set([
+  'value',
+  'checked',
+  'disabled',
+  'selected',
+  'hidden',
+  'open',
+  'max',
+  'multiple',
+  'required',
+]);
 
 /**
  * Make an element.
@@ -67,8 +77,13 @@ export function fill(element, ...children) {
 export function field(label, control, hint) {
   const id = (control.id ||= uniqueId());
   if (hint) control.setAttribute('aria-describedby', `${id}-hint`);
-  return h('div', { class: 'field' },
-    h('label', { for: id }, label), control, hint && h('p', { class: 'hint', id: `${id}-hint` }, hint));
+  return h(
+    'div',
+    { class: 'field' },
+    h('label', { for: id }, label),
+    control,
+    hint && h('p', { class: 'hint', id: `${id}-hint` }, hint),
+  );
 }
 
 /** A checkbox with its label. @param {string} label @param {Record<string, any>} [props] */
@@ -78,8 +93,11 @@ export function checkbox(label, props = {}) {
 
 /** @param {string[][]} options value and label @param {string} chosen @param {Record<string, any>} [props] */
 export function select(options, chosen, props = {}) {
-  return h('select', props,
-    options.map(([value, label]) => h('option', { value, selected: value === chosen }, label)));
+  return h(
+    'select',
+    props,
+    options.map(([value, label]) => h('option', { value, selected: value === chosen }, label)),
+  );
 }
 
 /** @param {string} label @param {(event: Event) => any} onClick @param {Record<string, any>} [props] */
@@ -94,11 +112,25 @@ export function button(label, onClick, props = {}) {
  */
 export function table(caption, headers, rows) {
   const like = (at) => rows[0]?.children[at]?.className.replace('row', '').trim() || null;
-  return h('div', { class: 'scroll', role: 'region', 'aria-label': caption, tabindex: '0' },
-    h('table', {},
+  return h(
+    'div',
+    { class: 'scroll', role: 'region', 'aria-label': caption, tabindex: '0' },
+    h(
+      'table',
+      {},
       h('caption', { class: 'unseen' }, caption),
-      h('thead', {}, h('tr', {}, headers.map((header, at) => h('th', { scope: 'col', class: like(at) }, header)))),
-      h('tbody', {}, rows)));
+      h(
+        'thead',
+        {},
+        h(
+          'tr',
+          {},
+          headers.map((header, at) => h('th', { scope: 'col', class: like(at) }, header)),
+        ),
+      ),
+      h('tbody', {}, rows),
+    ),
+  );
 }
 
 /** Text from outside, in a direction of its own. @param {string} text @param {string} [tag] @param {string} [cls] */
@@ -116,9 +148,12 @@ export const uniqueId = () => `id-${++ids}`;
 export function dialog(title, content, closeLabel) {
   const heading = h('h2', { id: uniqueId() }, title);
   const close = () => box.close();
-  const box = h('dialog', { 'aria-labelledby': heading.id, on: { close: () => box.remove() } },
+  const box = h(
+    'dialog',
+    { 'aria-labelledby': heading.id, on: { close: () => box.remove() } },
     h('header', {}, heading, button('×', close, { class: 'icon', 'aria-label': closeLabel })),
-    h('div', { class: 'dialog-body' }, content));
+    h('div', { class: 'dialog-body' }, content),
+  );
   document.body.append(box);
   box.showModal();
   return box;

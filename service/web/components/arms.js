@@ -17,7 +17,10 @@ export const armName = (arm) => tOr(`mode.${arm}`, arm);
 /** @param {string[]} arms @param {string} chosen */
 export function armSelect(arms, chosen) {
   const names = arms.includes(chosen) ? arms : [...arms, chosen];
-  return select(names.map((name) => [name, armName(name)]), chosen);
+  return select(
+    names.map((name) => [name, armName(name)]),
+    chosen,
+  );
 }
 
 /** @param {string[]} adapters @param {string} chosen */
@@ -28,6 +31,17 @@ export function adapterSelect(adapters, chosen) {
 
 /** What the arms mean, for those who do not know. */
 export function armHelp() {
-  return h('details', {}, h('summary', {}, t('mode.help')),
-    h('dl', {}, ['auto', 'rag', 'combined', 'tuned', 'base'].map((arm) => [h('dt', {}, armName(arm)), h('dd', {}, t(`mode.${arm}.help`))])));
+  return h(
+    'details',
+    {},
+    h('summary', {}, t('mode.help')),
+    h(
+      'dl',
+      {},
+      ['auto', 'rag', 'combined', 'tuned', 'base'].map((arm) => [
+        h('dt', {}, armName(arm)),
+        h('dd', {}, t(`mode.${arm}.help`)),
+      ]),
+    ),
+  );
 }

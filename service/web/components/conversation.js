@@ -22,7 +22,9 @@ export function currentTurns() {
 
 /** @param {Turn[]} turns of the conversation that goes on */
 export function keep(turns) {
-  const before = conversations().slice(0, -1).slice(-(MOST - 1));
+  const before = conversations()
+    .slice(0, -1)
+    .slice(-(MOST - 1));
   const kept = turns.slice(-MOST_TURNS);
   // Where the browser's storage is full, older conversations make room.
   while (!remember('conversations', [...before, kept]) && before.length) before.shift();
@@ -42,8 +44,11 @@ export function goBackTo(at) {
 
 /** What the server is told of the conversation: whole turns, the newest. @param {Turn[]} turns */
 export function history(turns) {
-  return turns.filter((turn) => turn.state === 'done' && turn.answer && !turn.answer.abstained).slice(-SENT_TURNS).flatMap((turn) => [
-    { role: /** @type {const} */ ('user'), content: turn.question },
-    { role: /** @type {const} */ ('assistant'), content: turn.answer?.answer || '' },
-  ]);
+  return turns
+    .filter((turn) => turn.state === 'done' && turn.answer && !turn.answer.abstained)
+    .slice(-SENT_TURNS)
+    .flatMap((turn) => [
+      { role: /** @type {const} */ ('user'), content: turn.question },
+      { role: /** @type {const} */ ('assistant'), content: turn.answer?.answer || '' },
+    ]);
 }

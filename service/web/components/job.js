@@ -17,9 +17,12 @@ export const statusBadge = (status) => h('span', { class: `badge ${status}` }, s
 export function progressText(progress) {
   const parts = [progress.stage && tOr(`job.stage.${progress.stage}`, progress.stage)];
   if (progress.total) {
-    parts.push(`${number(progress.done)} / ${number(progress.total)} ${tOr(`job.unit.${progress.unit}`, progress.unit)}`);
+    parts.push(
+      `${number(progress.done)} / ${number(progress.total)} ${tOr(`job.unit.${progress.unit}`, progress.unit)}`,
+    );
   }
-  if (progress.eta_s !== null && progress.eta_s !== undefined) parts.push(t('job.left', { time: duration(progress.eta_s) }));
+  if (progress.eta_s !== null && progress.eta_s !== undefined)
+    parts.push(t('job.left', { time: duration(progress.eta_s) }));
   return parts.filter(Boolean).join(' · ');
 }
 
@@ -33,8 +36,14 @@ export function jobPanel(jobId, title, signal, onEvent) {
   const bar = h('progress', { 'aria-label': title });
   const place = h('div');
   const cancel = button(t('job.cancel'), () => jobs.cancel(jobId).catch((error) => place.append(problemBox(error))));
-  const element = h('section', { class: 'job', 'aria-label': title },
-    h('div', { class: 'row spread' }, h('strong', {}, title), cancel), bar, state, place);
+  const element = h(
+    'section',
+    { class: 'job', 'aria-label': title },
+    h('div', { class: 'row spread' }, h('strong', {}, title), cancel),
+    bar,
+    state,
+    place,
+  );
 
   /** @param {import('../api.js').JobEvent} event */
   const draw = (event) => {

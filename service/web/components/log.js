@@ -14,7 +14,13 @@ export async function readLog(jobId, place, signal) {
   place.append(lines);
   try {
     for await (const event of followJob(jobId, signal)) {
-      lines.append(h('li', {}, `${date(event.at)}  ${statusName(event.status)}  ${progressText(event.progress)}${metricsText(event.progress.metrics)}`));
+      lines.append(
+        h(
+          'li',
+          {},
+          `${date(event.at)}  ${statusName(event.status)}  ${progressText(event.progress)}${metricsText(event.progress.metrics)}`,
+        ),
+      );
       if (lines.children.length > MOST_LINES) lines.firstElementChild?.remove();
     }
   } catch (error) {

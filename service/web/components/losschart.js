@@ -10,7 +10,11 @@ export function lossChart() {
   /** @type {[number, number][]} */
   const points = [];
   const line = h('polyline', { fill: 'none', class: 'loss', points: '' });
-  const chart = h('svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: 'img', 'aria-label': t('adapters.loss'), class: 'chart' }, line);
+  const chart = h(
+    'svg',
+    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: 'img', 'aria-label': t('adapters.loss'), class: 'chart' },
+    line,
+  );
   const words = h('p', { class: 'hint' });
   const element = h('div', { hidden: true }, chart, words);
 
@@ -21,9 +25,12 @@ export function lossChart() {
     points.push([step, loss]);
     element.hidden = false;
     line.setAttribute('points', scaled(points, progress.total));
-    fill(words, t('adapters.loss.now', { step: number(step), loss: number(loss, 3) }),
+    fill(
+      words,
+      t('adapters.loss.now', { step: number(step), loss: number(loss, 3) }),
       typeof held === 'number' && [' · ', t('adapters.loss.held', { loss: number(held, 3) })],
-      typeof speed === 'number' && [' · ', t('adapters.speed', { n: number(speed) })]);
+      typeof speed === 'number' && [' · ', t('adapters.speed', { n: number(speed) })],
+    );
   };
   return { element, add };
 }

@@ -9,16 +9,28 @@ import { t, tOr } from '../i18n.js';
  * @returns {HTMLElement}
  */
 export function problemBox(error, retry) {
-  const shown = error instanceof ApiError || error?.detail ? error : { title: '', detail: error?.message || String(error) };
-  const facts = [['problem.got', shown.got], ['problem.wanted', shown.wanted]].filter(([, value]) => isSaid(value));
+  const shown =
+    error instanceof ApiError || error?.detail ? error : { title: '', detail: error?.message || String(error) };
+  const facts = [
+    ['problem.got', shown.got],
+    ['problem.wanted', shown.wanted],
+  ].filter(([, value]) => isSaid(value));
   const detail = shown.detail || shown.title || '';
   const title = tOr(`problem.${shown.type}`, detail);
-  return h('div', { class: 'problem', role: 'alert' },
+  return h(
+    'div',
+    { class: 'problem', role: 'alert' },
     h('p', { class: 'problem-title' }, foreign(title)),
     detail && detail !== title && h('p', {}, foreign(detail)),
-    facts.length > 0 && h('dl', {}, facts.map(([key, value]) => [h('dt', {}, t(key)), h('dd', {}, foreign(String(value)))])),
+    facts.length > 0 &&
+      h(
+        'dl',
+        {},
+        facts.map(([key, value]) => [h('dt', {}, t(key)), h('dd', {}, foreign(String(value)))]),
+      ),
     shown.hint && h('p', {}, h('strong', {}, t('problem.hint'), ' '), foreign(shown.hint)),
-    retry && button(t('app.retry'), retry));
+    retry && button(t('app.retry'), retry),
+  );
 }
 
 /** @param {any} value */

@@ -15,10 +15,19 @@ const AROUND = 6000;
 export async function openSource(place) {
   const body = h('div', { class: 'source', 'aria-busy': 'true' }, t('app.loading'));
   const facts = [place.heading, place.page !== null && place.page !== undefined && t('source.page', { n: place.page })];
-  dialog(place.title || place.source, [
-    h('p', { class: 'hint' }, foreign(place.source), facts.filter(Boolean).map((fact) => [' · ', foreign(String(fact))])),
-    body,
-  ], t('app.close'));
+  dialog(
+    place.title || place.source,
+    [
+      h(
+        'p',
+        { class: 'hint' },
+        foreign(place.source),
+        facts.filter(Boolean).map((fact) => [' · ', foreign(String(fact))]),
+      ),
+      body,
+    ],
+    t('app.close'),
+  );
   try {
     const { text } = await documents.text(place.document_id);
     draw(body, splitSpan(text, place.start, place.end));
@@ -33,7 +42,11 @@ function draw(body, [before, inside, after]) {
   const mark = h('mark', { tabindex: '-1', dir: 'auto' }, inside);
   const pre = h('div', { class: 'text', dir: 'auto', tabindex: '0', role: 'region', 'aria-label': t('source.text') });
   const near = () => fill(pre, before.slice(-AROUND), mark, after.slice(0, AROUND));
-  const whole = () => { fill(pre, before, mark, after); more.remove(); mark.scrollIntoView({ block: 'center' }); };
+  const whole = () => {
+    fill(pre, before, mark, after);
+    more.remove();
+    mark.scrollIntoView({ block: 'center' });
+  };
   const more = button(t('source.whole'), whole);
   near();
   fill(body, pre, (before.length > AROUND || after.length > AROUND) && more);

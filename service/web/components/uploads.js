@@ -43,7 +43,8 @@ export function namesOf(files) {
 }
 
 /** Files of a folder that no one means: hidden ones. @param {File} file */
-export const isMeant = (file) => !(file.webkitRelativePath || file.name).split('/').some((part) => part.startsWith('.'));
+export const isMeant = (file) =>
+  !(file.webkitRelativePath || file.name).split('/').some((part) => part.startsWith('.'));
 
 /**
  * Send the files one batch after the other and draw each one's state.
@@ -66,7 +67,12 @@ export async function sendFiles(files, about) {
 /** @param {string} name @param {File} file @returns {Sent} */
 function drawFile(name, file) {
   const [state, problem] = [h('span', { class: 'badge' }, t('file.waiting')), h('div')];
-  const row = h('li', {}, h('div', { class: 'row spread' }, foreign(name), h('span', { class: 'hint' }, size(file.size)), state), problem);
+  const row = h(
+    'li',
+    {},
+    h('div', { class: 'row spread' }, foreign(name), h('span', { class: 'hint' }, size(file.size)), state),
+    problem,
+  );
   sentFiles().append(row);
   return { name, file, row, state, problem };
 }
@@ -109,7 +115,9 @@ async function sendBatch(batch, about) {
   let last = null;
   for await (const event of followJob(jobId, signal)) {
     last = event;
-    batch.forEach((one) => setState(one, event.status === 'queued' ? 'queued' : 'indexing', progressText(event.progress)));
+    batch.forEach((one) =>
+      setState(one, event.status === 'queued' ? 'queued' : 'indexing', progressText(event.progress)),
+    );
   }
   if (last) settle(batch, last);
 }

@@ -6,7 +6,7 @@ import { answerFacts, answerText, citationList, feedback, passageList } from '..
 import { conversations, currentTurns, goBackTo, history, keep, startAnew } from '../components/conversation.js';
 import { problemBox } from '../components/problem.js';
 import { announce, append, button, field, fill, foreign, h, select } from '../dom.js';
-import { t } from '../i18n.js';
+import { t, tOr } from '../i18n.js';
 import { recall, remember } from '../session.js';
 
 const METHODS = ['hybrid', 'dense', 'lexical'];
@@ -20,21 +20,34 @@ export default async function askPage(view) {
   }
   const collection = params.get('collection') || view.collection;
   const [{ arms, adapters }, { documents: some }] = await Promise.all([
-    offered(signal), documents.list({ collection, limit: 1 }, signal),
+    offered(signal),
+    documents.list({ collection, limit: 1 }, signal),
   ]);
-  const page = { view, collection, turns: currentTurns(), thread: h('div', { class: 'thread' }) };
+  const page = {
+    view,
+    collection,
+    turns: currentTurns(),
+    thread: h('div', { class: 'thread' }),
+    earlier: h('div', { class: 'earlier' }),
+  };
   const controls = settings(chosen, arms, adapters);
   append(main, [
     !some.length && emptyState(),
-    earlier(view),
+    page.earlier,
     page.thread,
     form(page, controls, params.get('question') || ''),
   ]);
   drawThread(page, controls);
+  drawEarlier(page);
 }
 
 function emptyState() {
-  return h('div', { class: 'empty' }, h('p', {}, t('ask.empty')), h('a', { href: '#/documents', class: 'button primary' }, t('ask.empty.next')));
+  return h(
+    'div',
+    { class: 'empty' },
+    h('p', {}, t('ask.empty')),
+    h('a', { href: '#/documents', class: 'button primary' }, t('ask.empty.next')),
+  );
 }
 
 /** The controls of how to answer, and `values()` of them. @param {any} chosen @param {string[]} arms @param {string[]} adapters */
@@ -43,14 +56,36 @@ function settings(chosen, arms, adapters) {
   const adapter = adapterSelect(adapters, chosen.adapter);
   const topK = h('input', { type: 'number', min: '1', max: '50', value: chosen.top_k });
   const tokens = h('input', { type: 'number', min: '1', max: '8192', value: chosen.max_tokens });
-  const method = select(METHODS.map((name) => [name, t(`method.${name}`)]), chosen.method);
-  const values = () => ({
-    mode: mode.value, adapter: adapter.value || null, top_k: Number(topK.value) || 4,
-    max_tokens: Number(tokens.value) || 256, method: method.value,
+  const method = select(
+    METHODS.map((name) => [name, t(`method.${name}`)]),
+    chosen.method,
+  );
+  const rate = h('input', {
+    type: 'number',
+    min: '0.01',
+    max: '1',
+    step: 'any',
+    value: chosen.max_false_answer_rate ?? '',
+    placeholder: t('ask.any'),
   });
-  const element = h('div', { class: 'grid' },
-    field(t('ask.mode'), mode), field(t('ask.adapter'), adapter), field(t('ask.top_k'), topK),
-    field(t('ask.method'), method), field(t('ask.max_tokens'), tokens));
+  const values = () => ({
+    mode: mode.value,
+    adapter: adapter.value || null,
+    top_k: Number(topK.value) || 4,
+    max_tokens: Number(tokens.value) || 256,
+    method: method.value,
+    max_false_answer_rate: Number(rate.value) || null,
+  });
+  const element = h(
+    'div',
+    { class: 'grid' },
+    field(t('ask.mode'), mode),
+    field(t('ask.adapter'), adapter),
+    field(t('ask.top_k'), topK),
+    field(t('ask.method'), method),
+    field(t('ask.max_tokens'), tokens),
+    field(t('ask.rate'), rate),
+  );
   element.addEventListener('change', () => remember('ask', values()));
   return { element, values };
 }
@@ -65,6 +100,7 @@ function form(page, controls, question) {
     startAnew();
     page.turns = [];
     drawThread(page, controls);
+    drawEarlier(page);
     input.focus();
   });
   const submit = async () => {
@@ -82,23 +118,43 @@ function form(page, controls, question) {
       submit();
     }
   });
-  page.ask = (text) => { input.value = text; submit(); };
-  return h('form', { class: 'ask', on: { submit: (event) => { event.preventDefault(); submit(); } } },
+  page.ask = (text) => {
+    input.value = text;
+    submit();
+  };
+  return h(
+    'form',
+    {
+      class: 'ask',
+      on: {
+        submit: (event) => {
+          event.preventDefault();
+          submit();
+        },
+      },
+    },
     field(t('ask.question'), input, t('ask.keys')),
     h('div', { class: 'row' }, send, stop, anew),
-    h('details', {}, h('summary', {}, t('ask.settings')), controls.element, armHelp()));
+    h('details', {}, h('summary', {}, t('ask.settings')), controls.element, armHelp()),
+  );
 }
 
 /** @param {any} page @param {any} controls */
 function drawThread(page, controls) {
-  fill(page.thread, page.turns.map((turn) => turnElement(page, controls, turn)));
+  fill(
+    page.thread,
+    page.turns.map((turn) => turnElement(page, controls, turn)),
+  );
 }
 
 /** @param {any} page @param {any} controls @param {import('../components/conversation.js').Turn} turn @param {any} [failure] */
 function turnElement(page, controls, turn, failure) {
-  return h('article', { class: 'turn' },
+  return h(
+    'article',
+    { class: 'turn' },
     h('h2', {}, foreign(turn.question)),
-    turn.answer ? answered(page, controls, turn.question, turn.answer) : unanswered(page, controls, turn, failure));
+    turn.answer ? answered(page, controls, turn.question, turn.answer) : unanswered(page, controls, turn, failure),
+  );
 }
 
 /** @param {any} page @param {any} controls @param {string} question @param {import('../api.js').Answer} answer */
@@ -106,7 +162,7 @@ function answered(page, controls, question, answer) {
   return [
     answer.abstained && h('p', { class: 'badge warning' }, t('answer.abstained')),
     answerText(answer),
-    answer.abstained && h('p', { class: 'hint' }, t('answer.abstained.next')),
+    answer.abstained && h('p', { class: 'hint' }, tOr(`answer.abstained.${answer.abstained_by || 'model'}`, '')),
     citationList(answer),
     answerFacts(answer),
     passageList(answer.passages),
@@ -141,8 +197,14 @@ async function answer(page, controls, question) {
   keep(turns);
   const text = h('div', { class: 'answer-text', dir: 'auto' });
   const passages = h('div');
-  const element = h('article', { class: 'turn', 'aria-busy': 'true' },
-    h('h2', {}, foreign(question)), h('p', { class: 'hint working' }, t('ask.working')), text, passages);
+  const element = h(
+    'article',
+    { class: 'turn', 'aria-busy': 'true' },
+    h('h2', {}, foreign(question)),
+    h('p', { class: 'hint working' }, t('ask.working')),
+    text,
+    passages,
+  );
   page.thread.append(element);
   element.scrollIntoView({ block: 'nearest' });
   let failure = null;
@@ -159,6 +221,7 @@ async function answer(page, controls, question) {
     page.running = null;
   }
   turn.state = turn.answer ? 'done' : 'stopped';
+  if (page.turns !== turns) return; // another conversation was begun meanwhile
   keep(turns);
   if (view.signal.aborted) return;
   element.replaceWith(turnElement(page, controls, turn, failure));
@@ -190,13 +253,27 @@ function shareButton(question, mode, collection) {
   return [button(t('share.link'), share), place];
 }
 
-/** The conversations before this one. @param {import('../app.js').View} view */
-function earlier(view) {
-  const before = conversations().filter((turns) => turns.length).slice(0, -1);
-  if (!before.length) return null;
-  return h('details', { class: 'earlier' }, h('summary', {}, t('ask.earlier', { n: before.length })),
-    h('ul', {}, before.map((turns, at) => h('li', {}, button(turns[0].question, () => {
-      goBackTo(at);
-      window.dispatchEvent(new HashChangeEvent('hashchange'));
-    }, { class: 'link' })))));
+/** The conversations before this one. @param {any} page */
+function drawEarlier(page) {
+  const before = conversations()
+    .slice(0, -1)
+    .filter((turns) => turns.length);
+  const goBack = (at) => () => {
+    goBackTo(at);
+    window.dispatchEvent(new HashChangeEvent('hashchange'));
+  };
+  fill(
+    page.earlier,
+    before.length > 0 &&
+      h(
+        'details',
+        {},
+        h('summary', {}, t('ask.earlier', { n: before.length })),
+        h(
+          'ul',
+          {},
+          before.map((turns, at) => h('li', {}, button(turns[0].question, goBack(at), { class: 'link' }))),
+        ),
+      ),
+  );
 }

@@ -12,10 +12,16 @@ const AT_ONCE = 4; // a browser opens six connections to one server; two stay fr
 /** @param {import('../app.js').View} view */
 export default async function comparePage(view) {
   const { arms, adapters } = await offered(view.signal);
-  const choices = [...arms.filter((arm) => arm !== 'auto').map((arm) => ({ label: armName(arm), ask: { mode: arm } })),
-    ...adapters.map((name) => ({ label: name, ask: { mode: 'combined', adapter: name } }))];
+  const choices = [
+    ...arms.filter((arm) => arm !== 'auto').map((arm) => ({ label: armName(arm), ask: { mode: arm } })),
+    ...adapters.map((name) => ({ label: name, ask: { mode: 'combined', adapter: name } })),
+  ];
   const boxes = choices.map((choice) => checkbox(choice.label, { checked: !('adapter' in choice.ask) }));
-  const input = h('textarea', { rows: '2', required: true, dir: 'auto', placeholder: t('ask.placeholder') }, view.params.get('question') || '');
+  const input = h(
+    'textarea',
+    { rows: '2', required: true, dir: 'auto', placeholder: t('ask.placeholder') },
+    view.params.get('question') || '',
+  );
   const results = h('div', { class: 'arms' });
   const send = h('button', { class: 'primary' }, t('compare.start'));
   let running = null;
@@ -28,7 +34,10 @@ export default async function comparePage(view) {
     [send.disabled, stop.hidden] = [true, false];
     const question = { question: input.value.trim(), collection: view.collection };
     const columns = chosen.map((choice) => column(choice));
-    fill(results, columns.map((each) => each.element));
+    fill(
+      results,
+      columns.map((each) => each.element),
+    );
     const waiting = [...columns];
     const work = async () => {
       for (let next = waiting.shift(); next; next = waiting.shift()) await next.run(question, running.signal);
@@ -38,10 +47,22 @@ export default async function comparePage(view) {
     announce(t('compare.ready'));
   };
   append(view.main, [
-    h('form', { class: 'card', on: { submit: (event) => { event.preventDefault(); run(); } } },
+    h(
+      'form',
+      {
+        class: 'card',
+        on: {
+          submit: (event) => {
+            event.preventDefault();
+            run();
+          },
+        },
+      },
       field(t('ask.question'), input),
       h('fieldset', {}, h('legend', {}, t('compare.arms')), h('div', { class: 'row' }, boxes)),
-      h('div', { class: 'row' }, send, stop), armHelp()),
+      h('div', { class: 'row' }, send, stop),
+      armHelp(),
+    ),
     results,
   ]);
 }
@@ -71,6 +92,12 @@ function column(choice) {
 
 /** @param {HTMLElement} body @param {import('../api.js').Answer} answer */
 function draw(body, answer) {
-  fill(body, answer.abstained && h('p', { class: 'badge warning' }, t('answer.abstained')), answerText(answer),
-    citationList(answer), answerFacts(answer), passageList(answer.passages));
+  fill(
+    body,
+    answer.abstained && h('p', { class: 'badge warning' }, t('answer.abstained')),
+    answerText(answer),
+    citationList(answer),
+    answerFacts(answer),
+    passageList(answer.passages),
+  );
 }

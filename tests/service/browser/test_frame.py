@@ -7,6 +7,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
+from data.store import KeyGrant
 from tests.service.conftest import real_server
 
 pytestmark = pytest.mark.slow
@@ -64,6 +65,48 @@ def test_a_key_is_asked_for_kept_in_the_tab_and_replaced(make_workspace, open_pa
         expect(other.get_by_role("dialog")).to_be_visible()
         page.get_by_role("button", name="Forget the key").click()
         expect(page.get_by_role("dialog")).to_be_visible()
+
+
+def test_a_key_that_may_only_ask_sees_only_what_it_can_use(indexed, open_page):
+    indexed.store.collections.ensure("attic")
+    _, key = indexed.store.keys.create("reader", KeyGrant(("query",), ("default",)))
+    with real_server(indexed) as url:
+        page = open_page(url, "#/settings", allowed=["status of 401"])
+        page.get_by_label("Key", exact=True).fill(key)
+        page.get_by_role("button", name="Use this key").click()
+        menu = page.get_by_role("navigation").get_by_role("link")
+        expect(menu).to_have_text(["Ask", "Compare", "Documents", "Settings"])
+        expect(page.get_by_role("cell", name="base model")).to_be_visible()
+        expect(page.get_by_role("heading", name="Health")).to_have_count(0)
+        expect(page.get_by_label("Collection")).to_have_count(0)  # it sees one
+        menu.first.click()
+        page.get_by_label("Question").fill("When was the lighthouse of Orrin built?")
+        page.keyboard.press("Enter")
+        expect(page.locator(".feedback")).to_be_visible()
+
+
+def test_keys_are_made_shown_once_and_revoked(make_workspace, open_page):
+    workspace = make_workspace(api_key="root")
+    with real_server(workspace) as url:
+        page = open_page(url, "#/settings", allowed=["status of 401"])
+        page.get_by_label("Key", exact=True).fill("root")
+        page.get_by_role("button", name="Use this key").click()
+        page.get_by_label("Name of the key").fill("<b>laptop</b>")
+        page.get_by_label("Only these collections").fill("default")
+        page.get_by_label("pairs, training, evaluations").check()
+        page.get_by_role("button", name="Make a key").click()
+        key = page.locator("code.secret").inner_text()
+        found = workspace.store.keys.find(key)
+        assert (found.name, found.grant.scopes, found.grant.collections) == (
+            "<b>laptop</b>", ("query", "train"), ("default",),
+        )  # fmt: skip
+        page.reload()
+        expect(page.get_by_role("row").filter(has_text="<b>laptop</b>")).to_contain_text("valid")
+        expect(page.locator("code.secret")).to_have_count(0)
+        page.once("dialog", lambda dialog: dialog.accept())
+        page.get_by_role("button", name="Revoke <b>laptop</b>").click()
+        expect(page.get_by_role("row").filter(has_text="<b>laptop</b>")).to_contain_text("revoked")
+        assert workspace.store.keys.find(key) is None
 
 
 def test_a_server_that_goes_is_told_and_looked_for(workspace, open_page):
