@@ -123,7 +123,7 @@ def judge(asked: Asked, text: str, passages: Sequence[Passage], count: Count, *,
         cited = [passages[int(n) - 1] for n in re.findall(r"\[(\d+)\]", text) if 1 <= int(n) <= len(passages)]
         quotes = [inside(asked, passage, passage.chunk.start, passage.chunk.end) for passage in cited]
     else:
-        found = verify(check_marks(text, passages), passages, "mark")
+        found = verify(check_marks(text, passages, asked.question), passages, "mark", asked.question)
         quotes = [inside(asked, passages[c.n - 1], c.start, c.end) for c in found.citations]
     count.add(quotes, possible=possible)
 

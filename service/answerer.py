@@ -185,7 +185,7 @@ class Answerer:
 
     def _told(self, turn: Turn, deltas: Iterator[Delta]) -> Iterator[AnswerEvent]:
         shown = Renumbering(passage_labels(turn.passages))
-        marks = CheckedMarks(turn.passages)
+        marks = CheckedMarks(turn.passages, turn.ask.question)
         for delta in deltas:
             if turn.floor is not None or turn.unsupported == "remove":
                 # What of it is an answer is known at its end.

@@ -88,9 +88,10 @@ def judge(turn: Turn, result: GenerationResult, embedders: Embedders) -> Judged:
     judged = Judged(text, None, confidence, cited, signals=found or {})
     if turn.floor is not None and (confidence is None or confidence <= turn.floor):
         return _withheld(turn, judged, "confidence")
-    verified = verify(
-        text if turn.unsupported == "keep" else check_marks(text, turn.passages), turn.passages, turn.unsupported
-    )
+    question = turn.ask.question
+    if turn.unsupported != "keep":
+        text = check_marks(text, turn.passages, question)
+    verified = verify(text, turn.passages, turn.unsupported, question)
     if turn.unsupported == "keep":
         return replace(judged, sentences=verified.sentences)
     if not verified.sentences:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from data.prompt import strip_citations
 from data.records import Citation, Passage, Sentence
+from retrieval.wording import content_stems
 from service.support import Support, find_support, sentence_spans
 
 Unsupported = Literal["keep", "mark", "remove"]
@@ -21,6 +22,8 @@ Unsupported = Literal["keep", "mark", "remove"]
 
 _MARK = re.compile(r"\s+\[(\d{1,2})\]")
 """As the answers' prompt asks for them; ``rows[1]`` in code is none."""
+_IN_A_ROW, _MARKED = 0.5, 0.1
+"""What they weigh against the share of the question's words, see bench/RESULTS.md for others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +40,12 @@ class CheckedMarks:
 
     Args:
         passages: those the prompt held; ranks count from 1.
+        question: that was asked.
     """
 
-    def __init__(self, passages: Sequence[Passage]) -> None:
+    def __init__(self, passages: Sequence[Passage], question: str = "") -> None:
         self._passages = passages
+        self._question = question
         self._claim = ""
         self._cited: set[int] = set()
         self._last = ""
@@ -65,34 +70,41 @@ class CheckedMarks:
             spans = sentence_spans(self._claim)
             self._last = self._claim[spans[-1][0] : spans[-1][1]]
             self._claim, self._cited = "", set()
-        found = best_support(self._last, self._passages, (number,))
+        found = best_support(self._last, self._passages, self._question, (number,))
         if found is None or found[0] in self._cited:
             return None
         self._cited.add(found[0])
         return found[0]
 
 
-def check_marks(text: str, passages: Sequence[Passage]) -> str:
+def check_marks(text: str, passages: Sequence[Passage], question: str = "") -> str:
     """Return ``text`` with its citation marks put right."""
-    return CheckedMarks(passages).feed(text)
+    return CheckedMarks(passages, question).feed(text)
 
 
-def best_support(claim: str, passages: Sequence[Passage], preferred: Sequence[int] = ()) -> tuple[int, Support] | None:
-    """Return the rank of the passage that bears a claim out and where; those preferred first, then the fullest."""
-    order = [*preferred, *(n for n in range(1, len(passages) + 1) if n not in preferred)]
-    found: tuple[int, Support] | None = None
-    for number in order:
-        if not 1 <= number <= len(passages):
+def best_support(
+    claim: str, passages: Sequence[Passage], question: str = "", marked: Sequence[int] = ()
+) -> tuple[int, Support] | None:
+    """Return the rank of the passage that bears a claim out, and where; None if none does.
+
+    Of several the one whose span has most of the question's words, since a short answer ("1842", "three") stands in
+    many; the same words in a row count more than words apart, and the model's own mark a little.
+    """
+    asked = content_stems(question)
+    best: tuple[float, int, Support] | None = None
+    for number, passage in enumerate(passages, 1):
+        support = find_support(claim, passage.chunk.text)
+        if support is None:
             continue
-        support = find_support(claim, passages[number - 1].chunk.text)
-        if support is not None and (number in preferred or found is None or support.share > found[1].share):
-            if number in preferred:
-                return number, support
-            found = (number, support)
-    return found
+        span = f"{passage.chunk.heading} {passage.chunk.text[support.start : support.end]}"
+        fit = len(asked & content_stems(span)) / len(asked) if asked else 0.0
+        score = fit + _IN_A_ROW * (support.share >= 1.0) + _MARKED * (number in marked)
+        if best is None or score > best[0]:
+            best = (score, number, support)
+    return None if best is None else best[1:]
 
 
-def verify(text: str, passages: Sequence[Passage], policy: Unsupported) -> Verified:
+def verify(text: str, passages: Sequence[Passage], policy: Unsupported, question: str = "") -> Verified:
     """Return the answer under ``policy``, its sentences and its citations.
 
     Without passages there is nothing to verify with: the text stays, and no sentences are told.
@@ -101,11 +113,12 @@ def verify(text: str, passages: Sequence[Passage], policy: Unsupported) -> Verif
         text: with ranks in its citation marks, which ``check_marks`` has put right unless the policy is ``keep``.
         passages: those the prompt held.
         policy: what becomes of sentences that no passage bears out.
+        question: that was asked.
     """
     if not passages:
         return Verified(text, (), ())
     claims = _claims(text)
-    tied = [_tie(text[start:end], passages) for start, end in claims]
+    tied = [_tie(text[start:end], passages, question) for start, end in claims]
     if policy == "remove":
         kept = [text[start:end] for (start, end), support in zip(claims, tied, strict=True) if support is not None]
         text = " ".join(kept)
@@ -114,9 +127,9 @@ def verify(text: str, passages: Sequence[Passage], policy: Unsupported) -> Verif
     return Verified(text, sentences, _citations(sentences, passages))
 
 
-def _tie(sentence: str, passages: Sequence[Passage]) -> tuple[int, Support] | None:
+def _tie(sentence: str, passages: Sequence[Passage], question: str) -> tuple[int, Support] | None:
     """Return what bears a sentence out: one passage, else one for each of its cited parts (the first is returned)."""
-    whole = best_support(sentence, passages, _numbers(sentence))
+    whole = best_support(sentence, passages, question, _numbers(sentence))
     if whole is not None:
         return whole
     marks = list(_MARK.finditer(sentence))
@@ -126,7 +139,7 @@ def _tie(sentence: str, passages: Sequence[Passage]) -> tuple[int, Support] | No
     said = [part for part in parts if re.search(r"\w", part)]
     if len(said) < 2:
         return None
-    found = [best_support(part, passages) for part in said]
+    found = [best_support(part, passages, question) for part in said]
     return found[0] if all(support is not None for support in found) else None
 
 

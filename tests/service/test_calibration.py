@@ -106,7 +106,7 @@ def test_an_answer_under_the_threshold_is_withheld(statues):
     assert (withheld.text, withheld.abstained, withheld.abstained_by) == ("I don't know.", True, "confidence")
     assert withheld.citations == ()
     assert withheld.confidence is not None
-    assert ask(statues, 20, 1.0).text == "1720 [1]"
+    assert ask(statues, 20, 1.0).text == "1720"
 
 
 def test_a_stream_shows_nothing_of_an_answer_that_is_withheld(statues):

@@ -87,6 +87,15 @@ def test_each_sentence_is_tied_to_a_span_of_its_document():
     assert found.text == text
 
 
+def test_of_several_passages_the_one_that_fits_the_question_is_cited():
+    given = passages("The choir has three altos.", "Orrin has three harbours.", "Tolm has three gardens.")
+    for question, n in (("How many harbours has Orrin?", 2), ("How many gardens has Tolm?", 3)):
+        assert check_marks("three [1]", given, question) == f"three [{n}]"
+        assert verify("three", given, "mark", question).citations[0].n == n
+    # Where the question tells nothing the model's own mark does.
+    assert check_marks("three [2]", given, "How many?") == "three [2]"
+
+
 def test_what_no_passage_bears_out_is_removed():
     text = "The tower opened in 1889 [1]. It is made of cheese. It is 330 m tall [1]."
     found = verify(text, passages(TOWER), "remove")
