@@ -44,7 +44,7 @@ class Recipe:
         num_train_epochs: passes over the rows; may be a fraction.
         max_steps: optimizer steps, overriding the epochs; -1 leaves them in charge.
         per_device_train_batch_size: rows in one forward pass.
-        gradient_accumulation_steps: forward passes in one optimizer step.
+        gradient_accumulation_steps: forward passes in one optimizer step; several processes share them.
         max_length: tokens in one row, its shared context and all its branches together.
         max_branches: questions that share one context in one row.
         attention: ``blockwise`` makes passages blind to each other, so that their KV state can be reused in any order.
