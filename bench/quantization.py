@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from bench.sides import prepare, read_prepared
 from bench.training import examples
 from data.prompt import abstains, strip_citations
-from data.protocols import GenerationRequest
+from data.protocols import GenerationRequest, TokenScores
 from data.records import Chunk, Model, Passage
 from data.scoring import exact_match, token_f1
 from service.compare.statistics import compare_arms
@@ -95,16 +95,20 @@ def measure(
 
     served = replace(model, gguf=str(file), weights=str(file), sha256=file.stem)
     found: dict[str, Any] = {"bytes": file.stat().st_size, "stored": stored_types(file)}
-    with Engine(served, EngineOptions(n_ctx=2048, sequences=1)) as engine:
-        pairs = (
-            (side, engine.score(row.example.messages, row.example.completion))
-            for side, row in zip(trained, rows, strict=True)
-        )
-        compared = compare(pairs, Limits(1.0, float("inf")))
-        found |= {name: compared[name] for name in ("greedy_agreement", "kl", "tokens")}
-        if answer:
-            texts = [engine.generate(GenerationRequest(r.example.messages, max_tokens=MAX_TOKENS)).text for r in rows]
-            found["answers"] = ["" if abstains(text) else strip_citations(text) for text in texts]
+    texts: list[str] = []
+    with Engine(served, EngineOptions(n_ctx=2048, sequences=1, n_batch=512)) as engine:
+
+        def sides() -> Iterator[tuple[Trained, TokenScores]]:
+            for side, row in zip(trained, rows, strict=True):
+                yield side, engine.score(row.example.messages, row.example.completion)
+                if answer:  # its prompt is still there
+                    request = GenerationRequest(row.example.messages, max_tokens=MAX_TOKENS)
+                    texts.append(engine.generate(request).text)
+
+        compared = compare(sides(), Limits(1.0, float("inf")))
+    found |= {name: compared[name] for name in ("greedy_agreement", "kl", "tokens")}
+    if answer:
+        found["answers"] = ["" if abstains(text) else strip_citations(text) for text in texts]
     return found
 
 

@@ -17,9 +17,10 @@ def launch(processes: int, model: Path, out: Path) -> dict[str, float]:
     out.mkdir()
     command = [sys.executable, "-m"]
     if processes > 1:
-        command += ["accelerate.commands.launch", "--cpu", "--num_machines", "1", "--num_processes", str(processes)]
-        command += ["--num_cpu_threads_per_process", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+        # The launcher's word for more than one process on a machine; where they compute the recipe's device says.
+        command += ["accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
+        command += ["--num_processes", str(processes), "--mixed_precision", "no", "--dynamo_backend", "no", "-m"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     command += ["tests.finetune.launched", str(model), str(out)]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=500
