@@ -41,7 +41,7 @@ def train_stock(
         for branch in row.branches
     ]
     accumulated = max(1, round(step_rows * len(examples) / len(rows.rows) / batch))
-    clock = _Clock(batch * accumulated, len(examples))
+    clock = Clock(batch * accumulated, len(examples))
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(
             folder,
@@ -62,7 +62,7 @@ def train_stock(
     return clock.steps
 
 
-class _Clock(transformers.TrainerCallback):
+class Clock(transformers.TrainerCallback):
     """Notes the time and the questions seen at the end of each optimizer step."""
 
     def __init__(self, per_step: int, total: int) -> None:

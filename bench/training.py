@@ -21,7 +21,7 @@ from bench.sides import peak_mb, prepare, ratio, read_prepared, run_side
 from data.records import Chunk, Model, Passage
 
 if TYPE_CHECKING:
-    from finetune.rows import RowSet
+    from finetune.rows import Example, RowSet
 
 ROWS, PEER_ROWS = 12, 4
 """The peer gets the questions of the first four rows only: all of them would take it minutes."""
@@ -38,16 +38,24 @@ SETTINGS: dict[str, Any] = {
 
 def build(model: Model, count: int) -> RowSet:
     """Return ``count`` rows, each of one paragraph's questions over it and two others of its article."""
-    from finetune.rows import answer_example, build_rows
+    from finetune.rows import build_rows
     from finetune.weights import load_tokenizer
+
+    tokenizer = load_tokenizer(model.weights)
+    return build_rows(examples(count), tokenizer, tokenizer.template)
+
+
+def examples(count: int, first: int = 0) -> list[Example]:
+    """Return the questions of ``count`` paragraphs, each of another article, the articles from the ``first`` on."""
+    from finetune.rows import answer_example
     from service.starter import starter_folder
     from service.starter_training import Paragraph, read_paragraphs
 
     articles: dict[str, list[Paragraph]] = defaultdict(list)
     for paragraph in read_paragraphs(starter_folder() / "squad.jsonl"):
         articles[paragraph.title].append(paragraph)
-    examples, made = [], 0
-    for title, paragraphs in articles.items():
+    found, made = [], 0
+    for title, paragraphs in list(articles.items())[first:]:
         asked = next((p for p in paragraphs if len(p.questions) >= 4), None)
         if made == count or asked is None or len(paragraphs) < 3:
             continue
@@ -55,10 +63,9 @@ def build(model: Model, count: int) -> RowSet:
         texts.insert(made % 3, asked.text)
         chunks = [Chunk(f"{title}{i}", title, text, 0, len(text), title) for i, text in enumerate(texts)]
         passages = [Passage(chunk, 0.0, i, "given") for i, chunk in enumerate(chunks, 1)]
-        examples += [answer_example(q, a, passages, made % 3 + 1) for q, a in asked.questions[:5]]
+        found += [answer_example(q, a, passages, made % 3 + 1) for q, a in asked.questions[:5]]
         made += 1
-    tokenizer = load_tokenizer(model.weights)
-    return build_rows(examples, tokenizer, tokenizer.template)
+    return found
 
 
 def ours(model: Model, rows: RowSet) -> dict[str, Any]:

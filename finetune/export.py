@@ -32,9 +32,9 @@ from finetune.gguf_tensors import (
 )
 from finetune.vocabulary import load_json
 
-_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?:(?P<side>[AB])\.weight|(?P<magnitude>magnitude_vector))")
+_LINEAR = "LoRA or rsLoRA on linear layers"
 _UNKNOWN_TO_GGUF = (
-    "use_dora",
     "modules_to_save",
     "alpha_pattern",
     "fan_in_fan_out",
@@ -50,10 +50,13 @@ _UNKNOWN_TO_GGUF = (
 _CHANGES_THE_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
 """Values of peft's init_lora_weights under which an unconverted adapter belongs to a base with other weights."""
 _PLAIN = "Train a LoRA or rsLoRA: no DoRA, trained biases or extra modules."
+_MERGE = (
+    "A DoRA is served merged into its base: ragtune export NAME --merge --quantize q8_0, then ragtune models add FILE."
+)
 _CONVERT = "Save it as an ordinary LoRA: peft's save_pretrained with path_initial_model_for_weight_conversion."
 
 Pairs = dict[str, dict[str, NDArray[Any]]]
-"""GGUF tensor -> {"A": (r, in), "B": (out, r)}."""
+"""GGUF tensor -> {"A": (r, in), "B": (out, r)}, of a DoRA also "magnitude": (out,)."""
 
 
 def lora_to_gguf(adapter_dir: Path | str, base_gguf: Path | str, out: Path | str, dtype: Dtype = "f32") -> Path:
@@ -73,23 +76,16 @@ def lora_to_gguf(adapter_dir: Path | str, base_gguf: Path | str, out: Path | str
         InsufficientStorage: the disk is full.
     """
     adapter_dir, out = Path(adapter_dir), Path(out)
-    config = load_json(adapter_dir / "adapter_config.json")
-    _refuse_what_gguf_cannot_say(config)
-    base = GgufFile(base_gguf)
-    if base.architecture not in FAMILIES:
-        raise UnsupportedArchitecture(
-            "Adapters of this model family cannot be exported", got=base.architecture, wanted=", ".join(FAMILIES)
+    config = read_config(adapter_dir)
+    if config.get("use_dora"):
+        raise InvalidModel(
+            "The adapter uses what a GGUF adapter cannot express", got="use_dora = True", wanted=_LINEAR, hint=_MERGE
         )
-    pairs = _read_pairs(adapter_dir / "adapter_model.safetensors")
-    alpha = _alpha(config)
+    base = GgufFile(base_gguf)
+    pairs, alpha = read_pairs(adapter_dir, base), _alpha(config)
     tensors: list[LazyTensor] = []
-    n_head, n_head_kv = base.attention_heads()
     for name, pair in pairs.items():
-        _check_fit(name, pair, base)
-        heads = heads_to_permute(base.architecture, name, n_head, n_head_kv)
-        # The update is B @ A: reordering the rows of B reorders the rows of the update.
-        rows = (permute_rows(pair["B"], heads) if heads else pair["B"]) * _rank_factor(config, pair)
-        for side, values in (("lora_a", pair["A"]), ("lora_b", rows)):
+        for side, values in (("lora_a", pair["A"]), ("lora_b", pair["B"] * _rank_factor(config, pair))):
             tensors.append(LazyTensor(f"{name}.weight.{side}", values.shape, partial(np.asarray, values)))
     metadata: dict[str, Value] = {
         "general.type": "adapter",
@@ -101,7 +97,18 @@ def lora_to_gguf(adapter_dir: Path | str, base_gguf: Path | str, out: Path | str
     return out
 
 
-def _refuse_what_gguf_cannot_say(config: dict[str, Any]) -> None:
+def is_dora(adapter_dir: Path | str) -> bool:
+    """Tell whether a peft adapter has magnitudes, which no GGUF adapter can say: it is served merged."""
+    return bool(load_json(Path(adapter_dir) / "adapter_config.json").get("use_dora"))
+
+
+def read_config(adapter_dir: Path) -> dict[str, Any]:
+    """Return adapter_config.json of a LoRA or DoRA that is nothing else besides.
+
+    Raises:
+        InvalidModel: it cannot be read, or says what neither a GGUF adapter nor a merged model would hold.
+    """
+    config = load_json(adapter_dir / "adapter_config.json")
     kind = str(config.get("peft_type", "LORA")).upper()
     initial = config.get("init_lora_weights")
     refused = {
@@ -115,12 +122,13 @@ def _refuse_what_gguf_cannot_say(config: dict[str, Any]) -> None:
         raise InvalidModel(
             "The adapter uses what a GGUF adapter cannot express",
             got=", ".join(f"{setting} = {value}" for setting, value in found.items()),
-            wanted="LoRA or rsLoRA on linear layers",
+            wanted=_LINEAR,
             hint=_CONVERT if list(found) == ["init_lora_weights"] else _PLAIN,
         )
     for setting in ("lora_alpha", "r") if config.get("use_rslora") else ("lora_alpha",):
         if isinstance(config.get(setting), bool) or not isinstance(config.get(setting), int | float):
             raise InvalidModel("adapter_config.json lacks a number", got=config.get(setting), wanted=setting)
+    return config
 
 
 def _alpha(config: dict[str, Any]) -> float:
@@ -138,7 +146,36 @@ def _rank_factor(config: dict[str, Any], pair: dict[str, NDArray[Any]]) -> np.fl
     return np.float32(math.sqrt(rank / config["r"]) if config.get("use_rslora") else 1)
 
 
-def _read_pairs(path: Path) -> Pairs:
+def scale(config: dict[str, Any], pair: dict[str, NDArray[Any]]) -> float:
+    """Return what peft multiplies B @ A by, at the rank of this pair."""
+    rank = pair["A"].shape[0]
+    return float(config["lora_alpha"]) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def read_pairs(adapter_dir: Path, base: GgufFile) -> Pairs:
+    """Return an adapter's tensors in float32, their rows in the order of ``base``.
+
+    Raises:
+        InvalidModel: the file is damaged, or changes what is no linear layer of a block.
+        BaseModelMismatch: they do not fit the base model's tensors.
+        UnsupportedArchitecture: the base model's family is not one whose tensors are known.
+    """
+    if base.architecture not in FAMILIES:
+        raise UnsupportedArchitecture(
+            "Adapters of this model family cannot be exported", got=base.architecture, wanted=", ".join(FAMILIES)
+        )
+    pairs = _load_pairs(adapter_dir / "adapter_model.safetensors")
+    n_head, n_head_kv = base.attention_heads()
+    for name, pair in pairs.items():
+        _check_fit(name, pair, base)
+        if heads := heads_to_permute(base.architecture, name, n_head, n_head_kv):
+            # The update is B @ A: reordering the rows of B reorders the rows of the update.
+            for part in set(pair) - {"A"}:
+                pair[part] = permute_rows(pair[part], heads)
+    return pairs
+
+
+def _load_pairs(path: Path) -> Pairs:
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -154,14 +191,14 @@ def _read_pairs(path: Path) -> Pairs:
                 wanted="lora_A and lora_B of attention and feed-forward projections",
                 hint=_PLAIN,
             )
-        pairs.setdefault(name, {})[found["side"]] = values.astype(np.float32)
+        pairs.setdefault(name, {})[found["side"] or "magnitude"] = values.astype(np.float32)
     if not pairs:
         raise InvalidModel("The adapter holds no tensors", got=path)
     return dict(sorted(pairs.items()))
 
 
 def _check_fit(name: str, pair: dict[str, NDArray[Any]], base: GgufFile) -> None:
-    if set(pair) != {"A", "B"} or pair["A"].ndim != 2 or pair["A"].shape[0] != pair["B"].shape[-1]:
+    if set(pair) - {"magnitude"} != {"A", "B"} or pair["A"].ndim != 2 or pair["A"].shape[0] != pair["B"].shape[-1]:
         shapes = {side: values.shape for side, values in pair.items()}
         raise InvalidModel("The adapter's A and B do not belong together", got=f"{name}: {shapes}")
     update = (pair["B"].shape[0], pair["A"].shape[1])

@@ -37,7 +37,7 @@ class HeldOut:
         *,
         every: int,
         patience: int,
-        best: Path,
+        best: Path | None,
         measured: Mapping[int, float],
     ) -> None:
         self._rows = rows
@@ -66,7 +66,7 @@ class HeldOut:
                 tokens += batch["targets"].numel()
         model.train(training)
         loss_now = total / tokens
-        if self._patience and loss_now < min(self._losses.values(), default=float("inf")):
+        if self._best and self._patience and loss_now < min(self._losses.values(), default=float("inf")):
             lora.save_weights(model, self._best, {"step": str(step), "eval_loss": repr(loss_now)})
         self._losses[step] = loss_now
         return loss_now
@@ -97,5 +97,5 @@ class HeldOut:
 
     def restore_best(self, model: Any) -> None:
         """Give ``model`` its best LoRA back where patience asks for it."""
-        if self._patience and self._best.is_file():
+        if self._best and self._patience and self._best.is_file():
             lora.load_weights(model, self._best)

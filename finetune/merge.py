@@ -1,11 +1,13 @@
-"""Merge a GGUF adapter into the GGUF of its base model: one file that needs no adapter.
+"""Merge an adapter into the GGUF of its base model: one file that needs no adapter.
 
 Works on what llama.cpp serves (names and row order included), so the result answers as base and
-adapter do together. Knows nothing of peft, and of tensors only that an update is B @ A.
+adapter do together. A LoRA is merged from its GGUF: what was compared is what is merged. A DoRA, which has none, is
+merged from peft's files. Knows nothing of how either was trained.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import BaseModelMismatch, InvalidModel
+from finetune.export import read_config, read_pairs, scale
 from finetune.gguf_tensors import Dtype, GgufFile, LazyTensor, write_gguf
 
 _A, _B = ".lora_a", ".lora_b"
@@ -44,14 +47,54 @@ def merge_to_gguf(adapter_gguf: Path | str, base_gguf: Path | str, out: Path | s
                 got=f"{adapter.architecture}, {name}: {update}",
                 wanted=f"{base.architecture}, {base.shapes.get(name, 'no such tensor')}",
             )
+    return _write(base, out, dtype, {name: partial(_merged, base, adapter, name) for name in updated})
+
+
+def merge_dora_to_gguf(adapter_dir: Path | str, base_gguf: Path | str, out: Path | str, dtype: Dtype = "f16") -> Path:
+    """Write the base model with a DoRA's updates and magnitudes in its weights.
+
+    Its rows are those of W + s B A, each scaled to the length that was learned for it (Liu et al., 2024,
+    arXiv:2402.09353).
+
+    Args:
+        adapter_dir: peft's files of the DoRA.
+        base_gguf: what it was trained on, in the best precision there is: the lengths are relative to it.
+        out: the merged model; it appears complete or not at all.
+        dtype: type of the matrices; quantize the result for serving.
+
+    Raises:
+        InvalidModel: a file is damaged, or the adapter is no DoRA or has more to it.
+        BaseModelMismatch: the adapter does not fit the base model's tensors.
+        UnsupportedArchitecture: the base model's family is not one whose tensors are known.
+        InsufficientStorage: the disk is full.
+    """
+    base, config = GgufFile(base_gguf), read_config(Path(adapter_dir))
+    pairs = read_pairs(Path(adapter_dir), base)
+    for name, pair in pairs.items():
+        length = pair.get("magnitude", np.empty(0)).shape
+        if length != pair["B"].shape[:1]:
+            raise InvalidModel("The adapter's magnitudes do not fit it", got=f"{name}: {length}", wanted="one a row")
+    scaled = {
+        f"{name}.weight": partial(_with_magnitude, base, f"{name}.weight", pair, scale(config, pair))
+        for name, pair in pairs.items()
+    }
+    return _write(base, Path(out), dtype, scaled)
+
+
+def _write(base: GgufFile, out: Path, dtype: Dtype, changed: Mapping[str, Callable[[], NDArray[np.float32]]]) -> Path:
     tensors = [
-        LazyTensor(
-            name, shape, partial(_merged, base, adapter, name) if name in updated else partial(base.tensor, name)
-        )
-        for name, shape in base.shapes.items()
+        LazyTensor(name, shape, changed.get(name, partial(base.tensor, name))) for name, shape in base.shapes.items()
     ]
     write_gguf(out, base.architecture, base.metadata(), tensors, dtype)
     return out
+
+
+def _with_magnitude(
+    base: GgufFile, name: str, pair: Mapping[str, NDArray[np.float32]], factor: float
+) -> NDArray[np.float32]:
+    rows = base.tensor(name) + factor * (pair["B"] @ pair["A"])
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows * (pair["magnitude"][:, None] / lengths), dtype=np.float32)
 
 
 def _merged(base: GgufFile, adapter: GgufFile, name: str) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import json
 import re
 import tomllib
@@ -43,7 +44,7 @@ class Recipe:
         num_train_epochs: passes over the rows; may be a fraction.
         max_steps: optimizer steps, overriding the epochs; -1 leaves them in charge.
         per_device_train_batch_size: rows in one forward pass.
-        gradient_accumulation_steps: forward passes in one optimizer step.
+        gradient_accumulation_steps: forward passes in one optimizer step; several processes share them.
         max_length: tokens in one row, its shared context and all its branches together.
         max_branches: questions that share one context in one row.
         attention: ``blockwise`` makes passages blind to each other, so that their KV state can be reused in any order.
@@ -195,6 +196,33 @@ def presets() -> list[str]:
     return sorted(path.stem for path in _PRESETS.glob("*.toml"))
 
 
+def about_preset(name: str) -> str:
+    """Return what a packaged recipe says about itself: the comment that it begins with, in one line.
+
+    Raises:
+        RecipeInvalid: there is no such recipe.
+    """
+    if name not in presets():
+        raise _no_such_recipe(name, ", ".join(presets()))
+    lines = (_PRESETS / f"{name}.toml").read_text(encoding="utf-8").splitlines()
+    return " ".join(line.removeprefix("# ") for line in itertools.takewhile(lambda line: line.startswith("# "), lines))
+
+
+def preset_values(name: str) -> dict[str, Any]:
+    """Return what a packaged recipe says, defaults left out; files are none.
+
+    Raises:
+        RecipeInvalid: there is no such recipe.
+    """
+    if name not in presets():
+        raise _no_such_recipe(name, ", ".join(presets()))
+    return recipe_values(_PRESETS / f"{name}.toml")
+
+
+def _no_such_recipe(got: object, wanted: str) -> RecipeInvalid:
+    return RecipeInvalid("No such recipe", got=got, wanted=wanted, hint=nearest_names([str(got)], presets()))
+
+
 def recipe_values(source: Path | str) -> dict[str, Any]:
     """Return what a recipe says, defaults left out, after checking it.
 
@@ -208,7 +236,7 @@ def recipe_values(source: Path | str) -> dict[str, Any]:
     if not path.is_file() and str(source) in presets():
         path = _PRESETS / f"{source}.toml"
     if not path.is_file():
-        raise RecipeInvalid("No such recipe", got=source, wanted=f"a TOML file, or one of {', '.join(presets())}")
+        raise _no_such_recipe(source, f"a TOML file, or one of {', '.join(presets())}")
     values = _read(path)
     Recipe.from_mapping(values)
     return values

@@ -2,7 +2,8 @@
 
 A run writes its checkpoints under its own folder and continues from the newest one when it is started
 again with the same recipe, rows and base model; one that had ended is not done again. Where memory runs out
-it goes on in smaller pieces. Knows nothing of questions, documents or GGUF adapters.
+it goes on in smaller pieces. Called in several processes (``accelerate launch``) with the same arguments they share
+the rows of every optimizer step; the first one writes. Knows nothing of questions, documents or GGUF adapters.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from finetune.collate import Collator
 from finetune.held_out import HeldOut
 from finetune.kernels import TREE_ATTENTION, speed_up_norms
 from finetune.memory import described, is_out_of_memory, smaller
+from finetune.processes import is_first, world_size
 from finetune.recipe import Recipe
 from finetune.rows import RowSet
 from finetune.train_log import LOG, StepLog, keep_until, read_log
@@ -123,7 +125,8 @@ def _in_pieces_that_fit(run: _Run) -> TrainResult:
         try:
             return _attempt(run)
         except (RuntimeError, MemoryError) as error:
-            fitted = smaller(run.fitted) if is_out_of_memory(error) else None
+            # The other processes wait for this one in the middle of the step: it cannot begin again alone.
+            fitted = smaller(run.fitted) if is_out_of_memory(error) and world_size() == 1 else None
             if not is_out_of_memory(error):
                 raise
             if fitted is None:
@@ -156,12 +159,13 @@ def _attempt(run: _Run) -> TrainResult:
     adapted = lora.attach(base, recipe)
     checkpoint = checkpoints.newest(out)
     since = checkpoints.step_of(checkpoint)
-    kept = keep_until(out / LOG, since)
+    kept = keep_until(out / LOG, since) if is_first() else []
     collate = Collator(recipe.attention, dtype, full_share=recipe.full_share)
     held_out = _held_out(run, collate, kept)
     work = Work()
     notes = {} if run.fitted == recipe else {"out_of_memory": described(run.fitted)}
-    log = StepLog(out / LOG, run.report, work, since=since, held_out=held_out, notes=notes)
+    path, report = (out / LOG, run.report) if is_first() else (None, lambda _progress: None)
+    log = StepLog(path, report, work, since=since, held_out=held_out, notes=notes)
     trainer = TreeTrainer(
         work=work,
         loraplus_lr_ratio=recipe.loraplus_lr_ratio,
@@ -179,6 +183,7 @@ def _attempt(run: _Run) -> TrainResult:
         except NotFinite as error:
             _diverged(run, adapted, error)
     held_out.restore_best(adapted)
+    trainer.accelerator.wait_for_everyone()
     return _finish(run, adapted, {**_metrics(run, work, since), **held_out.metrics()})
 
 
@@ -188,7 +193,7 @@ def _held_out(run: _Run, collate: Collator, logged: list[dict[str, Any]]) -> Hel
         collate,
         every=run.recipe.eval_steps,
         patience=run.recipe.early_stopping_patience,
-        best=run.out / checkpoints.BEST,
+        best=run.out / checkpoints.BEST if is_first() else None,
         measured={line["step"]: line["eval_loss"] for line in logged if "eval_loss" in line},
     )
 
@@ -196,6 +201,8 @@ def _held_out(run: _Run, collate: Collator, logged: list[dict[str, Any]]) -> Hel
 def _finish(run: _Run, adapted: Any, metrics: dict[str, float]) -> TrainResult:
     """Write the adapter, and the metrics last of all."""
     out, fitted = run.out, run.fitted
+    if not is_first():
+        return TrainResult(_files(out), metrics)
     lora.save(adapted, out, run.recipe.base_model)
     run.recipe.save(out / "recipe.toml")
     if fitted != run.recipe:
@@ -238,8 +245,9 @@ def _warmup_steps(recipe: Recipe, rows: int) -> int:
 
 
 def optimizer_steps(recipe: Recipe, rows: int) -> int:
-    """Return the number of optimizer steps over so many rows."""
-    per_step = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
+    """Return the number of optimizer steps over so many rows, by all processes together."""
+    accumulated = math.ceil(recipe.gradient_accumulation_steps / world_size()) * world_size()
+    per_step = recipe.per_device_train_batch_size * accumulated
     return recipe.max_steps if recipe.max_steps > 0 else math.ceil(rows / per_step * recipe.num_train_epochs)
 
 
@@ -249,7 +257,8 @@ def _arguments(recipe: Recipe, out: Path, device: torch.device, rows: int) -> An
         num_train_epochs=recipe.num_train_epochs,
         max_steps=recipe.max_steps,
         per_device_train_batch_size=recipe.per_device_train_batch_size,
-        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+        # More processes do the same step, not a larger one.
+        gradient_accumulation_steps=math.ceil(recipe.gradient_accumulation_steps / world_size()),
         activation_checkpointing=recipe.gradient_checkpointing,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.lr_scheduler_type,

@@ -28,9 +28,9 @@ class StepLog(transformers.TrainerCallback):  # type: ignore[misc]  # transforme
     """Writes and reports each step and held-out loss; asks for a checkpoint where the last one is long ago."""
 
     def __init__(
-        self, path: Path, report: Report, work: Work, *, since: int, held_out: HeldOut, notes: Mapping[str, Any]
+        self, path: Path | None, report: Report, work: Work, *, since: int, held_out: HeldOut, notes: Mapping[str, Any]
     ) -> None:
-        """Go on after step ``since``; ``notes`` are reported with every step."""
+        """Go on after step ``since``; ``notes`` are reported with every step. Without ``path`` nothing is written."""
         self._path = path
         self._report = report
         self._work = work
@@ -93,8 +93,9 @@ class StepLog(transformers.TrainerCallback):  # type: ignore[misc]  # transforme
             self._write({"step": state.global_step, "epoch": state.epoch or 0.0, "eval_loss": loss})
 
     def _write(self, line: dict[str, Any]) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

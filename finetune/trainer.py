@@ -1,6 +1,7 @@
 """transformers' Trainer for rows that are trees: logits only where there is loss, and checkpoints that are whole.
 
-Knows nothing of recipes' files, of adapters' formats or of what a run leaves behind.
+Started in several processes (``accelerate launch``) each takes its share of an optimizer step's rows. Knows nothing of
+recipes' files, of adapters' formats or of what a run leaves behind.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,9 @@ class TreeTrainer(transformers.Trainer):  # type: ignore[misc]  # transformers i
         self._saving_to: Path | None = None
         # compute_loss divides by the tokens of the whole step, so the Trainer must not divide again.
         self.loss_is_scaled_for_ga = True
+        if self.args.world_size > 1:
+            # Gradients are summed over processes for what goes through the wrapped model's own forward.
+            self.model.forward = partial(trained_logits, self.model)
 
     def create_optimizer(self, model: Any = None) -> Any:
         """Return the optimizer; B learns ``loraplus_lr_ratio`` times as fast as A."""
@@ -77,9 +82,10 @@ class TreeTrainer(transformers.Trainer):  # type: ignore[misc]  # transformers i
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, torch.Tensor]], int]:
-        """Return the batches of one optimizer step and the number of their trained tokens."""
+        """Return this process's batches of one optimizer step, and the trained tokens of all processes' batches."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        return batches, sum(batch["targets"].numel() for batch in batches)
+        tokens = torch.tensor(sum(batch["targets"].numel() for batch in batches), device=device)
+        return batches, int(self.accelerator.reduce(tokens, reduction="sum"))
 
     def compute_loss(
         self,
@@ -92,9 +98,11 @@ class TreeTrainer(transformers.Trainer):  # type: ignore[misc]  # transformers i
         tokens, branches = inputs["counts"].tolist()
         self._work.tokens += tokens
         self._work.branches += branches
-        logits = trained_logits(model, inputs)
+        processes = self.args.world_size
+        logits = trained_logits(model, inputs) if processes == 1 else model(inputs)
         total = cross_entropy(logits, inputs["targets"], reduction="sum")
-        loss = total / (num_items_in_batch or inputs["targets"].numel())
+        # Of the processes' gradients the mean is taken, where the sum is meant.
+        loss = processes * total / (num_items_in_batch or inputs["targets"].numel())
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def training_step(self, *arguments: Any, **settings: Any) -> torch.Tensor:
@@ -110,7 +118,8 @@ class TreeTrainer(transformers.Trainer):  # type: ignore[misc]  # transformers i
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the LoRA alone; peft's default would ask the hub whether the embeddings changed."""
-        self.model.save_pretrained(output_dir or self.args.output_dir, save_embedding_layers=False)
+        if self.args.should_save:
+            self.model.save_pretrained(output_dir or self.args.output_dir, save_embedding_layers=False)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._saving_to) if self._saving_to else str(super()._get_output_dir(trial))
@@ -120,23 +129,31 @@ class TreeTrainer(transformers.Trainer):  # type: ignore[misc]  # transformers i
         folder = Path(self.args.output_dir)
         name = f"checkpoint-{self.state.global_step}"
         self._saving_to = folder / "part"
-        shutil.rmtree(self._saving_to, ignore_errors=True)
+        first = self.is_world_process_zero()
+        if first:
+            shutil.rmtree(self._saving_to, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
         try:
             with storage_errors(folder):
                 super()._save_checkpoint(model, trial)
-                shutil.rmtree(folder / name, ignore_errors=True)
-                (self._saving_to / name).rename(folder / name)
-                sync_folder(folder)
+                # Each process has written the state of its random numbers.
+                self.accelerator.wait_for_everyone()
+                if first:
+                    shutil.rmtree(folder / name, ignore_errors=True)
+                    (self._saving_to / name).rename(folder / name)
+                    sync_folder(folder)
         finally:
-            shutil.rmtree(self._saving_to, ignore_errors=True)
+            if first:
+                shutil.rmtree(self._saving_to, ignore_errors=True)
             self._saving_to = None
-        rotate_checkpoints(str(folder), self.args.save_total_limit)
+        if first:
+            rotate_checkpoints(str(folder), self.args.save_total_limit)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         # Not where one row at a time was asked for; but where memory ran out the order stays what it was.
         if not self._group_by_length:
             return super()._get_train_sampler(train_dataset)
-        step_rows = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        step_rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return LengthBuckets([len(row) for row in self.train_dataset], step_rows, self.args.seed)
 
 

@@ -19,6 +19,7 @@ from data.state import check_name, map_os_error, sha256_file, sync_folder
 from service.arms import find_adapter
 from service.forgetting import measure_forgetting
 from service.parity import measure_parity, probe_examples
+from service.promotion import is_dora
 from service.serving import require_weights
 from service.workspace import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS
 
@@ -62,11 +63,12 @@ def import_adapter(workspace: Workspace, name: str, source: Path, report: Report
     try:
         _copy(source, folder, present)
         adapter = _adapter(workspace, name, version, config, manifest, digest=digest)
-        report(Progress(stage="convert"))
-        workspace.adapter_gguf(adapter)
-        parity = measure_parity(workspace, folder, probe_examples(), report, adapter.attention)
-        forgetting = measure_forgetting(workspace, folder, adapter.attention, report)
-        measured = {"parity": parity, "forgetting": forgetting}
+        measured: dict[str, Any] = {}
+        if not is_dora(adapter):  # which llama.cpp serves merged only, and which is compared when it is
+            report(Progress(stage="convert"))
+            workspace.adapter_gguf(adapter)
+            measured["parity"] = measure_parity(workspace, folder, probe_examples(), report, adapter.attention)
+            measured["forgetting"] = measure_forgetting(workspace, folder, adapter.attention, report)
         workspace.store.adapters.add(replace(adapter, metrics={**adapter.metrics, **measured}))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -100,7 +102,7 @@ def _imported_before(workspace: Workspace, name: str, digest: str) -> Adapter | 
     """Return the version made of the same files for the same base, if it was compared then."""
     for adapter in reversed(workspace.store.adapters.list(name)):
         same = adapter.lineage.get("files_sha256") == digest and adapter.base_sha256 == workspace.model.sha256
-        if same and adapter.metrics.get("parity"):
+        if same and (adapter.metrics.get("parity") or is_dora(adapter)):
             return adapter
     return None
 
@@ -153,8 +155,10 @@ def _adapter(
     workspace: Workspace, name: str, version: int, config: dict[str, Any], manifest: dict[str, Any], *, digest: str
 ) -> Adapter:
     folder = workspace.state.adapters(name, version)
-    present = [file for file in (*IMPORTABLE, ADAPTER_GGUF) if (folder / file).exists() or file == ADAPTER_GGUF]
+    made = () if config.get("use_dora") else (ADAPTER_GGUF,)
+    present = [file for file in (*IMPORTABLE, *made) if (folder / file).exists() or file in made]
     recipe = manifest.get("recipe") or {key: config.get(key) for key in ("r", "lora_alpha", "target_modules")}
+    recipe = {**recipe, "use_dora": bool(config.get("use_dora"))}
     return Adapter(
         name=name,
         version=version,

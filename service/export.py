@@ -16,7 +16,8 @@ from data.state import map_os_error, sha256_file
 from service.arms import adapter_label
 from service.merging import merge as merge_model
 from service.parity import measure_parity, probe_examples
-from service.promotion import check_base
+from service.promotion import check_base, is_dora
+from service.workspace import ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
     from service.workspace import Workspace
@@ -50,6 +51,7 @@ def export_adapter(
 
     Raises:
         BaseModelMismatch: the adapter was trained for another base model.
+        InvalidModel: it is a DoRA, and not to be merged.
         InvalidRequest: ``quantize`` is unknown, or given without ``merge``.
         ParityFailed: the GGUF does not answer like the adapter.
         InsufficientStorage: the disk is full.
@@ -58,17 +60,18 @@ def export_adapter(
         detail = "Only a merged model is quantized" if not merge else "No such quantization"
         raise InvalidRequest(detail, got=quantize, wanted=", ".join(QUANTIZATIONS))
     check_base(adapter, workspace.model)
-    written = workspace.adapter_gguf(adapter)
-    if not adapter.metrics.get("parity"):
-        measured = measure_parity(workspace, written.parent, probe_examples(), report, adapter.attention)
-        metrics = {**adapter.metrics, "parity": measured}
-        workspace.store.adapters.update(adapter.name, adapter.version, metrics=metrics)
+    if merge and is_dora(adapter):  # which has no GGUF of its own
+        written = workspace.adapter_file(adapter, ADAPTER_WEIGHTS)
+    else:
+        written = workspace.adapter_gguf(adapter)
+        if not adapter.metrics.get("parity"):
+            _measure(workspace, adapter, written.parent, report)
     kind, merged = (quantize or "f16").lower(), None
     try:
         if merge:
             target = out or written.with_name(f"merged-{kind}.gguf")
             target.parent.mkdir(parents=True, exist_ok=True)
-            merged = _merged(workspace, adapter, written, target, kind=kind, report=report)
+            merged = _merged(workspace, adapter, written.parent, target, kind=kind, report=report)
             written = target
         elif out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -80,12 +83,18 @@ def export_adapter(
     return done | ({"parity": merged} if merged else {})
 
 
+def _measure(workspace: Workspace, adapter: Adapter, folder: Path, report: Report) -> None:
+    measured = measure_parity(workspace, folder, probe_examples(), report, adapter.attention)
+    metrics = {**adapter.metrics, "parity": measured}
+    workspace.store.adapters.update(adapter.name, adapter.version, metrics=metrics)
+
+
 def _merged(
-    workspace: Workspace, adapter: Adapter, adapter_gguf: Path, target: Path, *, kind: str, report: Report
+    workspace: Workspace, adapter: Adapter, adapter_dir: Path, target: Path, *, kind: str, report: Report
 ) -> dict[str, Any]:
     """Merge, and keep with the adapter how the result compares."""
     try:
-        measured = merge_model(workspace, adapter, adapter_gguf, target, kind=kind, report=report)
+        measured = merge_model(workspace, adapter, adapter_dir, target, kind=kind, report=report)
     except ParityFailed as error:
         _keep(workspace, adapter, kind, {"passed": False, "got": error.got, "wanted": error.wanted})
         raise

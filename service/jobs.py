@@ -44,6 +44,7 @@ _KINDS = (
     "import_pairs",
     "export_pairs",
     "train",
+    "estimate",
     "import_adapter",
     "evaluate",
     "calibrate",
@@ -52,7 +53,7 @@ _KINDS = (
 )
 WORK = {kind: f"service.work.{kind}" for kind in _KINDS}
 """The module of each kind of job; its ``run(workspace, inputs, report)`` returns the outputs."""
-HEAVY = frozenset(("pairs", "train", "import_adapter", "evaluate", "calibrate", "tune_retriever"))
+HEAVY = frozenset(("pairs", "train", "estimate", "import_adapter", "evaluate", "calibrate", "tune_retriever"))
 """Kinds that load the base model, or train: one of them runs at a time."""
 RESUMABLE = frozenset(_KINDS) - {"evaluate"}
 """Kinds that continue where they stopped, or can begin again and change nothing twice, so an interrupted

@@ -16,6 +16,7 @@ from data.protocols import Report
 from data.records import Adapter, Message
 from data.state import sha256_file, sync_folder
 from service.parity import probe_examples
+from service.workspace import ADAPTER_GGUF
 
 if TYPE_CHECKING:
     from finetune.rows import Example
@@ -53,9 +54,9 @@ def spread(examples: Sequence[Example], count: int) -> list[Example]:
 
 
 def merge(
-    workspace: Workspace, adapter: Adapter, adapter_gguf: Path, target: Path, *, kind: str, report: Report
+    workspace: Workspace, adapter: Adapter, adapter_dir: Path, target: Path, *, kind: str, report: Report
 ) -> dict[str, Any]:
-    """Write the merged model to ``target`` and compare it with what was trained.
+    """Write the base merged with the adapter in ``adapter_dir`` to ``target``; compare it with what was trained.
 
     Returns:
         What ``finetune.parity.compare`` measured, and ``importance_examples``, the rows that weighed the errors.
@@ -63,25 +64,33 @@ def merge(
     Raises:
         ParityFailed: the merged model does not predict like the adapter; ``target`` is as it was.
         InsufficientMemory: the merged model cannot be served here, and so not be compared.
-        As ``finetune.merge.merge_to_gguf`` and ``service.engine.quantize.quantize``.
+        As ``finetune.merge`` and ``service.engine.quantize.quantize``.
     """
-    from finetune.merge import merge_to_gguf
     from service.engine.quantize import quantize
 
     examples = own_examples(workspace, adapter)
     weighed = spread(examples, IMPORTANCE_EXAMPLES) if kind in WEIGHED else []
     with tempfile.TemporaryDirectory(prefix=".merge-", dir=target.parent) as scratch:
         folder = Path(scratch)
-        made = merge_to_gguf(adapter_gguf, _base(workspace, folder), folder / "whole.gguf")
+        made = _whole(adapter_dir, _base(workspace, folder), folder / "whole.gguf")
         if kind != "f16":
-            matrix = _importance(workspace, adapter_gguf.parent, weighed, folder, report) if weighed else None
+            matrix = _importance(workspace, adapter_dir, weighed, folder, report) if weighed else None
             threads = workspace.settings.n_threads
             made = quantize(made, folder / f"{kind}.gguf", kind, n_threads=threads, importance=matrix)
         shown = examples or probe_examples()
-        measured = _compare(workspace, adapter_gguf.parent, made, shown, kind=kind, report=report)
+        measured = _compare(workspace, adapter_dir, made, shown, kind=kind, report=report)
         made.replace(target)
         sync_folder(target.parent)
     return {**measured, "importance_examples": len(weighed)}
+
+
+def _whole(adapter_dir: Path, base: Path, out: Path) -> Path:
+    from finetune.export import is_dora
+    from finetune.merge import merge_dora_to_gguf, merge_to_gguf
+
+    if is_dora(adapter_dir):
+        return merge_dora_to_gguf(adapter_dir, base, out)
+    return merge_to_gguf(adapter_dir / ADAPTER_GGUF, base, out)
 
 
 def _base(workspace: Workspace, scratch: Path) -> Path:

@@ -72,6 +72,11 @@ def check_base(adapter: Adapter, model: Model) -> None:
         )
 
 
+def is_dora(adapter: Adapter) -> bool:
+    """Tell whether ``adapter`` has magnitudes, for which a GGUF adapter has no place: it is served merged."""
+    return bool(adapter.recipe.get("use_dora"))
+
+
 def check_promotable(adapter: Adapter, model: Model) -> None:
     """Refuse an adapter that cannot serve ``model``.
 
@@ -83,6 +88,11 @@ def check_promotable(adapter: Adapter, model: Model) -> None:
     parity: Mapping[str, Any] | None = adapter.metrics.get("parity")
     if adapter.lineage.get("origin") == STARTER_ORIGIN:
         return
+    if is_dora(adapter):
+        raise ParityFailed(
+            f"{adapter_label(adapter)} is a DoRA, which llama.cpp can serve merged into its base only",
+            hint=f"ragtune export {adapter_label(adapter)} --merge --quantize q8_0, then ragtune models add FILE.",
+        )
     if not parity:
         raise ParityFailed(
             f"The GGUF of {adapter_label(adapter)} was never compared with the adapter that was trained",

@@ -286,11 +286,11 @@ class ExportPairsBody(Body):
 
 
 class TrainBody(Body):
-    """``POST /v1/adapters``: train an adapter on the accepted pairs."""
+    """``POST /v1/adapters``: train an adapter on the accepted pairs; ``recipe`` is a packaged one's name, or fields."""
 
     name: str = Field("adapter", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     collection: str = "default"
-    recipe: dict[str, Any] = Field(default_factory=dict)
+    recipe: dict[str, Any] | str = Field(default_factory=dict)
     promote: bool = False
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from data.errors import NoAcceptedPairs, RecipeInvalid
 from data.formats import write_rows
 from data.protocols import Report
-from data.records import Progress, QAPair
+from data.records import Model, Progress, QAPair
 from data.splits import QuestionIndex, Split, split_by_document
 from service.arms import adapter_label, find_adapter
 from service.serving import require_weights
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 CONTINUED_LEARNING_RATE = 5e-5
 """For an adapter that starts from the reader and whose recipe does not say: at 2e-4, 50 generated pairs cost the
 reader 4 F1 points on 72 human questions about other articles, at 5e-5 one (bench/RESULTS.md)."""
+WINDOWED = frozenset(("gemma3",))
+"""Architectures whose keys and values the engine does not move: llama.cpp keeps those of windows apart."""
 HELD_OUT_FROM = 100
 """Fewer pairs are all trained on: a tenth of them would be too few to tell a loss from chance, and missed."""
 MOST_HELD_OUT = 200
@@ -133,7 +135,7 @@ def _recipe(workspace: Workspace, values: dict[str, Any]) -> tuple[Recipe, str |
 
     require_weights(workspace.model)
     recipe = Recipe.from_mapping({"base_model": workspace.model.name, **values})
-    _check_servable(recipe, workspace.model.name)
+    _check_servable(recipe, workspace.model)
     starters = workspace.ensure_starter_adapters()
     start = recipe.init_adapter
     if "init_adapter" not in values and READER in starters and _continues_reader(workspace, recipe):
@@ -150,26 +152,31 @@ def _recipe(workspace: Workspace, values: dict[str, Any]) -> tuple[Recipe, str |
     return replace(recipe, init_adapter=str(folder), attention=attention), adapter_label(adapter)
 
 
-def _check_servable(recipe: Recipe, base_model: str) -> None:
-    if recipe.use_dora:
+def _check_servable(recipe: Recipe, model: Model) -> None:
+    if recipe.attention == "blockwise" and model.architecture in WINDOWED:
         raise RecipeInvalid(
-            "A GGUF adapter has no place for DoRA's magnitudes",
-            got="use_dora",
-            wanted="a LoRA, or an rsLoRA (use_rslora = true)",
-            hint="Leave it out of the recipe.",
+            "Layers of this model look back over a window, so what they kept of a passage cannot be put elsewhere",
+            got=f'attention = "blockwise" for {model.architecture}',
+            wanted='attention = "full"',
         )
-    if recipe.base_model != base_model:
+    if recipe.use_dora and recipe.attention == "blockwise":
+        raise RecipeInvalid(
+            "A DoRA is served merged into its base, and a merged model reads with full attention",
+            got='use_dora and attention = "blockwise"',
+            wanted="one of them",
+        )
+    if recipe.base_model != model.name:
         raise RecipeInvalid(
             "The recipe is for another base model than the one served",
             got=recipe.base_model,
-            wanted=base_model,
+            wanted=model.name,
             hint="Leave base_model out, or choose the model with RAGTUNE_MODEL or --model.",
         )
 
 
 def _continues_reader(workspace: Workspace, recipe: Recipe) -> bool:
     """Tell whether the recipe's LoRA has the reader's shape and scale, and starts from no weights of its own."""
-    if recipe.use_rslora or recipe.init_lora_weights == "pissa":
+    if recipe.use_rslora or recipe.use_dora or recipe.init_lora_weights == "pissa":
         return False
     reader, wanted = find_adapter(workspace.store, READER).recipe, recipe.to_mapping()
     return all(reader[name] == wanted[name] for name in ("r", "lora_alpha", "target_modules"))

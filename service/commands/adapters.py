@@ -34,8 +34,9 @@ def train(
     *,
     name: Annotated[str, typer.Option("--name", "-n", help="What to call the adapter.")] = "adapter",
     recipe: Annotated[
-        str | None, typer.Option(help="A TOML file, or style for a house style; sensible values by default.")
+        str | None, typer.Option(help="A TOML file, or a packaged one: see --recipes; sensible values by default.")
     ] = None,
+    recipes: Annotated[bool, typer.Option("--recipes", help="Train nothing: list the packaged recipes.")] = False,
     collection: Collection = "default",
     promote: Annotated[bool, typer.Option("--promote", help="Serve it if it passes the gate.")] = False,
     estimate: Annotated[
@@ -47,6 +48,11 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train an adapter on the accepted pairs, export it to GGUF and compare the two. Resumes."""
+    if recipes:
+        from service.commands.training import show_recipes
+
+        show_recipes(as_json)
+        return
     inputs = {"name": name, "collection": collection, "recipe": _recipe_values(recipe), "promote": promote}
     inputs |= {"actor": cli_actor()} if promote else {}
     if estimate or inspect is not None:

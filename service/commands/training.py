@@ -23,6 +23,19 @@ def show_before(workspace: Workspace, inputs: dict[str, Any], number: int | None
         show_row(workspace, inputs, number, as_json)
 
 
+def show_recipes(as_json: bool) -> None:
+    """Print the packaged recipes and what each is for."""
+    from finetune.recipe import about_preset, preset_values, presets
+
+    found = [{"name": name, "about": about_preset(name), "values": preset_values(name)} for name in presets()]
+    if as_json:
+        print_json(found)
+        return
+    for recipe in found:
+        print_line(f"{recipe['name']}: {recipe['about']}")
+        print_line("  " + ", ".join(f"{name} = {value!r}" for name, value in recipe["values"].items()) + "\n")
+
+
 def show_row(workspace: Workspace, inputs: dict[str, Any], number: int, as_json: bool) -> None:
     """Print the row of that number, counted from 1, with what is trained in «guillemets».
 

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from data.errors import InvalidModel, NoAcceptedPairs, RagtuneError, RecipeInvalid
 from data.records import Adapter
 from data.state import check_name
-from finetune.recipe import Recipe
+from finetune.recipe import Recipe, preset_values
 from service import promotion
 from service.access import wants
 from service.adapters import IMPORTABLE, delete_adapter, read_importable
@@ -38,11 +38,31 @@ def train_adapter(
     body: TrainBody, workspace: WorkspaceDep, runner: RunnerDep, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
     """Train an adapter on the collection's accepted pairs, as a job."""
+    return accepted(workspace, runner, "train", _training(body, workspace), idempotency_key)
+
+
+@router.post("/estimate", status_code=202, response_model=None, dependencies=[wants("train")])
+def estimate_training(
+    body: TrainBody, workspace: WorkspaceDep, runner: RunnerDep, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """Measure how long that training would take and how much memory it would need, as a job; train nothing."""
+    return accepted(workspace, runner, "estimate", _training(body, workspace), idempotency_key)
+
+
+def _training(body: TrainBody, workspace: Workspace) -> dict[str, Any]:
+    """Return the inputs of the job, the recipe as its fields.
+
+    Raises:
+        RecipeInvalid: as ``_check_recipe``, or there is no packaged recipe of that name.
+        NoAcceptedPairs: there is nothing to train on.
+        UnknownCollection: there is none of that name.
+    """
     check_collection(workspace.store, body.collection)
-    _check_recipe(body.recipe or {})
+    values = preset_values(body.recipe) if isinstance(body.recipe, str) else body.recipe
+    _check_recipe(values)
     if not workspace.store.pairs.list(body.collection, "accepted", limit=1)[0]:
         raise no_accepted_pairs(body.collection)
-    return accepted(workspace, runner, "train", body.model_dump(), idempotency_key)
+    return {**body.model_dump(), "recipe": values}
 
 
 def _check_recipe(values: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""``/v1/recipes``: the packaged training recipes."""
+"""``/v1/recipes``: the packaged training recipes, and what each is for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from finetune.recipe import Recipe, presets, recipe_values
+from finetune.recipe import Recipe, about_preset, preset_values, presets
 from service.access import wants
 
 router = APIRouter(prefix="/recipes", tags=["adapters"], dependencies=[wants("train")])
@@ -14,6 +14,7 @@ router = APIRouter(prefix="/recipes", tags=["adapters"], dependencies=[wants("tr
 
 @router.get("")
 def list_recipes() -> dict[str, Any]:
-    """Return the packaged recipes, and the value that each field has where a recipe does not name it."""
-    recipes = [{"name": name, "values": recipe_values(name)} for name in presets()]
+    """Return the packaged recipes with what they are for, and each field's value where a recipe does not name it."""
+    names = presets()
+    recipes = [{"name": name, "about": about_preset(name), "values": preset_values(name)} for name in names]
     return {"recipes": recipes, "defaults": Recipe().to_mapping()}

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import ForgettingExceeded, PromotionRefused, StaleAdapter
+from data.errors import ForgettingExceeded, ParityFailed, PromotionRefused, StaleAdapter
 from data.protocols import Report
 from data.records import Adapter, Progress, QAPair, content_id
 from data.state import check_name, sha256_file, write_atomic
@@ -61,8 +61,10 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
     # Before training: a document that is edited meanwhile makes the adapter stale.
     rests_on, links = _lineage(workspace, pairs, collection), _links(workspace, prepared)
     trained = _train(workspace, prepared, folder, report)
-    parity = measure_parity(workspace, folder, prepared.examples, report, recipe.attention)
-    measured = {"parity": parity, "forgetting": measure_forgetting(workspace, folder, recipe.attention, report)}
+    measured: dict[str, Any] = {}
+    if not recipe.use_dora:  # which llama.cpp serves merged only, and which is compared when it is
+        measured["parity"] = measure_parity(workspace, folder, prepared.examples, report, recipe.attention)
+        measured["forgetting"] = measure_forgetting(workspace, folder, recipe.attention, report)
     lineage = {
         **rests_on,
         "weights_sha256": sha256_file(folder / ADAPTER_WEIGHTS),
@@ -90,7 +92,7 @@ def _promoted(workspace: Workspace, adapter: Adapter, actor: str) -> dict[str, A
     gate = Gate(load_policy(settings.promotion_policy), refuse_stale=settings.refuse_stale_adapters, actor=actor)
     try:
         done = promote(workspace.store, workspace.model, adapter.name, adapter.version, gate=gate)
-    except (ForgettingExceeded, PromotionRefused, StaleAdapter) as error:
+    except (ForgettingExceeded, ParityFailed, PromotionRefused, StaleAdapter) as error:
         stale = is_stale(workspace.store, adapter)
         return {**adapter_view(adapter, stale=stale), "not_promoted": {"type": error.type, "detail": error.detail}}
     return adapter_view(done.live)
@@ -108,7 +110,8 @@ def _adapter(
     """Return the record of the adapter's next version, a candidate."""
     version = workspace.store.adapters.next_version(name)
     target = workspace.state.adapters(name, version)
-    files = [file for file in _FILES if file != "eval.jsonl" or lineage["held_out_pairs"]]
+    missing = {"eval.jsonl": not lineage["held_out_pairs"], ADAPTER_GGUF: recipe["use_dora"]}
+    files = [file for file in _FILES if not missing.get(file)]
     return Adapter(
         name=name,
         version=version,
@@ -149,8 +152,9 @@ def _train(workspace: Workspace, prepared: TrainingSet, folder: Path, report: Re
     from finetune.train import train
 
     trained = train(prepared.recipe, prepared.rows, workspace.model, folder, report, held_out=prepared.held_out)
-    report(Progress(stage="export"))
-    lora_to_gguf(folder, workspace.model.gguf, folder / ADAPTER_GGUF)
+    if not prepared.recipe.use_dora:
+        report(Progress(stage="export"))
+        lora_to_gguf(folder, workspace.model.gguf, folder / ADAPTER_GGUF)
     return trained
 
 

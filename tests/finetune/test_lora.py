@@ -14,6 +14,7 @@ from data.errors import RecipeInvalid
 from finetune import lora
 from finetune.convert import hf_to_gguf
 from finetune.export import lora_to_gguf
+from finetune.merge import merge_dora_to_gguf, merge_to_gguf
 from finetune.recipe import Recipe
 from finetune.weights import load_model
 from tests.finetune.tiny import save_model
@@ -83,6 +84,23 @@ def test_pissa_and_rslora_answer_in_llama_cpp_as_they_were_trained(tiny: Path, t
         with llama(gguf, adapter) as served:
             found = torch.tensor(served.logits(IDS[0].tolist()))
             assert off(found, logits(adapted), logits(base(tiny))) < 0.02
+
+
+@pytest.mark.parametrize("change", [{"use_dora": True}, {"init_lora_weights": "pissa"}, {"use_rslora": True}], ids=str)
+def test_merged_it_answers_in_llama_cpp_as_it_was_trained(tiny: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    from tests.finetune.served import llama
+
+    gguf = hf_to_gguf(tiny, tmp_path / "base.gguf", "f32")
+    adapted = trained(tiny, replace(RECIPE, **change))
+    lora.save(adapted, tmp_path / "adapter", "starter")
+    if "use_dora" in change:
+        merged = merge_dora_to_gguf(tmp_path / "adapter", gguf, tmp_path / "merged.gguf", "f32")
+    else:
+        adapter = lora_to_gguf(tmp_path / "adapter", gguf, tmp_path / "adapter.gguf")
+        merged = merge_to_gguf(adapter, gguf, tmp_path / "merged.gguf", "f32")
+    with llama(merged) as served:
+        found = torch.tensor(served.logits(IDS[0].tolist()))
+    assert off(found, logits(adapted), logits(base(tiny))) < 0.02, "the adapter's file has 16 bits"
 
 
 def test_an_rslora_is_continued_where_it_stopped(tiny: Path, tmp_path: Path) -> None:

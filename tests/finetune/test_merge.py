@@ -11,7 +11,7 @@ from data.errors import BaseModelMismatch, InvalidModel
 from finetune.convert import hf_to_gguf
 from finetune.export import lora_to_gguf
 from finetune.gguf_tensors import GgufFile, LazyTensor, write_gguf
-from finetune.merge import merge_to_gguf
+from finetune.merge import merge_dora_to_gguf, merge_to_gguf
 from tests.finetune import tiny
 
 NAME = "blk.0.attn_q.weight"
@@ -76,3 +76,35 @@ def test_llama_cpp_computes_the_same_logits(tmp_path: Path, family: str, setting
     together = Llama(base, adapter).logits(ids)
     np.testing.assert_allclose(Llama(merged).logits(ids), together, atol=2e-3)
     assert np.abs(Llama(base).logits(ids) - together).max() > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma3"])
+@pytest.mark.parametrize("settings", [{}, {"use_rslora": True, "rank_pattern": {"v_proj": 2}}], ids=["dora", "rsdora"])
+def test_a_merged_dora_has_the_logits_of_peft(tmp_path: Path, family: str, settings: dict) -> None:
+    from tests.finetune.served import llama
+
+    folder = tiny.save_model(tmp_path / "model", family)
+    base = hf_to_gguf(folder, tmp_path / "base.gguf", "f32")
+    trained = tiny.save_adapter(tmp_path / "dora", folder, use_dora=True, **settings)
+    merged = merge_dora_to_gguf(trained, base, tmp_path / "merged.gguf", "f32")
+    ids = [5, 90, 17, 200, 41] * 8
+    wanted, bare = tiny.hf_logits(folder, ids, trained), tiny.hf_logits(folder, ids)
+    assert np.abs(wanted - bare).max() > 0.5, "the adapter must matter"
+    with llama(merged) as served:
+        np.testing.assert_allclose(served.logits(ids), wanted, atol=1e-3)
+    with pytest.raises(InvalidModel, match="use_dora = True") as caught:
+        lora_to_gguf(trained, base, tmp_path / "adapter.gguf")
+    assert "--merge" in caught.value.hint
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
+def test_a_dora_without_magnitudes_is_refused(tmp_path: Path) -> None:
+    folder = tiny.save_model(tmp_path / "model", "llama")
+    base = hf_to_gguf(folder, tmp_path / "base.gguf", "f32")
+    plain = tiny.save_adapter(tmp_path / "lora", folder)
+    with pytest.raises(InvalidModel, match="magnitudes do not fit"):
+        merge_dora_to_gguf(plain, base, tmp_path / "merged.gguf")
+    assert not (tmp_path / "merged.gguf").exists()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from data.errors import RecipeInvalid
-from finetune.recipe import LINEAR_LAYERS, Recipe, presets, recipe_values
+from finetune.recipe import LINEAR_LAYERS, Recipe, about_preset, preset_values, presets, recipe_values
 
 
 def test_the_default_recipe_adapts_all_seven_linear_layers_at_rank_8() -> None:
@@ -104,11 +104,17 @@ def test_an_unreadable_file_is_refused(tmp_path: Path, content: bytes | None) ->
 
 
 def test_every_packaged_recipe_is_valid_and_says_what_it_changes() -> None:
-    assert "style" in presets()
+    assert {"domain", "reader", "style"} <= set(presets())
     for name in presets():
         values = recipe_values(name)
-        assert values
+        assert values == preset_values(name) != {}
         Recipe.from_mapping(values)
+        assert len(about_preset(name)) > 100, "why, not only what"
+    for unknown in ("stlye", "../style"):
+        with pytest.raises(RecipeInvalid, match="No such recipe"):
+            preset_values(unknown)
+        with pytest.raises(RecipeInvalid, match="No such recipe"):
+            about_preset(unknown)
 
 
 def test_a_recipe_is_a_file_or_a_packaged_name(tmp_path: Path) -> None:

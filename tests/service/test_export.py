@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from data.errors import ParityFailed
+from data.errors import InvalidModel, ParityFailed
 from service.export import export_adapter
 from service.merging import own_examples, spread
+from service.promotion import promote
 from tests.service.parts import adapter
 
 MEASURED = {"greedy_agreement": 0.99, "kl": 0.001, "passed": True}
@@ -32,7 +33,7 @@ def kept(workspace):
 
 def test_each_quantization_is_kept_with_the_adapter(workspace, house, tmp_path, monkeypatch):
     def merged(_workspace, _adapter, lora, target, *, kind, report):
-        target.write_bytes(lora.read_bytes() + kind.encode())
+        target.write_bytes((lora / "adapter.gguf").read_bytes() + kind.encode())
         return MEASURED
 
     monkeypatch.setattr("service.export.merge_model", merged)
@@ -60,3 +61,26 @@ def test_the_rows_it_was_trained_on_are_its_examples(workspace, house):
     assert own_examples(workspace, adapter("other")) == []
     assert spread(list(range(100)), 4) == [0, 25, 50, 75]
     assert spread([1, 2], 4) == [1, 2]
+
+
+def test_a_dora_is_exported_merged_and_never_alone(workspace, tmp_path, monkeypatch):
+    folder = workspace.state.adapters("dora", 1)
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text(json.dumps({"use_dora": True, "r": 4, "lora_alpha": 8}))
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    files = {name: f"adapters/dora/1/{name}" for name in ("adapter_config.json", "adapter_model.safetensors")}
+    workspace.store.adapters.add(adapter("dora", files=files, recipe={"use_dora": True}, metrics={}))
+    dora = workspace.store.adapters.get("dora", 1)
+    with pytest.raises(InvalidModel, match="use_dora") as caught:
+        export_adapter(workspace, dora, report=lambda _: None)
+    assert "--merge" in caught.value.hint
+    with pytest.raises(ParityFailed, match="merged into its base only"):
+        promote(workspace.store, workspace.model, "dora")
+
+    def merged(_workspace, _adapter, lora, target, *, kind, report):
+        target.write_text(f"{lora.name} {kind}")
+        return MEASURED
+
+    monkeypatch.setattr("service.export.merge_model", merged)
+    done = export_adapter(workspace, dora, tmp_path / "o.gguf", merge=True, quantize="q8_0", report=lambda _: None)
+    assert (done["parity"], (tmp_path / "o.gguf").read_text()) == (MEASURED, "1 q8_0")

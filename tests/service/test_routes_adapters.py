@@ -198,10 +198,35 @@ def test_training_needs_accepted_pairs(client):
 def test_training_is_a_job_and_a_bad_recipe_its_failure(client, indexed):
     pair = QAPair("p1", "When?", "1842", (), "span", "test", "accepted")
     indexed.store.pairs.add("default", None, [pair])
-    response = client.post("/v1/adapters", json={"name": "house", "recipe": {"use_dora": True}})
+    response = client.post("/v1/adapters", json={"name": "house", "recipe": {"base_model": "another"}})
     assert response.status_code == 202
     job = run_job(indexed, response.json()["job_id"])
     assert (job.status, job.error["type"]) == ("failed", "recipe-invalid")
+
+
+def test_packaged_recipes_are_listed_and_trained_by_name(client, indexed):
+    found = {recipe["name"]: recipe for recipe in client.get("/v1/recipes").json()["recipes"]}
+    assert {"domain", "reader", "style"} <= set(found)
+    assert found["reader"]["values"]["attention"] == "blockwise"
+    assert "passages" in found["reader"]["about"]
+    indexed.store.pairs.add("default", None, [QAPair("p1", "When?", "1842", (), "span", "test", "accepted")])
+    job_id = client.post("/v1/adapters", json={"name": "house", "recipe": "domain"}).json()["job_id"]
+    assert indexed.store.jobs.get(job_id).inputs["recipe"] == found["domain"]["values"]
+    for unknown in ("domian", "../../etc/passwd"):
+        refused = client.post("/v1/adapters", json={"name": "house", "recipe": unknown})
+        assert (refused.status_code, refused.json()["type"]) == (422, "recipe-invalid")
+
+
+def test_an_estimate_is_a_job_that_trains_nothing(client, indexed, monkeypatch):
+    assert client.post("/v1/adapters/estimate", json={}).json()["type"] == "no-accepted-pairs"
+    indexed.store.pairs.add("default", None, [QAPair("p1", "When?", "1842", (), "span", "test", "accepted")])
+    assert client.post("/v1/adapters/estimate", json={"recipe": {"r": 0}}).status_code == 422
+    response = client.post("/v1/adapters/estimate", json={"recipe": {"base_model": "another"}})
+    assert response.status_code == 202
+    job = run_job(indexed, response.json()["job_id"])
+    assert (job.kind, job.status, job.error["type"]) == ("estimate", "failed", "recipe-invalid")
+    assert not indexed.store.adapters.list()
+    assert {"estimate"} <= HEAVY & RESUMABLE
 
 
 def test_the_train_job_without_pairs_fails_too(indexed):

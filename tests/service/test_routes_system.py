@@ -27,7 +27,7 @@ def test_a_documents_chunks_stand_in_its_text(client):
 def test_recipes_are_listed_and_can_be_trained_with(empty_client):
     found = empty_client.get("/v1/recipes").json()
     assert found["defaults"] == Recipe().to_mapping()
-    assert [recipe["name"] for recipe in found["recipes"]] == ["style"]
+    assert [recipe["name"] for recipe in found["recipes"]] == ["domain", "reader", "style"]
     for recipe in found["recipes"]:
         assert Recipe.from_mapping(recipe["values"]).to_mapping() == {**found["defaults"], **recipe["values"]}
 

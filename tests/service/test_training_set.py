@@ -107,11 +107,19 @@ def test_few_pairs_are_all_trained_on(workspace: Workspace, monkeypatch: pytest.
     assert prepared(workspace).held_out_pairs == ()
 
 
-def test_rslora_and_pissa_are_trained_and_dora_is_refused(workspace: Workspace) -> None:
+def test_rslora_pissa_and_dora_are_trained_and_a_blockwise_dora_is_refused(workspace: Workspace) -> None:
     assert prepared(workspace, use_rslora=True).recipe.use_rslora
     assert prepared(workspace, init_lora_weights="pissa").recipe.init_lora_weights == "pissa"
-    with pytest.raises(RecipeInvalid, match="DoRA"):
-        prepared(workspace, use_dora=True)
+    assert prepared(workspace, use_dora=True).recipe.use_dora
+    with pytest.raises(RecipeInvalid, match="full attention"):
+        prepared(workspace, use_dora=True, attention="blockwise")
+
+
+def test_a_model_with_windows_is_not_trained_blockwise(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.training_set.WINDOWED", frozenset((workspace.model.architecture,)))
+    with pytest.raises(RecipeInvalid, match="window"):
+        prepared(workspace, attention="blockwise")
+    assert prepared(workspace).recipe.attention == "full"
 
 
 @pytest.fixture

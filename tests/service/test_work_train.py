@@ -97,3 +97,32 @@ def test_an_edited_document_makes_it_stale(workspace, job, tmp_path):
     (tmp_path / "garden.md").write_text("# Garden\n\nThe garden of Tolm is closed.\n")
     workspace.ingestor.ingest("default", [tmp_path / "garden.md"])
     assert is_stale(workspace.store, adapter)
+
+
+def test_a_dora_is_trained_and_served_merged(workspace, job, tmp_path):
+    from service.export import export_adapter
+
+    recipe = {**RECIPE, "use_dora": True, "max_steps": 1}
+    inputs = {"name": "dora", "collection": "default", "recipe": recipe, "promote": True}
+    trained = run_job(workspace, submit(workspace.store, "train", inputs).id)
+    assert trained.status == "succeeded", trained.error
+    assert trained.outputs["not_promoted"]["type"] == "parity-failed"
+    adapter = workspace.store.adapters.get("dora", 1)
+    assert "adapter.gguf" not in adapter.files
+    done = export_adapter(
+        workspace, adapter, tmp_path / "dora.gguf", merge=True, quantize="q8_0", report=lambda _: None
+    )
+    assert done["parity"]["greedy_agreement"] >= 0.98
+    assert (tmp_path / "dora.gguf").stat().st_size == done["bytes"]
+
+
+def test_an_estimate_says_time_and_memory_and_registers_nothing(workspace, job):
+    known = workspace.store.adapters.list()
+    inputs = {"name": "house", "collection": "default", "recipe": RECIPE}
+    found = run_job(workspace, submit(workspace.store, "estimate", inputs).id)
+    assert found.status == "succeeded", found.error
+    assert found.outputs["steps"] == 2
+    assert found.outputs["seconds"] > found.outputs["load_seconds"] > 0
+    assert found.outputs["peak_memory_bytes"] > 0
+    assert found.outputs["fits"] is (found.outputs["peak_memory_bytes"] <= found.outputs["available_bytes"])
+    assert workspace.store.adapters.list() == known
