@@ -45,10 +45,6 @@ BUSY_TIMEOUT_S = 30.0
 JOURNAL = "WAL" if sqlite3.sqlite_version_info >= (3, 51, 3) else "DELETE"
 """SQLite 3.7.0 to 3.51.2 can lose commits when two connections reset the log (sqlite.org/changes.html, 3.51.3)."""
 
-WRITER_CACHE_KIB = 65_536
-"""Pages that a writing connection keeps, at most: ids and hashes arrive in no order, and each goes to another page of
-its index. SQLite's 2 MB hold those of some 20,000 chunks, beyond which every insertion reads one."""
-
 IN_LIMIT = 1000
 """Values per IN list: far under SQLite's 32766 bound variables, and under its parser's stack."""
 
@@ -158,10 +154,6 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _widen_sqlite(connection: Any, _record: object) -> None:
-    connection.execute(f"PRAGMA cache_size=-{WRITER_CACHE_KIB}").close()
-
-
 def _engine(url: str | Path) -> sa.Engine:
     is_url = isinstance(url, str) and "://" in url
     target = sa.make_url(str(url)) if is_url else sa.URL.create("sqlite", database=str(url))
@@ -175,8 +167,6 @@ def _engine(url: str | Path) -> sa.Engine:
         pool_size=8,
         # Waiting for a pool slot would add a second kind of "busy"; SQLite's own queue is enough.
         max_overflow=-1,
-        # The connection used last is used next: its pages are at hand.
-        pool_use_lifo=True,
     )
     sa.event.listen(engine, "connect", _prepare_sqlite)
     sa.event.listen(engine, "begin", _begin_sqlite)
@@ -204,16 +194,8 @@ class Database:
             raise InvalidRequest(
                 "Invalid database address.", got=url, wanted="a file path or a URL of an installed driver"
             ) from error
-        self._writer = self._open_writer(url)
+        self._writer = self._engine.execution_options(writes=True)
         self._migrate()
-
-    def _open_writer(self, url: str | Path) -> sa.Engine:
-        """Return an engine for writing: SQLite's has connections of its own, which keep more pages than readers do."""
-        if self.dialect != "sqlite":
-            return self._engine.execution_options(writes=True)
-        writer = _engine(url).execution_options(writes=True)
-        sa.event.listen(writer, "connect", _widen_sqlite)
-        return writer
 
     def _migrate(self) -> None:
         try:
@@ -303,7 +285,6 @@ class Database:
     def close(self) -> None:
         """Close every pooled connection."""
         self._engine.dispose()
-        self._writer.dispose()
 
 
 def _revision(connection: sa.Connection) -> str | None:

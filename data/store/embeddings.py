@@ -31,8 +31,7 @@ class Embeddings:
 
     def put_many(self, fingerprint: str, vectors: Mapping[str, bytes]) -> None:
         """Cache vectors by text hash; a hash that is cached already keeps its vector."""
-        # In order of the hash: neighbours share pages of the index.
-        for batch in split(sorted(vectors.items())):
+        for batch in split(vectors.items()):
             rows = [{"fingerprint": fingerprint, "text_hash": text, "vector": bytes(vector)} for text, vector in batch]
             with self._database.write() as connection:
                 self._database.insert_new(connection, embeddings, rows)

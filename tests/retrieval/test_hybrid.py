@@ -1,7 +1,10 @@
+import threading
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
+from data.errors import StorageCorrupt
 from data.protocols import Hit, Keys, Vectors
 from retrieval.hybrid import Found, mix, search_legs, understands
 
@@ -49,6 +52,35 @@ def test_a_candidate_gets_its_true_score_in_the_leg_that_did_not_find_it() -> No
     found = search_legs({"dense": dense, "lexical": lexical}, "q", VECTOR, "hybrid", 3)
     assert [hit.key for hit in found] == [2, 3, 1]
     assert {hit.key: hit.origin for hit in found} == {1: "dense+lexical", 2: "dense", 3: "dense"}
+
+
+class Meeting(Fixed):
+    """A leg whose first search ends only once the other leg is searched too."""
+
+    def __init__(self, scores: dict[int, float], barrier: threading.Barrier) -> None:
+        super().__init__(scores)
+        self._barriers = [barrier]
+
+    def search(self, query: str, vector: Vectors, k: int, allowed: Keys | None = None) -> list[Hit]:
+        if self._barriers:
+            self._barriers.pop().wait(timeout=30)
+        return super().search(query, vector, k, allowed)
+
+
+def test_both_legs_are_searched_at_once() -> None:
+    barrier = threading.Barrier(2)
+    legs = {"dense": Meeting({1: 0.9, 2: 0.5}, barrier), "lexical": Meeting({2: 5.0, 3: 4.0}, barrier)}
+    found = search_legs(legs, "q", VECTOR, "hybrid", 3)
+    assert {hit.key: hit.origin for hit in found} == {1: "dense", 2: "dense+lexical", 3: "lexical"}
+
+
+def test_what_a_leg_fails_with_is_raised() -> None:
+    class Damaged(Fixed):
+        def search(self, query: str, vector: Vectors, k: int, allowed: Keys | None = None) -> list[Hit]:
+            raise StorageCorrupt("The dense index cannot be read.")
+
+    with pytest.raises(StorageCorrupt):
+        search_legs({"dense": Damaged({}), "lexical": Fixed({1: 1.0})}, "q", VECTOR, "hybrid", 3)
 
 
 def test_candidates_are_scored_by_their_vectors() -> None:
