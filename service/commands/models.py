@@ -80,8 +80,8 @@ def tune_model(
 
 
 def _add(ctx: typer.Context, source: str, name: str, default: bool, as_json: bool) -> None:
+    from data.model_files import STARTER
     from service.engine.memory import check_memory, demand
-    from service.engine.models import STARTER
     from service.views import model_view
 
     if name == STARTER:

@@ -34,11 +34,11 @@ FILES = {
         "README.md": b"# some",
     },
 }
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import json, sys
 from data.errors import RagtuneError
-from service.engine.hub import fetch
+from data.hub import fetch
 try:
     path = fetch(sys.argv[1])
     files = {f.name: f.read_text() for f in ([path] if path.is_file() else path.iterdir())}
