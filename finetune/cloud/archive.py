@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from data.errors import InvalidModel
 from data.state import map_os_error, sha256_file, write_atomic
@@ -44,8 +44,8 @@ def pack(folder: Path, archive: Path, manifest: Mapping[str, Any]) -> Path:
     return archive
 
 
-def unpack(archive: Path, folder: Path) -> Path:
-    """Take an adapter out of ``archive`` into ``folder``, which is made, and return it.
+def unpack(archive: Path | BinaryIO, folder: Path) -> Path:
+    """Take an adapter out of ``archive`` (a file, or one that is open) into ``folder``, which is made; return it.
 
     Raises:
         InvalidModel: it is no ZIP file, or holds anything but one adapter: another file, a path, a link, more than
@@ -54,16 +54,15 @@ def unpack(archive: Path, folder: Path) -> Path:
     """
     try:
         with zipfile.ZipFile(archive) as opened:
-            _check_entries(opened.infolist(), archive)
+            _check_entries(opened.infolist())
             folder.mkdir(parents=True)
             left = LARGEST_BYTES
             for entry in opened.infolist():
                 with opened.open(entry) as read, (folder / entry.filename).open("xb") as written:
-                    left -= _copy(read, written, left, archive)
+                    left -= _copy(read, written, left)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise InvalidModel(
             f"The archive cannot be read: {error}",
-            got=archive.name,
             wanted="the ZIP file that the training wrote",
             hint="Download it again: it may have been cut short.",
         ) from error
@@ -73,19 +72,16 @@ def unpack(archive: Path, folder: Path) -> Path:
     return folder
 
 
-def check_hashes(folder: Path, hashes: Mapping[str, str] | None = None) -> None:
-    """Compare the adapter's files with the hashes in its manifest (or ``hashes``); files that are not here pass.
+def check_hashes(folder: Path) -> None:
+    """Compare the adapter's files with the hashes in its manifest; files that are not here pass.
 
     Raises:
         InvalidModel: one is another file, or the weights or their configuration are not named at all.
     """
-    if hashes is None:
-        try:
-            hashes = json.loads((folder / MANIFEST).read_bytes())["sha256"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InvalidModel(
-                "The archive's manifest names no hashes", got=MANIFEST, wanted="sha256 of every file"
-            ) from error
+    try:
+        hashes = json.loads((folder / MANIFEST).read_bytes())["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidModel("The adapter's manifest names no hashes", wanted="sha256 of every file") from error
     if not isinstance(hashes, dict) or not set(NEEDED) - {MANIFEST} <= hashes.keys():
         raise InvalidModel("The manifest does not name the adapter's files", got=hashes, wanted=", ".join(NEEDED[:2]))
     for name in ALLOWED:
@@ -99,7 +95,7 @@ def check_hashes(folder: Path, hashes: Mapping[str, str] | None = None) -> None:
             )
 
 
-def _check_entries(entries: Sequence[zipfile.ZipInfo], archive: Path) -> None:
+def _check_entries(entries: Sequence[zipfile.ZipInfo]) -> None:
     names = [entry.filename for entry in entries]
     if wrong := [name for name in names if name not in ALLOWED]:
         raise InvalidModel(
@@ -113,23 +109,23 @@ def _check_entries(entries: Sequence[zipfile.ZipInfo], archive: Path) -> None:
             "The archive is not one adapter", got=", ".join(names) or "no files", wanted=f"{', '.join(missing)}, once"
         )
     if any(entry.external_attr >> 28 == 0xA or entry.flag_bits & 1 for entry in entries):
-        raise InvalidModel("The archive holds a link or an encrypted file", got=archive.name, wanted="plain files")
+        raise InvalidModel("The archive holds a link or an encrypted file", wanted="plain files")
     if (size := sum(entry.file_size for entry in entries)) > LARGEST_BYTES:
-        raise _too_large(archive, size)
+        raise _too_large(size)
 
 
-def _copy(read: IO[bytes], written: IO[bytes], left: int, archive: Path) -> int:
+def _copy(read: IO[bytes], written: IO[bytes], left: int) -> int:
     """Copy at most ``left`` bytes: what an archive says about its sizes need not be true."""
     size = 0
     while block := read.read(_BLOCK):
         size += len(block)
         if size > left:
-            raise _too_large(archive, LARGEST_BYTES + 1)
+            raise _too_large(LARGEST_BYTES + 1)
         written.write(block)
     return size
 
 
-def _too_large(archive: Path, size: int) -> InvalidModel:
+def _too_large(size: int) -> InvalidModel:
     return InvalidModel(
-        f"{archive.name} unpacks into more than an adapter has", got=f"{size} bytes", wanted=f"at most {LARGEST_BYTES}"
+        "The archive unpacks into more than an adapter has", got=f"{size} bytes", wanted=f"at most {LARGEST_BYTES}"
     )
