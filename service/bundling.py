@@ -5,6 +5,7 @@ Knows nothing of what the platforms are, and nothing of the command line.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -22,6 +23,7 @@ from service.training_set import training_set
 if TYPE_CHECKING:
     from finetune.cloud.bundle import Served
     from finetune.cloud.make import Platform
+    from finetune.twin import Twin
     from service.training_set import TrainingSet
     from service.workspace import Workspace
 
@@ -72,6 +74,35 @@ def choose_base(model: Model, asked: str | None, *, with_model: bool) -> Base:
         wanted="its hub id, as in --base-model Qwen/Qwen2.5-3B-Instruct",
         hint="Or take the file itself along: --with-model (its weights are dequantized, 4 bits are not possible).",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingChoice:
+    """What training means for a model that is a GGUF alone.
+
+    ``file_type`` names its rounding; ``bytes_dequantized`` is the size of its weights in 16 bits; ``twin`` is the model
+    it was made from, None where the file does not tell.
+    """
+
+    file_type: str
+    bytes_dequantized: int
+    twin: Twin | None
+
+
+def training_choice(model: Model) -> TrainingChoice | None:
+    """Return the choice for a GGUF, None for a model whose own weights are here.
+
+    Raises:
+        InvalidModel: the file cannot be read.
+    """
+    from finetune.gguf_tensors import GgufFile
+    from finetune.twin import twin_of
+
+    if not Path(model.weights).is_file() or model.source == STARTER:
+        return None
+    file = GgufFile(model.weights)
+    numbers = sum(math.prod(shape) for shape in file.shapes.values())
+    return TrainingChoice(file.quantization, 2 * numbers, twin_of(model.weights))
 
 
 def make_bundle(

@@ -75,7 +75,7 @@ def train_bundle(
     bundle = open_bundle(folder, changes)
     _require_cuda(bundle.recipe)
     report(Progress(stage="model"))
-    base = _base_model(bundle, model)
+    base = _base_model(bundle, model, report)
     tokenizer = _tokenizer(bundle, base)
     recipe = _with_start(replace(bundle.recipe, base_model=bundle.manifest.base_model), bundle, out)
     rows, held_out = (_rows(side, tokenizer, recipe) for side in (bundle.examples, bundle.held_out))
@@ -97,7 +97,7 @@ def _require_cuda(recipe: Recipe) -> None:
         )
 
 
-def _base_model(bundle: Bundle, given: str | None) -> Model:
+def _base_model(bundle: Bundle, given: str | None, report: Report) -> Model:
     """Return the base model; where its weights' hash is known, only the right ones.
 
     Raises:
@@ -111,7 +111,7 @@ def _base_model(bundle: Bundle, given: str | None) -> Model:
         weights = inside
     else:
         pinned = f"{manifest.base_model}@{manifest.revision}" if manifest.revision else manifest.base_model
-        weights = hub.fetch(given or pinned)
+        weights = hub.fetch(given or pinned, report)
     sha256 = files_sha256(source_files(weights))
     if manifest.base_sha256 and sha256 != manifest.base_sha256:
         raise BaseModelMismatch(

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from data import hub
 from data.errors import InvalidModel, UnknownModel
 from data.model_files import STARTER, files_sha256, source_files, starter_gguf
+from data.protocols import Report
 from data.records import Model, content_id
 from data.state import StateDirectory, write_atomic
 from data.store import Store
@@ -67,33 +68,34 @@ class ModelRegistry:
         self._state = state
         self._settings = settings
 
-    def resolve(self, source: str) -> Model:
+    def resolve(self, source: str, report: Report | None = None) -> Model:
         """Return the model that ``source`` names, prepared for serving; the second time is quick.
 
         Args:
             source: the name of a model added before, ``starter``, a ``.gguf`` file, a Hugging Face
-                folder, or a hub id (``org/name`` or ``org/name-GGUF:q4_k_m``).
+                folder, or a hub id (``org/name`` or ``org/name-GGUF:q4_k_m``; see ``data.hub``).
+            report: told how much of a hub's model has come, size and licence first.
 
         Raises:
             UnknownModel: none of these.
             StarterMissing: the starter package is not installed.
             InvalidModel: the files are truncated, damaged or incomplete.
             UnsupportedArchitecture: the model cannot be served or converted.
-            HubError: the hub refused or cannot be reached.
+            HubError: the hub refused or cannot be reached; what came is kept and continued.
             InsufficientStorage: the disk is full.
         """
         known = self._known(source)
         if known is not None:
             if Path(known.gguf).exists():
                 return known
-            return replace(self.resolve(known.source), name=known.name)
+            return replace(self.resolve(known.source, report), name=known.name)
         if source == STARTER:
             return self._prepare(STARTER, STARTER, starter_gguf(), served_type=SERVED_TYPE)
         path = Path(source).expanduser()
         if path.exists():
             return self._local(path.resolve())
         if hub.is_hub_id(source) and not source.endswith(".gguf"):
-            return self._from_hub(source)
+            return self._from_hub(source, report)
         raise UnknownModel(
             "No such model",
             got=source,
@@ -158,12 +160,12 @@ class ModelRegistry:
             f"{path.name} is not a model", got=str(path), wanted="a .gguf file, or a folder with config.json"
         )
 
-    def _from_hub(self, hub_id: str) -> Model:
+    def _from_hub(self, hub_id: str, report: Report | None) -> Model:
         name = _slug(hub_id.rpartition("/")[2])
         cached = self._cached(self._folder(name, hub_id))
         if cached is not None:
             return cached
-        weights = hub.fetch(hub_id)
+        weights = hub.fetch(hub_id, report)
         return self._prepare(name, hub_id, weights, served_type=SERVED_TYPE if weights.is_dir() else None)
 
     def _prepare(self, name: str, source: str, weights: Path, *, served_type: str | None) -> Model:

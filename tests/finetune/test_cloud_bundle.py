@@ -181,7 +181,8 @@ def test_the_notebook_is_valid_and_its_cells_are_small(tmp_path: Path) -> None:
     make(tmp_path / "out")
     book = nbformat.read(tmp_path / "out" / "colab_finetune.ipynb", as_version=4)
     nbformat.validate(book)
-    assert all(len(cell["source"].splitlines()) <= 12 for cell in book["cells"])
+    code = [cell["source"].splitlines() for cell in book["cells"] if cell["cell_type"] == "code"]
+    assert max(map(len, code)) <= 10
     explained = "".join(cell["source"] for cell in book["cells"] if cell["cell_type"] == "markdown")
     assert "Qwen/Qwen2.5-1.5B-Instruct" in explained
     assert "训练" in explained
