@@ -174,7 +174,8 @@ def _hub_id(model: Model) -> str:
     """Return the hub id of a model that was fetched as a folder, "" for any other."""
     from data.hub import is_hub_id
 
-    whole = Path(model.weights).is_dir() and is_hub_id(model.source) and ":" not in model.source
+    has_type = ":" in model.source.removeprefix("modelscope:")
+    whole = Path(model.weights).is_dir() and is_hub_id(model.source) and not has_type
     return model.source.partition("@")[0] if whole else ""
 
 

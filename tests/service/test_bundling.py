@@ -10,6 +10,8 @@ import pytest
 from data.errors import RecipeInvalid
 from service.bundling import choose_base, training_choice
 from service.commands.models import choice_text
+from service.jobs import run_job, submit
+from service.workspace import Workspace
 from tests.finetune.test_twin import write
 from tests.service.parts import MODEL
 
@@ -54,6 +56,16 @@ def test_a_file_that_says_nothing_needs_an_answer(tmp_path: Path) -> None:
         choose_base(replace(MODEL, source=path, weights=path), None, with_model=False)
     assert "--base-model" in caught.value.wanted
     assert "--with-model" in caught.value.hint
+
+
+@pytest.mark.slow
+def test_four_bits_are_refused_before_rows_are_made(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    inputs = {"name": "house", "collection": "default", "recipe": {"qlora": True}}
+    job = run_job(workspace, submit(workspace.store, "train", inputs).id)
+    assert job.error is not None
+    assert job.error["type"] == "recipe-invalid"  # and not that there are no pairs
+    assert "ragtune bundle colab" in job.error["hint"]
 
 
 def test_what_training_on_a_gguf_costs_is_told(gguf: Path, tmp_path: Path) -> None:
