@@ -62,7 +62,7 @@ def size_and_time(workspace: Workspace, root: Path) -> dict[str, Any]:
         workspace, "colab", root / "hub", {"name": "bench", "base_model": BASE, "collection": "default"}, ignore
     )
     seconds = time.perf_counter() - started
-    rows = sum((root / "hub" / "bundle" / name).stat().st_size for name in ("train.jsonl", "eval.jsonl"))
+    rows = sum(path.stat().st_size for path in (root / "hub" / "bundle").glob("*.jsonl"))
     return {
         "examples": made["examples"],
         "held_out": made["held_out"],

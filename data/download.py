@@ -20,7 +20,6 @@ from data.state import map_os_error
 
 ATTEMPTS = 5
 """Tries in a row that bring nothing, before a download is given up; it can be continued later all the same."""
-_BLOCK = 1 << 20
 _TIMEOUT_S = 30.0
 _TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
 
@@ -112,7 +111,7 @@ def _receive(file: RemoteFile, out: BinaryIO, headers: dict[str, str], advance: 
         if have and response.status_code == 200:  # it knows no ranges: all of it comes again
             out.truncate(0)
             advance(-have)
-        for block in response.iter_bytes(_BLOCK):
+        for block in response.iter_bytes():  # as they come: blocks of a fixed size lose what is left of the last one
             out.write(block)
             advance(len(block))
 

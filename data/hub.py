@@ -304,7 +304,9 @@ def _hugging_face(repo: str, revision: str | None) -> HubModel:
 
 def _snapshot(repo: str, revision: str | None, names: list[str], *, local: bool) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import disable_progress_bars
 
+    disable_progress_bars()  # of links: what is fetched was reported
     with _errors(repo):
         return Path(snapshot_download(repo, revision=revision, allow_patterns=names, local_files_only=local))
 

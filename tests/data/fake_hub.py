@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -78,6 +79,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.modelscope(parts.path.removeprefix("/api/v1/models/"), query)
         elif found := re.fullmatch(r"/api/models/(org/[\w-]+)(?:/revision/(\w+))?", parts.path):
             self.hugging_face(found[1], found[2] or COMMIT)
+        elif found := re.fullmatch(r"/api/models/(org/[\w-]+)/tree/(\w+)", parts.path):
+            self.tree(found[1], found[2])
         elif found := re.fullmatch(r"/(org/[\w-]+)/resolve/(\w+)/(.+)", parts.path):
             self.content(found[1], found[2], found[3])
         else:
@@ -101,6 +104,15 @@ class _Handler(BaseHTTPRequestHandler):
                 entries.append(entry)
             sha = OLD if revision in (OLD, "v1") else COMMIT
             self.reply_json({"id": repo, "sha": sha, "cardData": {"license": "apache-2.0"}, "siblings": entries})
+
+    def tree(self, repo: str, revision: str) -> None:
+        entries = []
+        for name, content in self.hub.files(repo, revision).items():
+            entry: dict[str, Any] = {"type": "file", "path": name, "size": len(content), "oid": _git(content)}
+            if _is_large(name):
+                entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 1}
+            entries.append(entry)
+        self.reply_json(entries)
 
     def modelscope(self, path: str, query: dict[str, str]) -> None:
         repo = "/".join(path.split("/")[:2])
@@ -148,6 +160,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(content[:cut])
             self.close_connection = cut is not None
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # a client that was killed
+            super().handle()
 
     def log_message(self, *_: object) -> None:
         """Keep the test's output clean."""

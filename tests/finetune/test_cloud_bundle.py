@@ -24,6 +24,7 @@ from finetune.cloud.examples import read_examples, write_examples
 from finetune.cloud.make import PLATFORMS, Platform, repository_notebook
 from finetune.cloud.requirements import BITSANDBYTES, requirements
 from finetune.cloud.training import train_bundle
+from finetune.estimate import Estimate
 from finetune.rows import Example
 from tests.finetune.bundles import content, make
 from tests.finetune.houses import QUICK, examples, ignore
@@ -231,6 +232,28 @@ def test_other_weights_and_other_tokens_are_refused_before_training(tmp_path: Pa
     make(tmp_path / "tokens", is_served=True)
     with pytest.raises(BaseModelMismatch, match="other tokens"):
         train_bundle(tmp_path / "tokens" / "bundle", tmp_path / "run", ignore, model=str(tiny))
+
+
+@pytest.mark.slow
+def test_a_time_limit_sets_the_steps_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = save_model(tmp_path / "tiny", "qwen2", max_position_embeddings=512)
+    make(tmp_path / "out")
+    measured = [Estimate(700.0, 100.0, 1, 2, "cpu", 12, 3, 300, 120, ((100, 1.0),))]
+    monkeypatch.setattr("finetune.estimate.estimate", lambda *_: measured.pop())
+    bundle, run = tmp_path / "out" / "bundle", tmp_path / "run"
+    done = train_bundle(bundle, run, ignore, model=str(tiny), minutes=10)
+    assert done.metrics["steps"] == 7  # a fifth of 600 s is kept back, 100 s load: 380 of 600 s, of 12 steps
+    again = train_bundle(bundle, run, ignore, model=str(tiny), minutes=10)  # measures nothing, and is done already
+    assert again.metrics == done.metrics
+    with zipfile.ZipFile(done.archive) as opened:
+        manifest = json.loads(opened.read("manifest.json"))
+    assert manifest["recipe"]["max_steps"] == 7
+    assert manifest["base_sha256"] == sha256_file(tiny / "model.safetensors")
+    assert manifest["served"] is None, "another model is served at home"
+    assert done.command.startswith("ragtune models pull Qwen/Qwen2.5-1.5B-Instruct")
+    measured.append(Estimate(700.0, 100.0, 1, 2, "cpu", 12, 3, 300, 120, ((100, 1.0),)))
+    with pytest.raises(RecipeInvalid, match="Not one step"):
+        train_bundle(bundle, run, ignore, model=str(tiny), minutes=2)
 
 
 @pytest.mark.slow
