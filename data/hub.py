@@ -282,7 +282,7 @@ def _is_offline() -> bool:
 
 def _headers(file: RemoteFile) -> dict[str, str]:
     from huggingface_hub import constants
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # lazily exported
 
     return dict(build_hf_headers()) if file.url.startswith(f"{constants.ENDPOINT}/") else {}
 
@@ -298,13 +298,13 @@ def _hugging_face(repo: str, revision: str | None) -> HubModel:
         url = hf_hub_url(repo, entry.rfilename, revision=commit)
         digest, kind = (entry.lfs.sha256, "sha256") if entry.lfs else (entry.blob_id, "git")
         files.append(RemoteFile(entry.rfilename, url, entry.size or 0, digest, kind))  # type: ignore[arg-type]
-    licence = (info.card_data or {}).get("license") or ""
-    return HubModel(repo, commit, str(licence), tuple(files))
+    licence = info.card_data.get("license") if info.card_data else None
+    return HubModel(repo, commit, str(licence or ""), tuple(files))
 
 
 def _snapshot(repo: str, revision: str | None, names: list[str], *, local: bool) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # lazily exported
 
     disable_progress_bars()  # of links: what is fetched was reported
     with _errors(repo):

@@ -71,8 +71,9 @@ def train_bundle(
         HubError: the base model cannot be fetched.
         Everything else that ``finetune.train.train`` raises.
     """
-    out = Path(out)
-    bundle = open_bundle(folder, changes)
+    # Whole paths: what is measured beforehand runs in a process elsewhere.
+    out = Path(out).resolve()
+    bundle = open_bundle(Path(folder).resolve(), changes)
     _require_cuda(bundle.recipe)
     report(Progress(stage="model"))
     base = _base_model(bundle, model, report)
@@ -106,7 +107,7 @@ def _base_model(bundle: Bundle, given: str | None, report: Report) -> Model:
     manifest = bundle.manifest
     inside = bundle.folder / BASE_GGUF
     if given is not None and Path(given).exists():
-        weights = Path(given)
+        weights = Path(given).resolve()
     elif given is None and BASE_GGUF in manifest.files:
         weights = inside
     else:

@@ -76,19 +76,23 @@ def losses(home, tmp_path_factory):
 
 @pytest.fixture
 def python(tmp_path):
-    """A Python of its own, which sees the libraries of this one but not ragtune."""
-    folder = tmp_path / "python"
+    return environment(tmp_path)
+
+
+def environment(root):
+    """Make a Python of its own, which sees the libraries of this one but not ragtune."""
+    folder = root / "python"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "libraries.pth").write_text(str(Path(yaml.__file__).parents[1]) + "\n")
     return folder / "bin" / "python"
 
 
-def run(words, cwd, python, **environment):
+def run(words, cwd, python, **more):
     """Run a command as on the platform: its own Python first, no package index."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
     path = f"{python.parent}:{os.environ['PATH']}"
-    settings = {"PATH": path, "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", **environment}
+    settings = {"PATH": path, "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", **more}
     # pip as a command, where a bundle says pip
     pip = python.parent / "pip"
     pip.write_text(f'#!/bin/sh\nexec "{python}" -m pip "$@"\n')
@@ -117,53 +121,6 @@ def trained(archive):
     return [line["loss"] for line in lines if "loss" in line]
 
 
-def test_colab_trains_as_home_does_and_its_adapter_comes_home(home, losses, python, tmp_path):
-    out = tmp_path / "out"
-    made = bundled(home, "colab", out)
-    assert (made["base_model"], made["is_served"], made["examples"]) == ("starter", True, 4)
-    kernel = tmp_path / "share" / "kernels" / "elsewhere"
-    kernel.mkdir(parents=True)
-    command = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    (kernel / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "x", "language": "python"}))
-    for file in (out / "bundle").iterdir():  # it comes as bundle.zip
-        file.unlink()
-    (out / "bundle").rmdir()
-    run([sys.executable, "-c", NOTEBOOK], out, python, JUPYTER_PATH=str(tmp_path / "share"))
-    said = (out / "executed.ipynb").read_text(encoding="utf-8")
-    assert "ragtune adapters import house.zip" in said
-    assert trained(out / "out" / "house.zip") == losses
-    with unpacked(home.state, out / "out" / "house.zip") as folder:
-        adapter = import_adapter(home, "house", folder, ignore)
-    assert adapter.metrics["parity"]["passed"]
-    assert adapter.lineage["elsewhere"]["bundle"] == made["id"]
-    assert adapter.lineage["elsewhere"]["init_adapter"] == "reader@1"
-    assert promote(home.store, home.model, "house", adapter.version).live.stage == "live"
-    refused(home, out / "out" / "house.zip", tmp_path)
-
-
-def refused(home, archive, tmp_path):
-    """What was changed, and what was trained for another model, is refused."""
-    with zipfile.ZipFile(archive) as opened:
-        files = {name: opened.read(name) for name in opened.namelist()}
-    weights = bytearray(files["adapter_model.safetensors"])
-    weights[-1] ^= 1
-    with pytest.raises(InvalidModel, match="changed or cut short"):
-        attempt(home, tmp_path / "tampered.zip", {**files, "adapter_model.safetensors": bytes(weights)})
-    manifest = {**json.loads(files["manifest.json"]), "base_sha256": "7" * 64, "served": None}
-    with pytest.raises(BaseModelMismatch, match="another base model"):
-        attempt(home, tmp_path / "foreign.zip", {**files, "manifest.json": json.dumps(manifest).encode()})
-    assert len(home.store.adapters.list("house")) == 1
-    assert not list(home.state.tmp.glob("import-*"))
-
-
-def attempt(home, archive, files):
-    with zipfile.ZipFile(archive, "w") as out:
-        for name, content in files.items():
-            out.writestr(name, content)
-    with unpacked(home.state, archive) as folder:
-        import_adapter(home, "house", folder, ignore)
-
-
 def test_kaggle(home, losses, python, tmp_path):
     bundled(home, "kaggle", tmp_path / "out", owner="someone")
     working = tmp_path / "kaggle" / "working"
@@ -181,13 +138,13 @@ def test_sagemaker(home, losses, python, tmp_path):
     (tmp_path / "out" / "source").rename(code)
     run([python, "-m", "pip", "install", "-r", "requirements.txt"], code, python)
     settings = {"max_steps": 2, "sagemaker_program": "train.py"}
-    environment = {
+    sagemaker = {
         "SM_CHANNEL_TRAINING": str(tmp_path / "out" / "bundle"),
         "SM_MODEL_DIR": str(model),
         "SM_OUTPUT_DATA_DIR": str(tmp_path / "data"),
         "SM_HPS": json.dumps(settings),
     }
-    run([python, "train.py", "--max_steps", "2"], code, python, **environment)
+    run([python, "train.py", "--max_steps", "2"], code, python, **sagemaker)
     assert trained(model / "house.zip") == losses
 
 
@@ -210,3 +167,60 @@ def test_skypilot(home, losses, python, tmp_path):
     for step in ("setup", "run"):
         run(["bash", "-c", task[step]], tmp_path / "out" / task["workdir"], python, HOME=str(tmp_path / "home"))
     assert trained(tmp_path / "home" / "out" / "house.zip") == losses
+
+
+@pytest.fixture(scope="module")
+def colab(home, tmp_path_factory):
+    """The notebook, run; its folder, and what the bundle was."""
+    root = tmp_path_factory.mktemp("colab")
+    out, python = root / "out", environment(root)
+    made = bundled(home, "colab", out)
+    kernel = root / "share" / "kernels" / "elsewhere"
+    kernel.mkdir(parents=True)
+    command = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (kernel / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "x", "language": "python"}))
+    for file in (out / "bundle").iterdir():  # it comes as bundle.zip
+        file.unlink()
+    (out / "bundle").rmdir()
+    run([sys.executable, "-c", NOTEBOOK], out, python, JUPYTER_PATH=str(root / "share"))
+    return out, made
+
+
+def test_colab(colab, losses):
+    out, made = colab
+    assert (made["base_model"], made["is_served"], made["examples"]) == ("starter", True, 4)
+    said = (out / "executed.ipynb").read_text(encoding="utf-8")
+    assert "ragtune adapters import house.zip" in said
+    assert trained(out / "out" / "house.zip") == losses
+
+
+def test_what_was_changed_or_trained_for_another_model_is_refused(home, colab, tmp_path):
+    with zipfile.ZipFile(colab[0] / "out" / "house.zip") as opened:
+        files = {name: opened.read(name) for name in opened.namelist()}
+    weights = bytearray(files["adapter_model.safetensors"])
+    weights[-1] ^= 1
+    with pytest.raises(InvalidModel, match="changed or cut short"):
+        attempt(home, tmp_path / "tampered.zip", {**files, "adapter_model.safetensors": bytes(weights)})
+    manifest = {**json.loads(files["manifest.json"]), "base_sha256": "7" * 64, "served": None}
+    with pytest.raises(BaseModelMismatch, match="another base model"):
+        attempt(home, tmp_path / "foreign.zip", {**files, "manifest.json": json.dumps(manifest).encode()})
+    assert home.store.adapters.list("refused") == []
+    assert not list(home.state.tmp.glob("import-*"))
+
+
+def test_the_adapter_comes_home_and_passes_the_gate(home, colab):
+    out, made = colab
+    with unpacked(home.state, out / "out" / "house.zip") as folder:
+        adapter = import_adapter(home, "house", folder, ignore)
+    assert adapter.metrics["parity"]["passed"]
+    assert adapter.lineage["elsewhere"]["bundle"] == made["id"]
+    assert adapter.lineage["elsewhere"]["init_adapter"] == "reader@1"
+    assert promote(home.store, home.model, "house", adapter.version).live.stage == "live"
+
+
+def attempt(home, archive, files):
+    with zipfile.ZipFile(archive, "w") as out:
+        for name, content in files.items():
+            out.writestr(name, content)
+    with unpacked(home.state, archive) as folder:
+        import_adapter(home, "refused", folder, ignore)
