@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, and print one JSON document."""
     parser = argparse.ArgumentParser(prog="python -m bench.bundles", description=__doc__)
     parser.add_argument("--examples", type=int, default=EXAMPLES)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=int, default=STEPS, help="0 compares no losses")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -109,7 +109,8 @@ def main(arguments: list[str] | None = None) -> None:
         with Workspace(Settings.load(state_dir=root / "state", model="starter")) as workspace:
             fill(workspace, root / "documents", given.examples)
             measured = size_and_time(workspace, root)
-            measured["losses"] = losses(workspace, root, given.steps)
+            if given.steps:
+                measured["losses"] = losses(workspace, root, given.steps)
     print(json.dumps(measured, indent=1))
 
 
