@@ -22,7 +22,7 @@ from service.training_set import training_set
 
 if TYPE_CHECKING:
     from finetune.cloud.bundle import Served
-    from finetune.cloud.make import Platform
+    from finetune.cloud.make import Content, Platform
     from finetune.twin import Twin
     from service.training_set import TrainingSet
     from service.workspace import Workspace
@@ -123,35 +123,18 @@ def make_bundle(
         NoAcceptedPairs: there is nothing to train on.
         InvalidRequest: ``out`` is not empty.
     """
-    from finetune.cloud.make import MINUTES, Content, write_bundle
+    from finetune.cloud.make import MINUTES, write_bundle
 
     name = check_name(inputs["name"], "adapter name")
     values = dict(inputs.get("recipe") or {})
-    asked = values.pop("base_model", None)
-    asked = inputs.get("base_model") or asked
+    asked = inputs.get("base_model") or values.pop("base_model", None)
+    values.pop("base_model", None)
     base = choose_base(require_weights(workspace.model), asked, with_model=inputs.get("with_model", False))
     values = {**(GPU_DEFAULTS if base.gguf is None else {}), **values}
     if not base.is_served and "init_adapter" not in values:
         values["init_adapter"] = ""  # the packaged reader is for the starter alone
     prepared = training_set(workspace, {**inputs, "recipe": values}, report)
-    recipe = prepared.recipe
-    if recipe.qlora and base.gguf is not None:
-        raise RecipeInvalid("4 bits need the model's Hugging Face folder", got="qlora and a GGUF", wanted="one of them")
-    content = Content(
-        name=name,
-        base_model=base.model,
-        revision=base.revision,
-        base_sha256=base.sha256,
-        base_gguf=base.gguf,
-        served=_served(workspace.model, prepared),
-        is_served=base.is_served,
-        recipe=recipe,
-        examples=prepared.examples,
-        held_out=prepared.held_out_examples,
-        start=Path(recipe.init_adapter) if recipe.init_adapter else None,
-        start_label=prepared.started_from,
-        ragtune=version("ragtune"),
-    )
+    content = _content(name, base, workspace.model, prepared)
     minutes = MINUTES if inputs.get("minutes") is None else inputs["minutes"]
     manifest = write_bundle(content, platform, out, minutes=minutes, owner=inputs.get("owner") or "")
     return {
@@ -162,12 +145,40 @@ def make_bundle(
         "revision": base.revision,
         "chosen": base.how,
         "is_served": base.is_served,
-        "qlora": recipe.qlora,
+        "qlora": prepared.recipe.qlora,
         "examples": len(prepared.examples),
         "held_out": len(prepared.held_out_examples),
         "refused": dict(prepared.refused),
         "bytes": sum(path.stat().st_size for path in (out / "bundle").iterdir()),
     }
+
+
+def _content(name: str, base: Base, model: Model, prepared: TrainingSet) -> Content:
+    """Return what the bundle holds.
+
+    Raises:
+        RecipeInvalid: 4 bits were asked for of a GGUF.
+    """
+    from finetune.cloud.make import Content
+
+    recipe = prepared.recipe
+    if recipe.qlora and base.gguf is not None:
+        raise RecipeInvalid("4 bits need the model's Hugging Face folder", got="qlora and a GGUF", wanted="one of them")
+    return Content(
+        name=name,
+        base_model=base.model,
+        revision=base.revision,
+        base_sha256=base.sha256,
+        base_gguf=base.gguf,
+        served=_served(model, prepared),
+        is_served=base.is_served,
+        recipe=recipe,
+        examples=prepared.examples,
+        held_out=prepared.held_out_examples,
+        start=Path(recipe.init_adapter) if recipe.init_adapter else None,
+        start_label=prepared.started_from,
+        ragtune=version("ragtune"),
+    )
 
 
 def _hub_id(model: Model) -> str:
