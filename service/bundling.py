@@ -52,9 +52,17 @@ def choose_base(model: Model, asked: str | None, *, with_model: bool) -> Base:
     """Return what to train: as ``asked``, else what the served ``model`` came from.
 
     Raises:
-        RecipeInvalid: nothing tells where the served model comes from.
+        RecipeInvalid: nothing tells where the served model comes from, or ``asked`` is no model that a hub has whole.
     """
     own = _hub_id(model)
+    if asked in (model.name, model.source):
+        asked = None
+    if asked and not _is_whole_id(asked):
+        raise RecipeInvalid(
+            "A bundle's base model is fetched from a hub",
+            got=asked,
+            wanted="ORG/NAME or ORG/NAME@REVISION, no GGUF type",
+        )
     wanted, _, revision = (asked or own).partition("@")
     if wanted and wanted == own:
         snapshot = _SNAPSHOT.search(Path(model.weights).as_posix())
@@ -183,11 +191,15 @@ def _content(name: str, base: Base, model: Model, prepared: TrainingSet) -> Cont
 
 def _hub_id(model: Model) -> str:
     """Return the hub id of a model that was fetched as a folder, "" for any other."""
+    whole = Path(model.weights).is_dir() and _is_whole_id(model.source)
+    return model.source.partition("@")[0] if whole else ""
+
+
+def _is_whole_id(text: str) -> bool:
+    """Tell whether ``text`` is a hub id of a model's folder, and not of one GGUF in it."""
     from data.hub import is_hub_id
 
-    has_type = ":" in model.source.removeprefix("modelscope:")
-    whole = Path(model.weights).is_dir() and is_hub_id(model.source) and not has_type
-    return model.source.partition("@")[0] if whole else ""
+    return is_hub_id(text) and ":" not in text.removeprefix("modelscope:")
 
 
 def _twin(model: Model) -> tuple[str, str] | None:

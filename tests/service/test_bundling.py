@@ -41,6 +41,17 @@ def test_a_gguf_is_trained_as_its_twin(gguf: Path) -> None:
     assert not choose_base(model, "Qwen/Qwen2.5-3B", with_model=False).is_served
 
 
+def test_a_recipe_that_names_the_served_model_asks_for_nothing_else(gguf: Path) -> None:
+    model = replace(MODEL, source=str(gguf), weights=str(gguf), gguf=str(gguf))
+    for asked in (model.name, model.source):
+        assert choose_base(model, asked, with_model=False).model == "Qwen/Qwen2.5-3B-Instruct"
+    for asked in ("Qwen/Qwen2.5-3B-Instruct-GGUF:q4_k_m", "model", "/tmp/x"):
+        with pytest.raises(RecipeInvalid, match="from a hub"):
+            choose_base(model, asked, with_model=False)
+    there = choose_base(model, "modelscope:Qwen/Qwen2.5-3B-Instruct@v1", with_model=False)
+    assert (there.model, there.revision) == ("modelscope:Qwen/Qwen2.5-3B-Instruct", "v1")
+
+
 def test_a_gguf_can_be_taken_along(gguf: Path) -> None:
     model = replace(MODEL, source=str(gguf), weights=str(gguf), gguf=str(gguf))
     found = choose_base(model, None, with_model=True)
