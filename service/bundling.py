@@ -64,13 +64,13 @@ def choose_base(model: Model, asked: str | None, *, with_model: bool) -> Base:
             wanted="ORG/NAME or ORG/NAME@REVISION, no GGUF type",
         )
     wanted, _, revision = (asked or own).partition("@")
-    if wanted and wanted == own:
-        snapshot = _SNAPSHOT.search(Path(model.weights).as_posix())
+    if wanted and _bare(wanted) == _bare(own):
+        snapshot = _SNAPSHOT.search(Path(model.weights).as_posix()) if wanted == own else None
         pinned = revision or (snapshot[1] if snapshot else "")
         return Base(wanted, "the model that is served", revision=pinned, sha256=model.sha256)
     twin = _twin(model)
     if wanted:
-        return Base(wanted, "as asked", is_served=twin is not None and twin[0] == wanted, revision=revision)
+        return Base(wanted, "as asked", is_served=twin is not None and twin[0] == _bare(wanted), revision=revision)
     if with_model or model.source == STARTER:
         gguf = _whole_gguf(Path(model.weights))
         return Base(model.name, "the served file, taken along", sha256=model.sha256, gguf=gguf)
@@ -199,7 +199,12 @@ def _is_whole_id(text: str) -> bool:
     """Tell whether ``text`` is a hub id of a model's folder, and not of one GGUF in it."""
     from data.hub import is_hub_id
 
-    return is_hub_id(text) and ":" not in text.removeprefix("modelscope:")
+    return is_hub_id(text) and ":" not in _bare(text)
+
+
+def _bare(hub_id: str) -> str:
+    """Return a hub id without the name of its hub: publishers have the same names on both."""
+    return hub_id.removeprefix("modelscope:")
 
 
 def _twin(model: Model) -> tuple[str, str] | None:

@@ -28,6 +28,8 @@ def test_a_model_from_a_hub_is_named_with_its_commit_and_its_hash(tmp_path: Path
     found = choose_base(model, None, with_model=False)
     assert (found.model, found.revision, found.sha256, found.is_served) == ("org/some", "a" * 40, MODEL.sha256, True)
     assert choose_base(model, "org/some@v1", with_model=False).revision == "v1"
+    mirror = choose_base(model, "modelscope:org/some", with_model=False)
+    assert (mirror.model, mirror.revision, mirror.sha256) == ("modelscope:org/some", "", MODEL.sha256)
     other = choose_base(model, "org/other@v1", with_model=False)
     assert (other.model, other.revision, other.sha256, other.is_served) == ("org/other", "v1", "", False)
 
@@ -50,6 +52,7 @@ def test_a_recipe_that_names_the_served_model_asks_for_nothing_else(gguf: Path) 
             choose_base(model, asked, with_model=False)
     there = choose_base(model, "modelscope:Qwen/Qwen2.5-3B-Instruct@v1", with_model=False)
     assert (there.model, there.revision) == ("modelscope:Qwen/Qwen2.5-3B-Instruct", "v1")
+    assert there.is_served
 
 
 def test_a_gguf_can_be_taken_along(gguf: Path) -> None:
