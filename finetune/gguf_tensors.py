@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -141,6 +142,14 @@ class GgufFile:
     def architecture(self) -> str:
         """The model's family in llama.cpp's words, such as "llama" or "qwen2"."""
         return str(self.value("general.architecture"))
+
+    @property
+    def quantization(self) -> str:
+        """The type that most of the weights have, in llama.cpp's words, such as "Q4_K" or "F16"."""
+        numbers: Counter[str] = Counter()
+        for tensor in self._tensors.values():
+            numbers[tensor.tensor_type.name] += int(tensor.n_elements)
+        return numbers.most_common(1)[0][0] if numbers else "no type"
 
     def get(self, key: str) -> Any:
         """Return a metadata value, None if the file has no such key."""

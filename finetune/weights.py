@@ -141,15 +141,27 @@ def _dequantized(path: Path, settings: dict[str, Any]) -> Any:
     )
 
 
-def _four_bits(path: Path, device: torch.device, dtype: torch.dtype) -> Any:
+def check_four_bits(path: Path | str, device: torch.device) -> None:
+    """Refuse to load a model in 4 bits where that cannot be.
+
+    Raises:
+        RecipeInvalid: the device is no CUDA GPU, or the model is a GGUF file.
+    """
     if device.type != "cuda":
         raise RecipeInvalid(
-            "qlora needs a CUDA GPU", got=device.type, wanted="qlora = false", hint="Plain LoRA trains on the CPU."
+            "qlora needs a CUDA GPU",
+            got=device.type,
+            wanted="qlora = false",
+            hint="Plain LoRA trains on the CPU; ragtune bundle colab (or kaggle, …) takes the training to a GPU.",
         )
-    if not path.is_dir():
+    if not Path(path).is_dir():
         raise RecipeInvalid(
             "qlora needs the model's Hugging Face folder", got=path, hint="A GGUF file is dequantized: use plain LoRA."
         )
+
+
+def _four_bits(path: Path, device: torch.device, dtype: torch.dtype) -> Any:
+    check_four_bits(path, device)
     try:
         return transformers.BitsAndBytesConfig(
             load_in_4bit=True,

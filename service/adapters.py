@@ -8,14 +8,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from data.errors import BaseModelMismatch, InvalidModel
 from data.protocols import Report
 from data.records import Adapter, Model, Progress, StageNote, content_id
-from data.state import check_name, map_os_error, sha256_file, sync_folder
+from data.state import StateDirectory, check_name, map_os_error, sha256_file, sync_folder
+from finetune.cloud.archive import check_hashes, unpack
 from service.arms import find_adapter
 from service.forgetting import measure_forgetting
 from service.parity import measure_parity, probe_examples
@@ -80,7 +84,7 @@ def read_importable(folder: Path, model: Model) -> tuple[dict[str, Any], dict[st
     """Return the config and the manifest ({} without one) of an adapter that may be imported for ``model``.
 
     Raises:
-        InvalidModel: a file is missing, or is not JSON.
+        InvalidModel: a file is missing, is not JSON, or is not the one that the manifest names.
         BaseModelMismatch: it was trained for another base model.
     """
     for needed in (ADAPTER_WEIGHTS, ADAPTER_CONFIG):
@@ -88,14 +92,40 @@ def read_importable(folder: Path, model: Model) -> tuple[dict[str, Any], dict[st
             found = sorted(file.name for file in folder.iterdir())[:10]
             raise InvalidModel("A file of the adapter is missing", got=", ".join(found), wanted=needed)
     config, manifest = _json(folder / ADAPTER_CONFIG), _json(folder / MANIFEST)
-    if manifest.get("base_sha256", model.sha256) != model.sha256:
-        raise BaseModelMismatch(
-            "The adapter was trained for another base model",
-            got=manifest.get("base_model", manifest["base_sha256"]),
-            wanted=model.name,
-            hint="Choose its base model with RAGTUNE_MODEL.",
-        )
+    if "sha256" in manifest:
+        check_hashes(folder)
+    _check_base(manifest, model)
     return config, manifest
+
+
+def _check_base(manifest: dict[str, Any], model: Model) -> None:
+    """Compare the weights it was trained on with the model's, or the model that its bundle was made for.
+
+    The latter where a GGUF is served and what it was made from was trained on: the weights differ then,
+    and that the tokens are the same was checked before training.
+    """
+    served = manifest.get("served")
+    made_for = served.get("sha256") if isinstance(served, dict) else None
+    if model.sha256 in (manifest.get("base_sha256", model.sha256), made_for):
+        return
+    raise BaseModelMismatch(
+        "The adapter was trained for another base model",
+        got=manifest.get("base_model", manifest["base_sha256"]),
+        wanted=f"{model.name}, SHA-256 {model.sha256[:16]}…",
+        hint="Choose its base model with RAGTUNE_MODEL; one of a hub comes with: ragtune models pull.",
+    )
+
+
+@contextmanager
+def unpacked(state: StateDirectory, archive: Path | BinaryIO) -> Iterator[Path]:
+    """Give the folder with the files of an adapter's archive, for as long as the context lasts.
+
+    Raises:
+        InvalidModel: it is no archive of one adapter, or was changed.
+        InsufficientStorage: the disk is full.
+    """
+    with tempfile.TemporaryDirectory(prefix="import-", dir=state.tmp) as made:
+        yield unpack(archive, Path(made) / "adapter")
 
 
 def _imported_before(workspace: Workspace, name: str, digest: str) -> Adapter | None:
@@ -175,5 +205,6 @@ def _adapter(
             "origin": "import",
             "weights_sha256": sha256_file(folder / ADAPTER_WEIGHTS),
             "files_sha256": digest,
+            "elsewhere": manifest.get("lineage"),
         },
     )

@@ -15,6 +15,7 @@ import typer
 
 from service.commands import (
     adapters,
+    bundle,
     calibration,
     documents,
     evaluation,
@@ -81,6 +82,7 @@ app.add_typer(evaluation.evaluate, name="evaluate")
 app.add_typer(pairs.pairs, name="pairs")
 app.command()(adapters.train)
 app.command()(adapters.export)
+app.command()(bundle.bundle)
 app.command()(evaluation.compare)
 app.command()(calibration.calibrate)
 app.add_typer(stages.commands, name="adapters")

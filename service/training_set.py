@@ -53,6 +53,7 @@ class TrainingSet:
     found: tuple[TrainingExample, ...]
     held_out_found: tuple[TrainingExample, ...]
     examples: tuple[Example, ...]
+    held_out_examples: tuple[Example, ...]
     rows: RowSet
     held_out: RowSet
     refused: Mapping[str, int]
@@ -102,9 +103,9 @@ def training_set(workspace: Workspace, inputs: dict[str, Any], report: Report) -
     if not found:
         raise _nothing_borne_out(len(every[0]))
     found = (*found, *_variants(workspace, found, recipe, collection, top_k))
-    examples = tuple(_example(example) for example in found)
+    examples, held_examples = (tuple(_example(example) for example in side) for side in (found, held))
     tokenizer = load_tokenizer(workspace.model.weights)
-    rows, held_out = (_rows(side, tokenizer, recipe) for side in (examples, [_example(example) for example in held]))
+    rows, held_out = (_rows(side, tokenizer, recipe) for side in (examples, held_examples))
     report(Progress(len(pairs), len(pairs), "pairs", stage="rows"))
     left_out = {
         "closed_book": sum(map(len, every)) - len(found) - len(held),
@@ -112,7 +113,7 @@ def training_set(workspace: Workspace, inputs: dict[str, Any], report: Report) -
     }
     refused = {**rows.refused, **{reason: count for reason, count in left_out.items() if count}}
     used = _pairs_of(found, split.train), _pairs_of(held, split.evaluation)
-    return TrainingSet(recipe, started_from, *used, found, held, examples, rows, held_out, refused)
+    return TrainingSet(recipe, started_from, *used, found, held, examples, held_examples, rows, held_out, refused)
 
 
 def _pairs_of(found: Sequence[TrainingExample], pairs: Sequence[QAPair]) -> tuple[QAPair, ...]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from service.adapters import unpacked
 from service.arms import adapter_label, find_adapter
 from service.commands.foreground import run_here
 from service.commands.progress import ProgressView
@@ -53,7 +55,7 @@ def train(
 
         show_recipes(as_json)
         return
-    inputs = {"name": name, "collection": collection, "recipe": _recipe_values(recipe), "promote": promote}
+    inputs = {"name": name, "collection": collection, "recipe": recipe_option(recipe), "promote": promote}
     inputs |= {"actor": cli_actor()} if promote else {}
     if estimate or inspect is not None:
         from service.commands.training import show_before
@@ -69,7 +71,12 @@ def train(
         print_line(trained_text(outputs))
 
 
-def _recipe_values(recipe: str | None) -> dict[str, Any]:
+def recipe_option(recipe: str | None) -> dict[str, Any]:
+    """Return what the recipe of ``--recipe`` says.
+
+    Raises:
+        BadParameter: it is none.
+    """
     from finetune.recipe import presets, recipe_values
 
     if recipe is not None and recipe not in presets() and not Path(recipe).is_file():
@@ -132,22 +139,26 @@ def show_adapter(ctx: typer.Context, name: Name, as_json: Json = False) -> None:
 
 
 @adapters.command("import")
-def import_folder(
+def import_from(
     ctx: typer.Context,
-    folder: Annotated[
+    path: Annotated[
         Path,
         typer.Argument(
-            help="A peft LoRA: adapter_config.json, adapter_model.safetensors.", exists=True, file_okay=False
+            help="A peft LoRA: a folder with adapter_config.json and adapter_model.safetensors, or the ZIP file of a "
+            "training elsewhere (ragtune bundle).",
+            exists=True,
         ),
     ],
     name: Annotated[
-        str | None, typer.Option("--name", "-n", help="What to call it; the folder's name by default.")
+        str | None, typer.Option("--name", "-n", help="What to call it; the folder's or file's name by default.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Convert a LoRA trained elsewhere, compare its GGUF with it, and register it as a candidate."""
-    inputs = {"name": name or folder.resolve().name, "folder": str(folder.resolve())}
-    with session(ctx).workspace(mutates=True) as workspace:
+    found = path.resolve()
+    with session(ctx).workspace(mutates=True) as workspace, ExitStack() as opened:
+        folder = found if found.is_dir() else opened.enter_context(unpacked(workspace.state, found))
+        inputs = {"name": name or (found.name if found.is_dir() else found.stem), "folder": str(folder)}
         outputs = run_here(workspace, "import_adapter", inputs, title="import")
     if as_json:
         print_json(outputs)

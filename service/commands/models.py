@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Annotated
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from data.errors import InvalidRequest
-from data.records import Model
-from service.commands.session import Json, print_json, print_line, print_rows, session
+from data.protocols import Report
+from data.records import Model, Progress
+from service.commands.progress import ProgressView
+from service.commands.session import Json, print_json, print_line, print_rows, session, stderr
+
+if TYPE_CHECKING:
+    from service.bundling import TrainingChoice
 
 models = typer.Typer(help="Base models: the starter, your own files, the hub's.", no_args_is_help=True)
+
+_WHOLE = ("F32", "F16", "BF16")
 
 Default = Annotated[bool, typer.Option("--default", help="Serve it from now on.")]
 
@@ -68,8 +75,6 @@ def tune_model(
     as_json: Json = False,
 ) -> None:
     """Measure again how a model is served fastest on this machine; close other work first."""
-    from dataclasses import asdict
-
     with session(ctx).workspace(mutates=True) as workspace:
         model = workspace.model if name is None else workspace.models.resolve(name)
         tuning = workspace.tune(model)
@@ -80,8 +85,9 @@ def tune_model(
 
 
 def _add(ctx: typer.Context, source: str, name: str, default: bool, as_json: bool) -> None:
+    from data.model_files import STARTER
+    from service.bundling import training_choice
     from service.engine.memory import check_memory, demand
-    from service.engine.models import STARTER
     from service.views import model_view
 
     if name == STARTER:
@@ -92,15 +98,54 @@ def _add(ctx: typer.Context, source: str, name: str, default: bool, as_json: boo
             hint="Choose one with: --name NAME",
         )
     with session(ctx).workspace(mutates=True) as workspace:
-        resolved = workspace.models.resolve(source)
+        with ProgressView("pull") as view:
+            resolved = workspace.models.resolve(source, _announced(source, view))
         check_memory(name, demand(resolved, workspace.fitting_options(resolved)))
         if resolved.source not in {known.source for known in workspace.store.models.list()}:
             resolved = workspace.models.choose_quantization(resolved)
         tuning = workspace.tune(resolved, anew=False)
         model: Model = replace(resolved, name=name)
         workspace.store.models.add(model, default)
+        choice = training_choice(model)
     if as_json:
-        print_json({**model_view(model), "default": default, "tuning": str(tuning)})
+        found = None if choice is None else asdict(choice)
+        print_json({**model_view(model), "default": default, "tuning": str(tuning), "training": found})
     else:
         print_line(f"{model.name} ({model.architecture}) is ready{', and the default' if default else ''}.")
         print_line(f"Fastest here: {tuning}.")
+        if choice is not None:
+            print_line(choice_text(choice))
+
+
+def _announced(source: str, view: Report) -> Report:
+    """Return what says once what is going to be fetched, then shows the progress."""
+    told = False
+
+    def report(progress: Progress) -> None:
+        nonlocal told
+        if progress.stage == "download" and not told:
+            told = True
+            about = progress.metrics
+            size = f"{progress.total:,} MB" if progress.total else "less than 1 MB"
+            text = f"{source}: {size}, licence {about['licence']}, revision {about['revision']}"
+            stderr().print(text, markup=False)
+        view(progress)
+
+    return report
+
+
+def choice_text(choice: TrainingChoice) -> str:
+    """Return what training on a GGUF means, and what else there is, in a few lines."""
+    gib = 1024**3
+    size = f"{choice.bytes_dequantized / gib:.1f} GiB in 16 bits"
+    rounded = (
+        "" if choice.file_type in _WHOLE else f" What {choice.file_type} rounded away stays lost, in training too."
+    )
+    lines = [f"To train on it here, its weights are dequantized ({size}); not in 4 bits (qlora).{rounded}"]
+    if choice.twin is not None:
+        lines.append(f"It was made from {choice.twin}. To train that where a GPU is: ragtune bundle colab --out DIR")
+    else:
+        lines.append(
+            "The file does not say what it was made from: ragtune bundle colab --base-model ORG/NAME --out DIR"
+        )
+    return "\n".join(lines)

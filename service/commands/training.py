@@ -31,9 +31,9 @@ def show_recipes(as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    for recipe in found:
-        print_line(f"{recipe['name']}: {recipe['about']}")
-        print_line("  " + ", ".join(f"{name} = {value!r}" for name, value in recipe["values"].items()) + "\n")
+    for name in presets():
+        values = ", ".join(f"{field} = {value!r}" for field, value in preset_values(name).items())
+        print_line(f"{name}: {about_preset(name)}\n  {values}\n")
 
 
 def show_row(workspace: Workspace, inputs: dict[str, Any], number: int, as_json: bool) -> None:

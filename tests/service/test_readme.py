@@ -82,7 +82,7 @@ def test_no_command_escapes_these_tests():
 @pytest.mark.parametrize("words", RAGTUNE, ids=" ".join)
 def test_every_ragtune_command_is_one(words: list[str]):
     """Parsed as the console script parses it, down to the last option; nothing is run."""
-    stand_ins = dict.fromkeys(("mine.jsonl", "others.jsonl"), __file__)
+    stand_ins = dict.fromkeys(("mine.jsonl", "others.jsonl", "house.zip"), __file__)
     context = typer.main.get_command(app).make_context("ragtune", [stand_ins.get(word, word) for word in words])
     while isinstance(context.command, TyperGroup):
         name, command, rest = context.command.resolve_command(context, [*context._protected_args, *context.args])

@@ -7,6 +7,7 @@ import pytest
 
 from data.errors import NoAcceptedPairs, ParityFailed
 from data.records import Progress, QAPair
+from finetune.cloud.archive import pack
 from service.jobs import HEAVY, RESUMABLE, run_job
 from service.starter import register_starter_adapters
 from tests.service.parts import MODEL, adapter
@@ -163,6 +164,47 @@ def test_importing_the_same_files_again_gives_the_same_version(client, indexed, 
     other = run_import(client, indexed, lora_files(metrics={"loss": 1, "parity": {"passed": True}}))
     assert (other.outputs["version"], other.outputs["metrics"]) == (2, {"loss": 1, "forgetting": FORGETTING})
     assert [a.version for a in adapters.list("house")] == [1, 2]
+
+
+def archive(folder, **manifest):
+    folder.mkdir()
+    for _field, (name, content) in lora_files():
+        (folder / name).write_bytes(content)
+    packed = pack(folder, folder / "house.zip", {"base_sha256": MODEL.sha256, **manifest})
+    return [("files", ("house.zip", packed.read_bytes()))]
+
+
+@pytest.mark.usefixtures("measured")
+def test_the_archive_of_a_training_elsewhere_is_imported(client, indexed, tmp_path):
+    job = run_import(client, indexed, archive(tmp_path / "trained", lineage={"bundle": "b1"}))
+    assert job.status == "succeeded", job.error
+    assert job.outputs["lineage"]["elsewhere"] == {"bundle": "b1"}
+    assert list(indexed.state.uploads.iterdir()) == []
+    assert list(indexed.state.tmp.iterdir()) == []
+
+
+@pytest.mark.usefixtures("measured")
+def test_an_adapter_of_a_gguf_s_twin_comes_home(client, indexed, tmp_path):
+    """The twin has other weights; the bundle named the model that is served."""
+    files = archive(tmp_path / "twin", base_sha256="7" * 64, served={"name": "x", "sha256": MODEL.sha256})
+    assert run_import(client, indexed, files).status == "succeeded"
+
+
+def test_changed_and_foreign_archives_are_refused(client, workspace, adapters, tmp_path):
+    def post(files):
+        response = client.post("/v1/adapters/import", files=files, data={"name": "house"})
+        return response.status_code, response.json()["type"]
+
+    foreign = archive(tmp_path / "foreign", base_sha256="7" * 64, served={"sha256": "8" * 64})
+    assert post(foreign) == (409, "base-model-mismatch")
+    content = archive(tmp_path / "changed")[0][1][1]
+    assert post([("files", ("house.zip", content[:-40]))]) == (422, "invalid-model")
+    folder = tmp_path / "changed"
+    (folder / "adapter_config.json").write_text("{}")
+    names = ("adapter_model.safetensors", "adapter_config.json", "manifest.json")
+    assert post([("files", (name, (folder / name).read_bytes())) for name in names]) == (422, "invalid-model")
+    assert adapters.list() == []
+    assert list(workspace.state.uploads.iterdir()) == []
 
 
 def test_an_adapter_whose_parity_fails_is_not_registered(client, indexed, adapters, measured):

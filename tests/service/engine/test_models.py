@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from data import errors
+from data.model_files import starter_gguf
 from data.protocols import GenerationRequest
 from data.records import Message, Model
 from data.state import StateDirectory
@@ -19,7 +20,7 @@ from finetune.convert import hf_to_gguf
 from finetune.export import lora_to_gguf
 from finetune.weights import load_tokenizer
 from service.engine import Engine
-from service.engine.models import ModelRegistry, inspect, starter_gguf
+from service.engine.models import ModelRegistry, inspect
 from service.engine.quantize import quantize
 from tests.finetune.houses import examples
 from tests.finetune.served import llama, score
