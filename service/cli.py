@@ -21,6 +21,7 @@ from service.commands import (
     jobs,
     keys,
     lineage,
+    loop,
     models,
     operations,
     pairs,
@@ -83,6 +84,7 @@ app.command()(adapters.train)
 app.command()(adapters.export)
 app.command()(evaluation.compare)
 app.command()(calibration.calibrate)
+app.command()(loop.loop)
 app.add_typer(stages.commands, name="adapters")
 app.add_typer(documents.index, name="index")
 app.add_typer(retriever.retriever, name="retriever")

@@ -47,7 +47,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train an adapter on the accepted pairs, export it to GGUF and compare the two. Resumes."""
-    inputs = {"name": name, "collection": collection, "recipe": _recipe_values(recipe), "promote": promote}
+    inputs = {"name": name, "collection": collection, "recipe": given_recipe(recipe), "promote": promote}
     inputs |= {"actor": cli_actor()} if promote else {}
     if estimate or inspect is not None:
         from service.commands.training import show_before
@@ -63,7 +63,8 @@ def train(
         print_line(trained_text(outputs))
 
 
-def _recipe_values(recipe: str | None) -> dict[str, Any]:
+def given_recipe(recipe: str | None) -> dict[str, Any]:
+    """Return the fields of a recipe that is named or lies in a TOML file; {} for None."""
     from finetune.recipe import presets, recipe_values
 
     if recipe is not None and recipe not in presets() and not Path(recipe).is_file():
