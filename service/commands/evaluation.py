@@ -60,7 +60,7 @@ def evaluate_retrieval_command(
 
 
 def _methods(methods: str) -> list[Method]:
-    named = [name.strip() for name in methods.split(",") if name.strip()]
+    named = _listed(methods)
     unknown = [name for name in named if name not in METHODS]
     if unknown or not named:
         raise typer.BadParameter(f"{', '.join(unknown) or 'nothing'} is not among {', '.join(METHODS)}")
@@ -144,8 +144,8 @@ def compare(
     """Let the arms answer the same questions and say what the scores show."""
     sources = questions or [str(sample_questions())]
     inputs = {
-        "questions": [asdict(each) for source in sources if source not in ORIGINS for each in _from_file(source)],
-        "arms": [name.strip() for name in (arms or "").split(",") if name.strip()],
+        "questions": [asdict(each) for source in sources for each in _from_file(source)],
+        "arms": _listed(arms),
         "adapter": adapter,
         "collection": collection,
         "top_k": top_k,
@@ -159,8 +159,15 @@ def compare(
     _compare(ctx, inputs, [source for source in sources if source in ORIGINS], as_json)
 
 
+def _listed(names: str | None) -> list[str]:
+    return [name.strip() for name in (names or "").split(",") if name.strip()]
+
+
 def _from_file(source: str) -> tuple[Question, ...]:
+    """Return the questions of a file; none of what the store holds."""
     path = Path(source)
+    if source in ORIGINS:
+        return ()
     if not path.is_file():
         raise typer.BadParameter(f"{source!r} is no file, and none of {', '.join(ORIGINS)}", param_hint="--questions")
     return read_question_file(path)

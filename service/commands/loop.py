@@ -28,7 +28,7 @@ def loop(
     *,
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(help="What the collection is kept equal to; RAGTUNE_LOOP_FOLDERS by default.", exists=True),
+        typer.Argument(help="What the collection is kept equal to; RAGTUNE_LOOP_FOLDERS by default."),
     ] = None,
     every: Annotated[str | None, typer.Option(help="Begin a round so often: 6h, 1d; until Ctrl-C.")] = None,
     once: Annotated[bool, typer.Option("--once", help="One round; so it is without --every.")] = False,

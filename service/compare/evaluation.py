@@ -136,7 +136,7 @@ def calibrated(workspace: Workspace, arms: Sequence[Arm], request: EvaluationReq
     found: dict[str, str] = {}
     missing: CalibrationMissing | None = None
     for arm in arms:
-        wanted = kept.fitting(arm, request.collection, request.top_k)
+        wanted = kept.fitting(arm, request.collection, request.top_k, arm.method)
         try:
             held = kept.require(arm, wanted)
             if rate is not None:
