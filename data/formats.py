@@ -172,7 +172,7 @@ def iterate_rows(path: Path, *, on_error: OnError | None = None) -> Iterator[dic
 
 
 def read_questions(path: Path, *, on_error: OnError | None = None) -> list[Question]:
-    """Read evaluation questions: JSONL of ``{"id", "question", "answers", "answerable"?, "document"?}``.
+    """Read evaluation questions: JSONL of id, question, answers, and answerable, document, origin where wished.
 
     Args:
         path: JSONL (blank lines are skipped) or a JSON array; see ``data.jsonl.read_objects``.
@@ -221,4 +221,5 @@ def _question(row: Mapping[str, Any]) -> Question:
         answers=accepted if answerable else (),
         answerable=answerable,
         document=None if document is None else _text(document, "document"),
+        origin=_text(row.get("origin", "file"), "origin"),
     )

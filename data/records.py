@@ -146,13 +146,17 @@ class QAPair:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question to evaluate on, with every accepted answer (none if it is not answerable)."""
+    """A question to evaluate on, with every accepted answer (none if it is not answerable).
+
+    ``origin`` says where it comes from: "file", "pairs" (generated, not trained on), "feedback", or any other name.
+    """
 
     id: str
     question: str
     answers: tuple[str, ...]
     answerable: bool = True
     document: str | None = None
+    origin: str = "file"
 
 
 @dataclass(frozen=True, slots=True)

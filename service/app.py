@@ -38,6 +38,7 @@ from service.routes import (
     jobs,
     keys,
     lineage,
+    loop,
     openai,
     page,
     pairs,
@@ -60,6 +61,7 @@ _ROUTERS = (
     *(
         adapters,
         promotions,
+        loop,
         recipes,
         retrievers,
         evaluations,

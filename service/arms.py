@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from data.errors import InvalidRequest, NoLiveAdapter, UnknownAdapter, UnknownMode
-from data.records import MODES, Adapter, Mode, Model
+from data.records import MODES, Adapter, Method, Mode, Model
 
 if TYPE_CHECKING:
     from data.store import Store
@@ -36,6 +36,7 @@ class Arm:
         adapter: ``name@version``, None for the bare model.
         scale: factor on that adapter's effect.
         added: further adapters, ``name@version`` and scale, summed onto it.
+        method: how passages are searched.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Arm:
     adapter: str | None = None
     scale: float = 1.0
     added: tuple[tuple[str, float], ...] = ()
+    method: Method = "hybrid"
 
     @property
     def mode(self) -> Mode:

@@ -22,6 +22,7 @@ from service.commands import (
     jobs,
     keys,
     lineage,
+    loop,
     models,
     operations,
     pairs,
@@ -85,6 +86,7 @@ app.command()(adapters.export)
 app.command()(bundle.bundle)
 app.command()(evaluation.compare)
 app.command()(calibration.calibrate)
+app.command()(loop.loop)
 app.add_typer(stages.commands, name="adapters")
 app.add_typer(documents.index, name="index")
 app.add_typer(retriever.retriever, name="retriever")

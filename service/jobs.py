@@ -50,12 +50,13 @@ _KINDS = (
     "calibrate",
     "tune_retriever",
     "promote_retriever",
+    "loop",
 )
 WORK = {kind: f"service.work.{kind}" for kind in _KINDS}
-"""The module of each kind of job; its ``run(workspace, inputs, report)`` returns the outputs."""
-HEAVY = frozenset(("pairs", "train", "estimate", "import_adapter", "evaluate", "calibrate", "tune_retriever"))
+"""The module of each kind of job; ``run(workspace, inputs, report)`` returns the outputs. Inputs hold a ``job_id``."""
+HEAVY = frozenset(("pairs", "train", "estimate", "import_adapter", "evaluate", "calibrate", "tune_retriever", "loop"))
 """Kinds that load the base model, or train: one of them runs at a time."""
-RESUMABLE = frozenset(_KINDS) - {"evaluate"}
+RESUMABLE = frozenset(_KINDS)
 """Kinds that continue where they stopped, or can begin again and change nothing twice, so an interrupted
 one is queued again."""
 
@@ -109,7 +110,7 @@ def run_job(
     pulse = Pulse(workspace.store, job_id, worker, watch=watch, on_stuck=on_stuck)
     try:
         with pulse:
-            outputs = import_module(WORK[job.kind]).run(workspace, dict(job.inputs), pulse.report)
+            outputs = import_module(WORK[job.kind]).run(workspace, {**job.inputs, "job_id": job.id}, pulse.report)
     except JobCancelled:
         return _over(workspace, job_id, "cancelled", worker=worker)
     except KeyboardInterrupt:

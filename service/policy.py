@@ -56,9 +56,13 @@ class ForgettingRule:
 
 @dataclass(frozen=True, slots=True)
 class LatencyRule:
-    """Latency budget: median relative to what is replaced, and an absolute 95th percentile in milliseconds."""
+    """Latency budget: median relative to what is replaced, and an absolute 95th percentile in milliseconds.
+
+    A median that is slower by ``tolerance_ms`` or less is within the budget whatever its ratio.
+    """
 
     max_ratio: float = 1.5
+    tolerance_ms: float = 50.0
     max_p95_ms: float = math.inf
 
 
@@ -259,7 +263,9 @@ def _better(found: Compared, policy: Policy) -> Reason:
 def _latency(found: Compared, rule: LatencyRule) -> Sequence[Reason]:
     ratio = found.p50_ms / found.incumbent_p50_ms if found.incumbent_p50_ms else 1.0
     figure = f"median {found.p50_ms:.0f} ms, {ratio:.2f} times {found.incumbent}'s {found.incumbent_p50_ms:.0f} ms"
-    relative = Reason("latency", ratio <= rule.max_ratio, figure, f"at most {rule.max_ratio:g} times")
+    near = found.p50_ms - found.incumbent_p50_ms <= rule.tolerance_ms
+    bound = f"at most {rule.max_ratio:g} times, or {rule.tolerance_ms:g} ms more"
+    relative = Reason("latency", near or ratio <= rule.max_ratio, figure, bound)
     if math.isinf(rule.max_p95_ms):
         return (relative,)
     slow = f"95 % of the answers within {found.p95_ms:.0f} ms"

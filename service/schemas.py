@@ -329,7 +329,10 @@ class StageBody(Body):
 
 
 class EvaluationBody(Body):
-    """``POST /v1/evaluations``: the arms over held-out questions; ``style`` are answers written as the house does."""
+    """``POST /v1/evaluations``: the arms over held-out questions; ``style`` are answers written as the house does.
+
+    ``origins`` adds stored questions: corrections ("feedback"), accepted pairs that were not trained on ("pairs").
+    """
 
     questions: list[EvaluationQuestion] = Field(default_factory=list, max_length=10_000)
     collection: str = "default"
@@ -338,6 +341,8 @@ class EvaluationBody(Body):
     top_k: int = Field(4, ge=1, le=50)
     style: list[str] = Field(default_factory=list, max_length=1000)
     max_false_answer_rate: float | None = Field(None, gt=0, le=1)
+    origins: list[Literal["feedback", "pairs"]] = Field(default_factory=list, max_length=2)
+    methods: list[Method] = Field(default_factory=list, max_length=3)
 
 
 class CalibrationBody(Body):
@@ -358,6 +363,7 @@ class EvaluationQuestion(Body):
     answers: list[str] = Field(default_factory=list)
     answerable: bool = True
     document: str | None = None
+    origin: str = Field("file", max_length=64)
 
 
 class FeedbackBody(Body):

@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     refuse_stale_adapters: bool = Field(
         False, description="Neither promote nor serve an adapter whose documents were edited or deleted."
     )
+    loop_folders: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="Folders that a round of the loop keeps the collection equal to; comma-separated."
+    )
     promotion_policy: Path | None = Field(None, description="A TOML file: what an adapter must show before it serves.")
 
     engine_url: str | None = Field(
@@ -92,6 +95,11 @@ class Settings(BaseSettings):
             return tuple(filter(None, (host.strip().lower() for host in value.split(","))))
         return value
 
+    @field_validator("loop_folders", mode="before")
+    @classmethod
+    def _split_paths(cls, value: Any) -> Any:
+        return tuple(filter(None, (path.strip() for path in value.split(",")))) if isinstance(value, str) else value
+
     @classmethod
     def load(cls, **values: Any) -> Settings:
         """Return the settings, ``values`` first.
@@ -120,7 +128,7 @@ class Settings(BaseSettings):
         values = dict(os.environ)
         for name, value in self.model_dump(exclude_unset=True, exclude_none=True).items():
             if isinstance(value, tuple):
-                values[_PREFIX + name.upper()] = ",".join(value)
+                values[_PREFIX + name.upper()] = ",".join(map(str, value))
             elif isinstance(value, SecretStr):
                 values[_PREFIX + name.upper()] = value.get_secret_value()
             else:

@@ -57,6 +57,13 @@ class Lineage:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def trained_pairs(self, name: str, version: int) -> list[str]:
+        """Return the ids of the pairs that an adapter's rows ask, each once; they may be gone."""
+        table = adapter_rows.c
+        query = sa.select(table.pair_id).where(table.name == name, table.version == version)
+        with self._database.read() as connection:
+            return list(dict.fromkeys(connection.execute(query.order_by(table.position)).scalars()))
+
     def trace(self, kind: Kind, identity: str, limit: int = 100) -> Trace:
         """Return what ``identity`` is linked with.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ from data.errors import NoQuestions
 from data.records import METHODS, Method, Question
 from service.commands.foreground import run_here
 from service.commands.session import Collection, Json, print_json, print_line, print_rows, session, stderr, stdout
+from service.questions import ORIGINS
 
 if TYPE_CHECKING:
     from service.workspace import Workspace
@@ -58,7 +60,7 @@ def evaluate_retrieval_command(
 
 
 def _methods(methods: str) -> list[Method]:
-    named = [name.strip() for name in methods.split(",") if name.strip()]
+    named = _listed(methods)
     unknown = [name for name in named if name not in METHODS]
     if unknown or not named:
         raise typer.BadParameter(f"{', '.join(unknown) or 'nothing'} is not among {', '.join(METHODS)}")
@@ -115,7 +117,10 @@ def sample_questions() -> Path:
 def compare(
     ctx: typer.Context,
     *,
-    questions: Annotated[Path | None, typer.Option(help="JSONL; the sample questions by default.", **_FILE)] = None,
+    questions: Annotated[
+        list[str] | None,
+        typer.Option(help="JSONL, feedback or pairs (accepted, not trained on); repeatable. The samples by default."),
+    ] = None,
     arms: Annotated[str | None, typer.Option(help="Comma-separated modes or adapters; else all that can run.")] = None,
     adapter: Annotated[
         str | None, typer.Option(help="Of tuned and combined: NAME (newest) or NAME@VERSION; else the live one.")
@@ -126,6 +131,9 @@ def compare(
         Path | None,
         typer.Option(help="JSONL of rows or questions whose answers are in the house style: measures it.", **_FILE),
     ] = None,
+    retrievers: Annotated[
+        str | None, typer.Option(help="Comma-separated: hybrid, dense, lexical; an arm with passages for each.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report; else under the state directory.")] = None,
     max_false_answer_rate: Annotated[
         float | None, typer.Option(help="That calibrated arms keep to; see ragtune calibrate.", min=0, max=1)
@@ -134,23 +142,39 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Let the arms answer the same questions and say what the scores show."""
-    path = questions or sample_questions()
+    sources = questions or [str(sample_questions())]
     inputs = {
-        "questions": [asdict(question) for question in read_question_file(path)],
-        "arms": [name.strip() for name in (arms or "").split(",") if name.strip()],
+        "questions": [asdict(each) for source in sources for each in _from_file(source)],
+        "arms": _listed(arms),
         "adapter": adapter,
         "collection": collection,
         "top_k": top_k,
         "out": str(out) if out else None,
         "fresh": fresh,
-        "questions_file": str(path),
-        "style": _style_examples(style),
+        "questions_file": " --questions ".join(map(shlex.quote, sources)),
+        "methods": _methods(retrievers) if retrievers is not None else [],
+        "style": style_examples(style),
         "max_false_answer_rate": max_false_answer_rate,
     }
-    _compare(ctx, inputs, as_json)
+    _compare(ctx, inputs, [source for source in sources if source in ORIGINS], as_json)
 
 
-def _style_examples(path: Path | None) -> list[str]:
+def _listed(names: str | None) -> list[str]:
+    return [name.strip() for name in (names or "").split(",") if name.strip()]
+
+
+def _from_file(source: str) -> tuple[Question, ...]:
+    """Return the questions of a file; none of what the store holds."""
+    path = Path(source)
+    if source in ORIGINS:
+        return ()
+    if not path.is_file():
+        raise typer.BadParameter(f"{source!r} is no file, and none of {', '.join(ORIGINS)}", param_hint="--questions")
+    return read_question_file(path)
+
+
+def style_examples(path: Path | None) -> list[str]:
+    """Return the answers of a file in the house style, enough to tell it by; none for None."""
     from service.compare.style import check_examples, read_examples
 
     examples = read_examples(path) if path is not None else ()
@@ -158,16 +182,20 @@ def _style_examples(path: Path | None) -> list[str]:
     return list(examples)
 
 
-def _compare(ctx: typer.Context, inputs: dict[str, Any], as_json: bool) -> None:
+def _compare(ctx: typer.Context, inputs: dict[str, Any], origins: list[str], as_json: bool) -> None:
     from service.answerer import check_collection
+    from service.compare.evaluation import questions_for_arms
     from service.compare.statistics import minimum_detectable_difference
     from service.compare.table import print_comparison
 
-    n = len(inputs["questions"])
-    smallest = minimum_detectable_difference(n)
-    stderr().print(f"{n} questions show differences of about {smallest:.0f} F1 points or more.", markup=False)
     with session(ctx).workspace(mutates=True) as workspace:
         check_collection(workspace.store, inputs["collection"])
+        if origins:
+            inputs["questions"] += [asdict(each) for each in questions_for_arms(workspace, inputs, origins)]
+        n = len(inputs["questions"])
+        if n:
+            smallest = minimum_detectable_difference(n)
+            stderr().print(f"{n} questions show differences of about {smallest:.0f} F1 points or more.", markup=False)
         result = run_here(workspace, "evaluate", inputs, title="compare")
     if as_json:
         print_json(result)

@@ -10,19 +10,22 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import CalibrationMissing, CalibrationStale
+from data.errors import CalibrationMissing, CalibrationStale, UnknownEvaluation
 from data.protocols import Report
-from data.records import Question
+from data.records import Adapter, Method, Question
 from service.answerer import nothing_indexed
-from service.arms import Arm
+from service.arms import Arm, adapter_label, find_adapter
 from service.compare.report import write_reports
 from service.compare.result import Comparison
-from service.compare.run import MAX_TOKENS, Setup, check_questions, choose_arms, compare, run_id
+from service.compare.run import MAX_TOKENS, Setup, check_questions, choose_arms, compare, run_id, with_methods
 from service.compare.scores import similarity
+from service.compare.sharing import SharingAnswerer
 from service.compare.style import check_examples, style_summary
+from service.questions import leaked_questions, repeated_questions, stored_questions
 
 if TYPE_CHECKING:
     from service.workspace import Workspace
@@ -32,8 +35,10 @@ if TYPE_CHECKING:
 class EvaluationRequest:
     """What to compare. ``arms`` empty means all that can run; ``out`` None a folder of its own.
 
-    ``style``: answers of the house, against whose style every arm's answers are measured; none, and they are not.
     ``max_false_answer_rate`` is kept by the arms whose abstention is calibrated; there must be one.
+    ``methods``: search methods, each of which makes an arm of every arm with passages. ``identity``: of the evaluation
+    (its job's); "" for a new one. ``style``: answers of the house, against whose style every arm's answers are
+    measured; none, and they are not.
     """
 
     questions: tuple[Question, ...]
@@ -47,19 +52,36 @@ class EvaluationRequest:
     questions_file: str = ""
     style: tuple[str, ...] = ()
     max_false_answer_rate: float | None = None
+    methods: tuple[Method, ...] = ()
+    identity: str = ""
 
     @property
     def command(self) -> str:
         """Return the command line that repeats this evaluation, "" if its questions are in no file."""
         if not self.questions_file:
             return ""
-        words = ["ragtune", "compare", "--questions", self.questions_file, "--top-k", str(self.top_k)]
+        words = ["--top-k", str(self.top_k)]
         words += ["--arms", ",".join(self.arms)] if self.arms else []
         words += ["--adapter", self.adapter] if self.adapter else []
+        words += ["--retrievers", ",".join(self.methods)] if self.methods else []
         words += ["--collection", self.collection] if self.collection != "default" else []
         rate = self.max_false_answer_rate
         words += [] if rate is None else ["--max-false-answer-rate", f"{rate:g}"]
-        return shlex.join(words)
+        return f"ragtune compare --questions {self.questions_file} {shlex.join(words)}"
+
+
+def questions_for_arms(workspace: Workspace, inputs: Mapping[str, Any], origins: Sequence[str]) -> list[Question]:
+    """Return the stored questions of ``origins`` that no adapter of the arms of a job's ``inputs`` was trained on.
+
+    Raises:
+        InvalidRequest: no such origin.
+        Everything ``choose_arms`` raises.
+    """
+    about = inputs.get("arms", ()), inputs.get("adapter"), inputs["collection"]
+    arms = choose_arms(workspace.store, workspace.model, *about)
+    labels = dict.fromkeys(label for arm in arms for label in arm.adapters)
+    used = [find_adapter(workspace.store, label) for label in labels]
+    return [q for origin in origins for q in stored_questions(workspace.store, inputs["collection"], origin, used)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +106,8 @@ def plan(workspace: Workspace, request: EvaluationRequest) -> Setup:
         Everything ``choose_arms`` raises.
     """
     model = workspace.model
-    arms = choose_arms(workspace.store, model, request.arms, request.adapter, request.collection)
+    chosen = choose_arms(workspace.store, model, request.arms, request.adapter, request.collection)
+    arms = with_methods(chosen, request.methods)
     passages = any(arm.passages for arm in arms)
     generation = workspace.retriever.generation(request.collection) if passages else None
     if passages and generation is None:
@@ -113,7 +136,7 @@ def calibrated(workspace: Workspace, arms: Sequence[Arm], request: EvaluationReq
     found: dict[str, str] = {}
     missing: CalibrationMissing | None = None
     for arm in arms:
-        wanted = kept.fitting(arm, request.collection, request.top_k)
+        wanted = kept.fitting(arm, request.collection, request.top_k, arm.method)
         try:
             held = kept.require(arm, wanted)
             if rate is not None:
@@ -140,15 +163,18 @@ def evaluate(workspace: Workspace, request: EvaluationRequest, report: Report) -
     check_examples(request.style)
     setup = plan(workspace, request)
     folder = request.out or workspace.state.reports / f"compare-{run_id(request.questions, setup)[:12]}"
-    comparison = compare(workspace.answerer, request.questions, setup, folder, report, fresh=request.fresh)
+    identity = request.identity or uuid.uuid4().hex
+    fresh = identity if request.fresh else None
+    comparison = compare(SharingAnswerer(workspace), request.questions, setup, folder, report, fresh=fresh)
     if request.style:
         style = style_summary(request.style, comparison.outcomes)
         comparison = replace(comparison, result={**comparison.result, "style": style})
     comparison = _with_similarity(workspace, comparison, request.collection)
-    identity = uuid.uuid4().hex
+    comparison = replace(comparison, result=_named(workspace, request, setup, comparison.result))
     stored = dict(comparison.result) | {"id": identity, "folder": str(folder), "created_at": time.time()}
-    write_reports(comparison, folder, command=request.command)
-    workspace.store.evaluations.add(identity, stored, request.collection)
+    write_reports(comparison, folder, command=request.command, lineage=_lineage(workspace, setup, stored))
+    if not request.identity or not _stored(workspace, identity):  # else a run before this one was stopped at its end
+        workspace.store.evaluations.add(identity, stored, request.collection)
     return Evaluation(identity, folder, comparison)
 
 
@@ -157,6 +183,8 @@ def _with_similarity(workspace: Workspace, comparison: Comparison, collection: s
     embedder = workspace.embedders.of(collection)
     arms = {
         arm: {**figures, **similarity(comparison.questions, comparison.outcomes[arm], embedder)}
+        if arm in comparison.outcomes  # an arm that failed has no outcomes to compare
+        else figures
         for arm, figures in comparison.result["arms"].items()
     }
     return replace(comparison, result={**comparison.result, "arms": arms, "memory_mb": _memory_mb(workspace)})
@@ -169,3 +197,42 @@ def _memory_mb(workspace: Workspace) -> float | None:
     from service.engine.memory import demand
 
     return demand(workspace.model, workspace.engine_options(workspace.model)).total / 1e6
+
+
+def _stored(workspace: Workspace, identity: str) -> bool:
+    try:
+        workspace.store.evaluations.get(identity)
+    except UnknownEvaluation:
+        return False
+    return True
+
+
+def _used(workspace: Workspace, setup: Setup) -> list[Adapter]:
+    """Return the adapters of the arms that are still there."""
+    labels = dict.fromkeys(label for arm in setup.arms for label in arm.adapters)
+    known = {adapter_label(adapter): adapter for adapter in workspace.store.adapters.list()}
+    return [known[label] for label in labels if label in known]
+
+
+def _named(workspace: Workspace, request: EvaluationRequest, setup: Setup, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the result with the questions named that repeat others, or that an adapter was trained on."""
+    leaked = leaked_questions(workspace.store, request.questions, _used(workspace, setup))
+    about = {"repeated": repeated_questions(request.questions), "leaked": leaked}
+    return {**result, "questions": {**result["questions"], **about}}
+
+
+def _lineage(workspace: Workspace, setup: Setup, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the result was made from, by name, for the report."""
+    adapters = {
+        f"adapter {adapter_label(each)}": f"rows {each.rows_sha256 or 'unknown'}, {each.stage}, reads {each.attention}"
+        for each in _used(workspace, setup)
+    }
+    return {
+        "evaluation": stored["id"],
+        "made": datetime.fromtimestamp(stored["created_at"], UTC).isoformat(" ", "seconds"),
+        "model": f"{setup.model}, weights {setup.model_sha256}",
+        "index generation": setup.index_generation,
+        "passages": setup.top_k,
+        "questions from": ", ".join(f"{name} {n}" for name, n in stored["questions"]["origins"].items()),
+        **adapters,
+    }

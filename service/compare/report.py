@@ -1,4 +1,4 @@
-"""A comparison as one HTML page that needs nothing else: no script, no font, no network.
+"""A comparison as one HTML page that needs nothing else (no script, no font, no network), as JSON and as CSV.
 
 Everything that came from documents, questions or models is escaped by Jinja. Knows nothing of how
 the comparison was made.
@@ -6,6 +6,8 @@ the comparison was made.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,42 +16,29 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
 
 from data.records import Question
+from service.compare.cases import RIGHT, instructive
+from service.compare.charts import Point, curve_chart, interval_chart, plane_chart
 from service.compare.outcomes import Outcome
 from service.compare.result import Comparison
 
 _FOLDER = Path(__file__).parent.parent / "web"
 _TEMPLATE = "comparison.html.jinja"
-
-LEFT, WIDTH, LABEL, ROW = 92, 560, 185, 40
-"""Chart geometry in SVG units: column of names, plot (0 to 100 F1), column of figures, height of a row."""
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What makes a spreadsheet take a cell for a formula (OWASP, CSV Injection)."""
+_CSV = ("arm", "question_id", "origin", "question", "accepted", "answerable", "answer", "abstained", "f1", "em")
+_CSV_REST = ("contained", "latency_ms", "adapter", "error")
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
-    """One arm in the chart; x positions and ``y`` in SVG units."""
+class Figure:
+    """One figure at the head of the page: what it is, how much, and what to know about it."""
 
-    arm: str
     label: str
-    y: float
-    end: float
-    low: float
-    high: float
-
-
-def _x(f1: float) -> float:
-    return round(LEFT + WIDTH * f1 / 100, 1)
-
-
-def chart_bars(arms: Mapping[str, Mapping[str, Any]]) -> list[Bar]:
-    """Return where each arm's bar and interval stand in the chart."""
-    bars = []
-    for position, (arm, figures) in enumerate(arms.items()):
-        low, high = figures["f1_ci"]
-        label = f"{figures['f1']:.1f} ({low:.1f} to {high:.1f})"
-        bars.append(Bar(arm, label, ROW * (position + 0.5), _x(figures["f1"]), _x(low), _x(high)))
-    return bars
+    value: str
+    note: str
 
 
 @lru_cache(maxsize=1)
@@ -77,36 +66,159 @@ def _questions(
     return sorted(rows, key=lambda row: -row[2])
 
 
-def render_report(comparison: Comparison, *, title: str = "Which arm answers best", command: str = "") -> str:
+def favoured_arm(result: Mapping[str, Any]) -> str:
+    """Return the arm that the page speaks for: the recommended one, else that of the highest mean F1."""
+    arms = whole_arms(result)
+    recommended = result.get("recommendation")
+    return str(recommended) if recommended in arms else max(arms, key=lambda arm: arms[arm]["f1"])
+
+
+def whole_arms(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures of the arms that answered to the end."""
+    return {arm: row for arm, row in result["arms"].items() if not row.get("failed")}
+
+
+def arm_points(arms: Mapping[str, Mapping[str, Any]], favoured: str) -> list[Point]:
+    """Return each arm's F1 with its interval over its median time in seconds."""
+    return [
+        Point(
+            name=arm,
+            value=row["f1"],
+            low=row["f1_ci"][0],
+            high=row["f1_ci"][1],
+            x=max(row["latency_ms_p50"], 1) / 1000,
+            best=arm == favoured,
+        )
+        for arm, row in arms.items()
+    ]
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """Return what to do, in one short sentence."""
+    favoured, differences = favoured_arm(result), result["difference"]
+    if result.get("recommendation") is None:
+        return "Too few questions to recommend an arm" if differences else f"Only {favoured} was measured"
+    against = [row for name, row in differences.items() if favoured in _sides(name, result["arms"])]
+    if against and all(row["decisive"] for row in against):
+        return f"Serve {favoured}: better than every other arm"
+    if any(row["decisive"] for row in against):
+        return f"Serve {favoured}: no other arm is shown to be better"
+    return f"No clear winner; {favoured} has the highest score"
+
+
+def _sides(name: str, arms: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the two arms of a difference; an arm's own name may hold a hyphen."""
+    return next((a, b) for a in arms for b in arms if f"{a}-{b}" == name)
+
+
+def figures(result: Mapping[str, Any]) -> list[Figure]:
+    """Return what a reader in a hurry wants of the favoured arm, and of its lead."""
+    favoured = favoured_arm(result)
+    row = result["arms"][favoured]
+    low, high = row["f1_ci"]
+    found = [
+        Figure(f"{favoured}, F1", f"{row['f1']:.0f}", f"of 100; 95 % interval {low:.0f} to {high:.0f}"),
+        Figure("answers with the right fact", f"{row['containment']:.0f} %", f"of {row['n']} questions"),
+    ]
+    for name, difference in result["difference"].items():
+        a, b = _sides(name, result["arms"])
+        if favoured in (a, b):
+            sign = 1 if favoured == a else -1
+            low, high = sorted(sign * bound for bound in difference["ci"])
+            note = f"F1 points; 95 % interval {low:+.1f} to {high:+.1f}"
+            found.append(Figure(f"ahead of {b if favoured == a else a}", f"{sign * difference['f1']:+.0f}", note))
+            break
+    if row["false_answer_rate"] is not None:
+        found.append(
+            Figure("false answers", f"{100 * row['false_answer_rate']:.0f} %", "where the documents have none")
+        )
+    p95 = f"95 % within {row['latency_ms_p95'] / 1000:.1f} s"
+    return [*found, Figure("median time", f"{row['latency_ms_p50'] / 1000:.1f} s", p95)]
+
+
+def _charts(comparison: Comparison, favoured: str) -> dict[str, Markup]:
+    """Return the charts; those that have nothing to show are left out. Names in them are escaped by matplotlib."""
+    points = arm_points(whole_arms(comparison.result), favoured)
+    drawn = {"arms": interval_chart(points, "F1 with its 95 % interval")}
+    if len(points) > 1:
+        drawn["latency"] = plane_chart(points, "median seconds for an answer", "F1")
+    curves = {arm: row.get("risk_coverage") for arm, row in whole_arms(comparison.result).items()}
+    known = {
+        arm: [(point["coverage"], point["risk"]) for point in curve]
+        for arm, curve in curves.items()
+        if curve is not None
+    }
+    if known:
+        drawn["risk"] = curve_chart(known, "% of the questions answered", "% of the answers wrong")
+    return {name: Markup(svg) for name, svg in drawn.items()}  # noqa: S704 (escaped by matplotlib)
+
+
+def render_report(
+    comparison: Comparison,
+    *,
+    title: str = "Which arm answers best",
+    command: str = "",
+    lineage: Mapping[str, Any] | None = None,
+) -> str:
     """Return the page.
 
     Args:
         comparison: what to show.
         title: the page's title.
         command: the command that repeats the comparison.
+        lineage: what the result was made from, by name.
     """
     result = comparison.result
-    bars = chart_bars(result["arms"])
+    favoured = favoured_arm(result)
     return _template().render(
+        sides=lambda name: " − ".join(_sides(name, result["arms"])),
         title=title,
         command=command,
         result=result,
-        bars=bars,
-        ticks=[(tick, _x(tick)) for tick in range(0, 101, 20)],
-        left=LEFT,
-        width=LEFT + WIDTH + LABEL,
-        height=ROW * len(bars),
+        favoured=favoured,
+        headline=headline(result),
+        figures=figures(result),
+        charts=_charts(comparison, favoured),
+        cases=instructive(comparison.questions, comparison.outcomes, favoured),
         rows=_questions(comparison.questions, comparison.outcomes),
+        right=RIGHT,
+        lineage=dict(lineage or {}),
+        strata=result.get("strata", {}),
     )
 
 
+def outcomes_csv(comparison: Comparison) -> str:
+    """Return one line for each arm and question; a cell that a spreadsheet would take for a formula is quoted."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow((*_CSV, *_CSV_REST))
+    for arm, rows in comparison.outcomes.items():
+        for question, outcome in zip(comparison.questions, rows, strict=True):
+            accepted = " / ".join(question.answers)
+            asked = (arm, question.id, question.origin, question.question, accepted, question.answerable)
+            scored = (outcome.text, outcome.abstained, f"{outcome.f1:.2f}", outcome.em)
+            rest = (outcome.contained, f"{outcome.latency_ms:.1f}", outcome.adapter or "", outcome.error)
+            writer.writerow([_cell(value) for value in (*asked, *scored, *rest)])
+    return out.getvalue()
+
+
+def _cell(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
 def write_reports(
-    comparison: Comparison, folder: Path, *, title: str = "Which arm answers best", command: str = ""
+    comparison: Comparison,
+    folder: Path,
+    *,
+    title: str = "Which arm answers best",
+    command: str = "",
+    lineage: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write ``result.json`` and ``index.html`` into ``folder``; return the path of the page."""
+    """Write ``result.json``, ``answers.csv`` and ``index.html`` into ``folder``; return the path of the page."""
     from data.state import write_atomic
 
-    page = render_report(comparison, title=title, command=command)
+    page = render_report(comparison, title=title, command=command, lineage=lineage)
     write_atomic(folder / "result.json", json.dumps(comparison.result, ensure_ascii=False, indent=2).encode() + b"\n")
+    write_atomic(folder / "answers.csv", outcomes_csv(comparison).encode("utf-8-sig"))  # else Excel misreads Chinese
     write_atomic(folder / "index.html", page.encode())
     return folder / "index.html"

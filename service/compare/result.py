@@ -5,12 +5,14 @@ Knows nothing of how the answers came about; ``statistics`` supplies the numbers
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from data.errors import RagtuneError
 from data.records import Question
 from service.compare.outcomes import Outcome
 from service.compare.scores import further_scores
@@ -24,6 +26,7 @@ from service.compare.statistics import (
     verdict,
     wilson_interval,
 )
+from service.compare.strata import strata
 
 _PREFERENCE = ("combined", "tuned", "reader", "rag", "base")
 _RECOMMENDED = ("base", "rag", "tuned", "combined")
@@ -93,6 +96,16 @@ def summarize_arm(outcomes: Sequence[Outcome], questions: Sequence[Question]) ->
         "adapter": next((outcome.adapter for outcome in outcomes if outcome.adapter), None),
         "errors": [{"id": o.question_id, "error": o.error} for o in outcomes if o.error],
     }
+
+
+def summarize_failed(given: Sequence[tuple[Question, Outcome]], error: RagtuneError) -> dict[str, Any]:
+    """Return the figures of an arm that could not go on, over the questions it answered, with ``failed``."""
+    answered = [(question, outcome) for question, outcome in given if not outcome.error]
+    failed = {"type": error.type, "error": str(error), "after": len(answered)}
+    if not answered:
+        answered = [(question, outcome) for question, outcome in given[:1]]
+    questions, outcomes = zip(*answered, strict=True)
+    return summarize_arm(outcomes, questions) | {"n": failed["after"], "failed": failed, "adapter": outcomes[0].adapter}
 
 
 def _preference(arm: str) -> int:
@@ -166,6 +179,11 @@ def summarize(
         "verdict": verdict(differences, means),
         "recommendation": _recommendation(means, n),
         "minimum_detectable_difference": detectable,
-        "questions": {"n": n, "answerable": sum(question.answerable for question in questions)},
+        "questions": {
+            "n": n,
+            "answerable": sum(question.answerable for question in questions),
+            "origins": dict(Counter(question.origin for question in questions)),
+        },
+        "strata": strata(questions, outcomes),
         "seconds": dict(seconds),
     }

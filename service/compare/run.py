@@ -8,19 +8,30 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from data.errors import InvalidRequest, JobCancelled, NoQuestions, RagtuneError, StateError
+from data.errors import (
+    AdapterInert,
+    BaseModelMismatch,
+    InvalidModel,
+    InvalidRequest,
+    JobCancelled,
+    NoQuestions,
+    RagtuneError,
+    StateError,
+    UnknownAdapter,
+)
 from data.protocols import Report
-from data.records import Answer, Model, Progress, Question, content_id
+from data.records import METHODS, Answer, Method, Model, Progress, Question, content_id
+from data.state import map_os_error, write_atomic
 from service.answerer import AskRequest
 from service.arms import Arm, find_adapter, resolve_arm, resolve_mode
 from service.compare.outcomes import Outcome, OutcomeFile, failed, score_answer
-from service.compare.result import Comparison, summarize
+from service.compare.result import Comparison, summarize, summarize_failed
 from service.compare.router import fit_router
 from service.promotion import check_base
 
@@ -31,6 +42,10 @@ READER = "reader"
 """Name of the starter adapter that is shown as a row of its own."""
 MAX_TOKENS = 48
 """Enough for any short answer with its mark; the same for every arm."""
+GIVE_UP = 5
+"""Questions in a row on which an arm fails before it is asked no more: one bad question must not end it."""
+_LASTING = (UnknownAdapter, BaseModelMismatch, AdapterInert, InvalidModel)
+"""Errors of an arm, not of a question: the next question would meet them too."""
 _RECENT = 32
 
 
@@ -39,6 +54,24 @@ class Answers(Protocol):
 
     def answer(self, ask: AskRequest) -> Answer:
         """Answer to the end."""
+
+
+class Failures:
+    """Counts how often each arm failed in a row; ``ended`` holds the error of each arm that cannot go on."""
+
+    def __init__(self) -> None:
+        self.ended: dict[str, RagtuneError] = {}
+        self._in_a_row: Counter[str] = Counter()
+
+    def note(self, arm: str, error: RagtuneError) -> None:
+        """Count a failure."""
+        self._in_a_row[arm] += 1
+        if isinstance(error, _LASTING) or self._in_a_row[arm] >= GIVE_UP:
+            self.ended[arm] = error
+
+    def passed(self, arm: str) -> None:
+        """Note that an arm answered."""
+        self._in_a_row[arm] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +116,29 @@ def check_questions(questions: Sequence[Question]) -> None:
                 hint='Give it "answers", or mark it "answerable": false.',
             )
         seen.add(question.id)
+
+
+def with_methods(arms: Sequence[Arm], methods: Sequence[Method]) -> tuple[Arm, ...]:
+    """Return the arms once for each search method, named ``arm:method`` from the second on; none leave them alone.
+
+    Raises:
+        InvalidRequest: no such method, or one twice.
+    """
+    if set(methods) - set(METHODS) or len(set(methods)) < len(methods):
+        raise InvalidRequest(
+            "These are no search methods", got=", ".join(methods), wanted=f"some of {', '.join(METHODS)}"
+        )
+    if not methods:
+        return tuple(arms)
+    first, *others = methods
+    return tuple(
+        each
+        for arm in arms
+        for each in (
+            replace(arm, method=first),
+            *(replace(arm, name=f"{arm.name}:{method}", method=method) for method in others if arm.passages),
+        )
+    )
 
 
 def choose_arms(
@@ -131,13 +187,20 @@ def run_id(questions: Sequence[Question], setup: Setup) -> str:
 
 
 def compare(
-    answers: Answers, questions: Sequence[Question], setup: Setup, out: Path, report: Report, *, fresh: bool = False
+    answers: Answers,
+    questions: Sequence[Question],
+    setup: Setup,
+    out: Path,
+    report: Report,
+    *,
+    fresh: str | None = None,
 ) -> Comparison:
     """Ask every question through every arm and summarize.
 
     Each answer is on disk in ``out / answers.jsonl`` before the next question, so that the same call
-    goes on after a stop. A question that fails counts as wrong and is listed; a failing state
-    directory or a cancel ends the run.
+    goes on after a stop. A question that fails counts as wrong and is listed; an arm that cannot go on, or fails
+    ``GIVE_UP`` times in a row, is marked and left out of what is compared; a failing state directory or a cancel
+    ends the run.
 
     Args:
         answers: answers requests through the served model.
@@ -145,45 +208,76 @@ def compare(
         setup: the arms and their settings.
         out: the folder of this comparison.
         report: receives progress; raises ``JobCancelled`` to stop.
-        fresh: ask again what an earlier run has answered.
+        fresh: a name; what a run without this name has answered is asked again.
 
     Raises:
         NoQuestions, InvalidRequest: the questions cannot be used.
+        RagtuneError: of the first arm that failed, if all did.
         StateError: the folder cannot be written.
     """
     check_questions(questions)
     path = out / "answers.jsonl"
-    if fresh:
-        path.unlink(missing_ok=True)
+    if fresh is not None:
+        _begin_anew(path, fresh)
+    failures = Failures()
     started = time.perf_counter()
     with OutcomeFile(path, run_id(questions, setup)) as kept:
         requests = [(question, arm, _request(question, arm, setup)) for question in questions for arm in setup.arms]
-        for done in ask_all(answers, requests, kept, "compare"):
+        for done in ask_all(answers, requests, kept, "compare", failures):
             report(done)
         found = dict(kept.kept)
     spent = time.perf_counter() - started
-    outcomes = {arm.name: tuple(found[arm.name, question.id] for question in questions) for arm in setup.arms}
+    whole = [arm.name for arm in setup.arms if arm.name not in failures.ended]
+    if not whole:
+        raise next(iter(failures.ended.values()))
+    outcomes = {arm: tuple(found[arm, question.id] for question in questions) for arm in whole}
     started = time.perf_counter()
     result = summarize(outcomes, questions, {"answers": spent})
+    result["arms"] |= {
+        arm: summarize_failed([(q, found[arm, q.id]) for q in questions if (arm, q.id) in found], error)
+        for arm, error in failures.ended.items()
+    }
     result["seconds"]["statistics"] = time.perf_counter() - started
     for arm in setup.arms:
         result["arms"][arm.name]["max_false_answer_rate"] = setup.rate(arm)
-    result["router"] = fit_router(outcomes, questions, setup.calibrations)
+    calibrations = {arm: each for arm, each in setup.calibrations.items() if arm in outcomes}
+    result["router"] = fit_router(outcomes, questions, calibrations)
     result |= {"model": setup.model, "collection": setup.collection, "index_generation": setup.index_generation}
     return Comparison(tuple(questions), outcomes, result)
 
 
+def _begin_anew(path: Path, name: str) -> None:
+    """Forget the answers of runs without this name; a stopped run of this name goes on."""
+    marker = path.with_name("fresh")
+    try:
+        if not marker.exists() or marker.read_text(encoding="utf-8") != name:
+            path.unlink(missing_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(marker, name.encode())
+    except OSError as error:
+        raise map_os_error(error, marker) from error
+
+
 def ask_all(
-    answers: Answers, requests: Sequence[tuple[Question, Arm, AskRequest]], kept: OutcomeFile, stage: str
+    answers: Answers,
+    requests: Sequence[tuple[Question, Arm, AskRequest]],
+    kept: OutcomeFile,
+    stage: str,
+    failures: Failures | None = None,
 ) -> Iterator[Progress]:
-    """Ask what is not kept yet and keep the outcomes; yield the progress after each answer."""
+    """Ask what is not kept yet and keep the outcomes; yield the progress after each answer.
+
+    With ``failures`` an arm that failed for good is asked no more.
+    """
     todo = [request for request in requests if (request[1].name, request[0].id) not in kept.kept]
     total = len(requests)
     recent: deque[float] = deque(maxlen=_RECENT)
     yield Progress(total - len(todo), total, "answers", None, stage)
     for position, (question, arm, ask) in enumerate(todo, 1):
+        if failures is not None and arm.name in failures.ended:
+            continue
         started = time.perf_counter()
-        kept.add(_outcome(answers, question, arm, ask))
+        kept.add(_outcome(answers, question, arm, ask, failures))
         recent.append(time.perf_counter() - started)
         left = (len(todo) - position) * sum(recent) / len(recent)
         yield Progress(total - len(todo) + position, total, "answers", left, stage, {"arm": arm.name})
@@ -196,16 +290,22 @@ def _request(question: Question, arm: Arm, setup: Setup) -> AskRequest:
         top_k=setup.top_k,
         max_tokens=setup.max_tokens,
         temperature=0.0,
+        method=arm.method,
         arm=arm,
         max_false_answer_rate=setup.rate(arm),
         keep=False,
     )
 
 
-def _outcome(answers: Answers, question: Question, arm: Arm, ask: AskRequest) -> Outcome:
+def _outcome(answers: Answers, question: Question, arm: Arm, ask: AskRequest, failures: Failures | None) -> Outcome:
     try:
-        return score_answer(arm.name, question, answers.answer(ask))
+        outcome = score_answer(arm.name, question, answers.answer(ask))
     except (StateError, JobCancelled):
         raise
     except RagtuneError as error:
+        if failures is not None:
+            failures.note(arm.name, error)
         return failed(arm.name, question, error)
+    if failures is not None:
+        failures.passed(arm.name)
+    return outcome

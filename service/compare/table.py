@@ -34,13 +34,31 @@ def _row(arm: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
 def comparison_table(result: Mapping[str, Any]) -> RenderableType:
     """Return the arms as a table, the differences below it, and the verdict last."""
     table = Table(title=f"{result['questions']['n']} questions", title_justify="left", pad_edge=False, box=None)
-    best = max(result["arms"], key=lambda arm: result["arms"][arm]["f1"])
+    whole = {arm: figures for arm, figures in result["arms"].items() if not figures.get("failed")}
+    best = max(whole, key=lambda arm: whole[arm]["f1"])
     for position, column in enumerate(_COLUMNS):
         table.add_column(column, justify="left" if position == 0 else "right", no_wrap=True)
     for arm, figures in result["arms"].items():
         table.add_row(*_row(arm, figures), style="bold" if arm == best else "")
-    notes = [*_adapters(result), *_differences(result), *_confidence(result), *_style(result)]
+    notes = [
+        *(*_warnings(result), *_adapters(result), *_differences(result)),
+        *(*_confidence(result), *_style(result)),
+    ]
     return Group(table, *notes, Text(), Text(result["verdict"], style="bold"))
+
+
+def _warnings(result: Mapping[str, Any]) -> list[Text]:
+    """Return what speaks against the figures: arms that failed, questions that leaked or repeat others."""
+    lines = [
+        Text(f"{arm} failed after {row['failed']['after']} questions, is left out: {row['failed']['error']}", "red")
+        for arm, row in result["arms"].items()
+        if row.get("failed")
+    ]
+    for each in result["questions"].get("leaked", ()):
+        lines.append(Text(f"{each['adapter']} was trained on {each['id']}: {each['like']}", "red"))
+    for each in result["questions"].get("repeated", ()):
+        lines.append(Text(f"{each['id']} asks (nearly) what {each['of']} asks", "dim"))
+    return lines
 
 
 def _adapters(result: Mapping[str, Any]) -> list[Text]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from data.errors import NoQuestions, UnknownEvaluation, UnknownJob
 from service.access import wants
 from service.answerer import check_collection
-from service.compare.evaluation import calibrated
-from service.compare.run import check_questions, choose_arms
+from service.compare.evaluation import calibrated, questions_for_arms
+from service.compare.run import check_questions, choose_arms, with_methods
 from service.compare.style import check_examples
 from service.deps import IdempotencyKey, RunnerDep, WorkspaceDep, accepted
 from service.schemas import EvaluationBody
@@ -27,15 +28,19 @@ def create_evaluation(
     body: EvaluationBody, workspace: WorkspaceDep, runner: RunnerDep, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
     """Compare the arms over the questions, as a job; its id also names the evaluation."""
-    if not body.questions:
-        raise NoQuestions("There are no questions to evaluate on", hint='Send "questions".')
     check_collection(workspace.store, body.collection)
-    check_questions([question_from(question.model_dump()) for question in body.questions])
     check_examples(body.style)
+    inputs = body.model_dump(exclude={"origins"})
     arms = choose_arms(workspace.store, workspace.model, body.arms, body.adapter, body.collection)
+    with_methods(arms, body.methods)
+    stored = questions_for_arms(workspace, inputs, body.origins) if body.origins else []
+    inputs["questions"] = [*inputs["questions"], *map(asdict, stored)]
+    if not inputs["questions"]:
+        raise NoQuestions("There are no questions to evaluate on", hint='Send "questions", or "origins".')
+    check_questions([question_from(question) for question in inputs["questions"]])
     if body.max_false_answer_rate is not None:
-        calibrated(workspace, arms, request_from(body.model_dump()))
-    return accepted(workspace, runner, "evaluate", body.model_dump(), idempotency_key)
+        calibrated(workspace, arms, request_from(inputs))
+    return accepted(workspace, runner, "evaluate", inputs, idempotency_key)
 
 
 @router.get("")

@@ -2,7 +2,8 @@
 
 Inputs: ``questions``, ``arms``, ``adapter``, ``collection``, ``top_k``, ``max_tokens``, ``out`` (a
 folder of one's own), ``fresh``, ``questions_file`` (named in the report), ``style`` (answers of the house),
-``max_false_answer_rate``.
+``max_false_answer_rate``, ``methods`` (of search), ``job_id`` (names the evaluation, so that a stopped job goes on
+with it).
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ def request_from(inputs: dict[str, Any]) -> EvaluationRequest:
         questions_file=inputs.get("questions_file", ""),
         style=tuple(inputs.get("style", ())),
         max_false_answer_rate=inputs.get("max_false_answer_rate"),
+        methods=tuple(inputs.get("methods", ())),
+        identity=inputs.get("job_id", ""),
     )
 
 
@@ -51,4 +54,5 @@ def question_from(row: dict[str, Any]) -> Question:
         answers=tuple(row.get("answers", ())),
         answerable=row.get("answerable", True),
         document=row.get("document"),
+        origin=row.get("origin", "file"),
     )

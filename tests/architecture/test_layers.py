@@ -32,6 +32,7 @@ IMPORTER: dict[str, str | tuple[str, ...]] = {
     "lxml": "retrieval/parsers/markup.py",
     "mammoth": "retrieval/parsers/office.py",
     "markdown_it": "retrieval/",
+    "matplotlib": "service/compare/charts.py",
     "mcp": "service/mcp_server.py",
     "peft": "finetune/",
     "pptx": "retrieval/parsers/office.py",

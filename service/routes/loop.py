@@ -1,0 +1,68 @@
+"""``/v1/loop``: start a round of the loop, and the rounds there were."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+from pydantic import Field
+
+from data.errors import NotFound
+from finetune.recipe import Recipe
+from service.access import wants
+from service.answerer import check_collection
+from service.compare.style import check_examples
+from service.deps import ActorDep, IdempotencyKey, RunnerDep, WorkspaceDep, accepted
+from service.loop import PROPOSALS
+from service.schemas import Body, EvaluationQuestion
+
+router = APIRouter(prefix="/loop", tags=["adapters"])
+_ROUNDS = 50
+
+
+class LoopBody(Body):
+    """``POST /v1/loop``. The folders are those of RAGTUNE_LOOP_FOLDERS: a client names no paths."""
+
+    collection: str = "default"
+    name: str = Field("house", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    questions: list[EvaluationQuestion] = Field(default_factory=list, max_length=10_000)
+    style: list[str] = Field(default_factory=list, max_length=1000)
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    proposals: int = Field(PROPOSALS, ge=0, le=100_000)
+    top_k: int = Field(4, ge=1, le=50)
+    seed: int = 0
+
+
+@router.post("", status_code=202, response_model=None, dependencies=[wants("train", whole=True)])
+def start_round(
+    body: LoopBody,
+    workspace: WorkspaceDep,
+    runner: RunnerDep,
+    actor: ActorDep,
+    idempotency_key: IdempotencyKey = None,
+) -> JSONResponse:
+    """Ingest, regenerate, train, evaluate, and promote if the policy lets it, as one job."""
+    check_collection(workspace.store, body.collection)
+    check_examples(body.style)
+    Recipe.from_mapping(body.recipe)
+    paths = [str(path.resolve()) for path in workspace.settings.loop_folders]
+    inputs = body.model_dump() | {"paths": paths, "actor": actor}
+    return accepted(workspace, runner, "loop", inputs, idempotency_key)
+
+
+@router.get("", dependencies=[wants("train", whole=True)])
+def list_rounds(workspace: WorkspaceDep) -> dict[str, Any]:
+    """Return the newest rounds: each job, with the record of its round once it is over."""
+    jobs = [job for job in workspace.store.jobs.list(limit=1000) if job.kind == "loop"]
+    return {"rounds": [asdict(job) for job in jobs[:_ROUNDS]]}
+
+
+@router.get("/{job_id}", dependencies=[wants("train", whole=True)])
+def get_round(job_id: str, workspace: WorkspaceDep) -> dict[str, Any]:
+    """Return one round."""
+    job = workspace.store.jobs.get(job_id)
+    if job.kind != "loop":
+        raise NotFound("This job is no round of the loop", got=job_id)
+    return asdict(job)
