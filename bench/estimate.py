@@ -47,16 +47,16 @@ def run(side: str, prepared: str, size: str) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - begun, "peak_mb": peak_mb()}
 
 
-def report(found: dict[str, dict[str, dict[str, Any]]]) -> None:
-    """Print one JSON line and a readable one for each size."""
-    print(json.dumps({"bench": "estimate", **found}))
-    for size, sides in found.items():
-        said, true = sides["estimate"], sides["truth"]
-        print(
-            f"{size}: {said['seconds']:.0f} of {true['seconds']:.0f} s = {ratio(said['seconds'], true['seconds'])}; "
-            f"{said['peak_mb']:.0f} of {true['peak_mb']:.0f} MB = {ratio(said['peak_mb'], true['peak_mb'])}; "
-            f"measured in {said['measuring_seconds']:.0f} s"
-        )
+def report(size: str, sides: dict[str, dict[str, Any]]) -> None:
+    """Print one JSON line and a readable one for a size."""
+    print(json.dumps({"bench": "estimate", "size": size, **sides}))
+    said, true = sides["estimate"], sides["truth"]
+    print(
+        f"{size}: {said['seconds']:.0f} of {true['seconds']:.0f} s = {ratio(said['seconds'], true['seconds'])}; "
+        f"{said['peak_mb']:.0f} of {true['peak_mb']:.0f} MB = {ratio(said['peak_mb'], true['peak_mb'])}; "
+        f"measured in {said['measuring_seconds']:.0f} s",
+        flush=True,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prepared = json.dumps(run_side("bench.estimate", "prepare"))
         passed = {size: ("--prepared", prepared, "--size", size) for size in SIZES}
         sides = ("estimate", "truth")
-        report({size: {s: run_side("bench.estimate", s, *passed[size]) for s in sides} for size in SIZES})
+        for size, words in passed.items():
+            report(size, {side: run_side("bench.estimate", side, *words) for side in sides})
 
 
 if __name__ == "__main__":
