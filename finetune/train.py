@@ -31,7 +31,7 @@ from finetune.collate import Collator
 from finetune.held_out import HeldOut
 from finetune.kernels import TREE_ATTENTION, speed_up_norms
 from finetune.memory import described, is_out_of_memory, smaller
-from finetune.processes import is_first, world_size
+from finetune.processes import is_first, join, world_size
 from finetune.recipe import Recipe
 from finetune.rows import RowSet
 from finetune.train_log import LOG, StepLog, keep_until, read_log
@@ -110,6 +110,7 @@ def train(
             hint="Leave it out of the recipe, or train on more pairs.",
         )
     out = Path(out_dir)
+    join(cpu=training_device().type == "cpu")
     with checkpoints.storage_errors(out):
         checkpoints.prepare(out, _fingerprint(recipe, rows, held_out, model))
         if (finished := _finished(out)) is not None:
