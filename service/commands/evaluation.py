@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 evaluate = typer.Typer(help="Measure one part on labelled data.", no_args_is_help=True)
 
+Sources = Annotated[
+    list[str] | None,
+    typer.Option(help="JSONL, feedback or pairs (accepted, not trained on); repeatable. The samples by default."),
+]
 _FILE: dict[str, Any] = {"exists": True, "dir_okay": False, "readable": True}
 
 
@@ -117,10 +121,7 @@ def sample_questions() -> Path:
 def compare(
     ctx: typer.Context,
     *,
-    questions: Annotated[
-        list[str] | None,
-        typer.Option(help="JSONL, feedback or pairs (accepted, not trained on); repeatable. The samples by default."),
-    ] = None,
+    questions: Sources = None,
     arms: Annotated[str | None, typer.Option(help="Comma-separated modes or adapters; else all that can run.")] = None,
     adapter: Annotated[
         str | None, typer.Option(help="Of tuned and combined: NAME (newest) or NAME@VERSION; else the live one.")
