@@ -192,8 +192,8 @@ def test_the_notebook_is_valid_and_its_cells_are_small(tmp_path: Path) -> None:
 def test_each_platform_has_its_own_files(tmp_path: Path) -> None:
     """What the platforms' own packages say was looked at once, since they are too heavy for these tests.
 
-    azure-ai-ml 1.35.2 (``load_job``, its validation passes), skypilot 0.14.1 (``Task.from_yaml``) and kaggle 2.2.5 (names
-    and lengths of its metadata).
+    azure-ai-ml 1.35.2 (``load_job``, its validation passes), skypilot 0.14.1 (``Task.from_yaml``) and kaggle 2.2.5
+    (names and lengths of its metadata).
     """
     for platform in PLATFORMS:
         make(tmp_path / platform, platform)
