@@ -338,7 +338,9 @@ def test_adapters_import_of_an_incomplete_folder(shell, tmp_path):
 
 
 def test_bundle_says_what_is_missing(shell, tmp_path):
-    assert "ragtune pairs generate" in shell("bundle", "colab", "--out", tmp_path / "out", code=1).stderr
+    bundle = ("bundle", "colab", "--out", tmp_path / "out")
+    assert "--with-model" in shell(*bundle, code=1).stderr
+    assert "ragtune pairs generate" in shell(*bundle, "--base-model", "Qwen/Qwen2.5-0.5B-Instruct", code=1).stderr
     assert not (tmp_path / "out").exists()
     shell("bundle", "moon", "--out", tmp_path / "out", code=2)
     shell("bundle", "colab", code=2)
