@@ -68,7 +68,7 @@ def similarity(questions: Sequence[Question], outcomes: Sequence[Outcome], embed
     golds = embedder.embed_documents([gold for _, accepted in pairs for gold in accepted])
     ends = np.cumsum([len(accepted) for _, accepted in pairs])
     best = [
-        float((golds[end - len(accepted) : end] @ answers[row]).max())
+        min(1.0, float((golds[end - len(accepted) : end] @ answers[row]).max()))
         for row, ((_, accepted), end) in enumerate(zip(pairs, ends.tolist(), strict=True))
     ]
     return {"semantic_similarity": float(np.mean(best))}
