@@ -128,7 +128,7 @@ def test_a_file_that_goes_meanwhile_begins_the_backup_anew(state, store, tmp_pat
 
     write_backup(state, store, tmp_path / "saved.tar", lose)
     restore_backup(tmp_path / "saved.tar", tmp_path / "other", quiet)
-    assert set(contents(tmp_path / "other")) == {"models/own/own.gguf"}
+    assert set(contents(tmp_path / "other")) == {"calibrations/default/rag.json", "models/own/own.gguf"}
 
 
 def test_a_backup_that_is_stopped_leaves_nothing(state, store, tmp_path):
