@@ -114,7 +114,7 @@ def test_a_training_shows_its_loss_and_can_be_stopped(server, open_page, tmp_pat
     page.get_by_text("Knobs").click()
     page.get_by_label("Passes over the rows").fill("100")
     page.get_by_role("button", name="Train an adapter").click()
-    panel = page.get_by_label("Train an adapter", exact=True)
+    panel = page.get_by_role("region", name="Train an adapter")
     expect(page.get_by_text("loss").last).to_be_visible(timeout=120_000)
     expect(page.get_by_role("img", name="Loss by step")).to_be_visible()
     panel.get_by_role("button", name="Cancel the job").click()
