@@ -56,7 +56,6 @@ async function show() {
     if (link.dataset.page === name) link.setAttribute('aria-current', 'page');
     else link.removeAttribute('aria-current');
   }
-  document.documentElement.classList.remove('menu-open');
   document.title = `${t(`nav.${name}`)} – ragtune`;
   fill(main, h('h1', {}, t(`nav.${name}`)));
   main.dataset.page = name;
@@ -254,6 +253,8 @@ async function start() {
   Object.assign(hooks, { wantKey, reached });
   drawFrame();
   window.addEventListener('hashchange', async () => {
+    document.documentElement.classList.remove('menu-open');
+    document.querySelector('.menu-button')?.setAttribute('aria-expanded', 'false');
     await show();
     main.focus({ preventScroll: true });
     window.scrollTo(0, 0);

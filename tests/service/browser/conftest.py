@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
     from service.workspace import Workspace
+    from tests.service.parts import ScriptedGenerator
 
 ROOT = Path(__file__).parents[3]
 PATIENCE_MS = 20_000
@@ -34,8 +35,9 @@ serve(Workspace(Settings.load()), on_ready=lambda url: print(url, flush=True))
 
 
 @pytest.fixture
-def scripted(indexed: Workspace) -> Iterator[str]:
+def scripted(indexed: Workspace, generator: ScriptedGenerator) -> Iterator[str]:
     """Return the URL of a server in this process whose generator follows a script (no jobs are run)."""
+    generator.reply = "1842 [1]"
     with real_server(indexed) as url:
         yield url
 
