@@ -71,6 +71,7 @@ def test_every_route_says_what_it_wants(workspace):
         assert bool(scopes) == (path not in OPEN_PATHS), (method, path)
 
 
+@pytest.mark.slow
 def test_a_key_without_the_scope_is_refused_on_every_route(service, shared):
     """Each route is open to some of the four scopes and closed to the others; admin opens all of them."""
     headers = {scope: key(shared, scope) for scope in SCOPES}

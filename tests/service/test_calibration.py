@@ -20,6 +20,8 @@ from service.jobs import run_job
 from tests.service.conftest import open_client
 from tests.service.parts import adapter
 
+pytestmark = pytest.mark.slow
+
 STATUES = 60
 """A town with so many statues; of every second one the year is not told."""
 

@@ -21,6 +21,8 @@ from service.jobs import RESUMABLE, run_job, submit
 from tests.service.conftest import open_client
 from tests.service.parts import adapter
 
+pytestmark = pytest.mark.slow
+
 QUESTIONS = tuple(
     Question(f"q{i}", f"When was the lighthouse number {i * 7919} of Orrin built?", ("1842",)) for i in range(24)
 )

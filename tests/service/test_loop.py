@@ -18,6 +18,8 @@ from service.questions import leaked_questions, pair_questions, repeated_questio
 from tests.service.conftest import DOCUMENTS, open_client
 from tests.service.parts import MODEL, adapter, wait_until
 
+pytestmark = pytest.mark.slow
+
 BUILT = "When was the lighthouse of Orrin built?"
 
 

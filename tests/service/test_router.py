@@ -13,6 +13,8 @@ from service.compare.outcomes import Outcome
 from service.compare.router import fit_router, router_of
 from tests.service.parts import adapter
 
+pytestmark = pytest.mark.slow
+
 IDS = {"rag": "r", "combined": "c"}
 
 
