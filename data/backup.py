@@ -1,7 +1,8 @@
 """A backup of the whole state in one tar file, written while the service runs, and the way back.
 
 The database is copied as it is at one moment; then come the files that it may name, which never change once they are
-written. What goes meanwhile (an adapter deleted, an index generation replaced) begins the backup anew. Left out is what
+written. A listed file or an index generation that goes while it is copied begins the backup anew; what was deleted
+between the moment and the listing is missing, as it would be a moment later. Left out is what
 can be had again: kept passages (``kv``), logs, temporary files, exports, index generations that are not in use. The
 manifest, with the hash of every file, is the last member. The archive holds all documents and the hashes of all keys:
 it is as private as the state directory. Knows nothing of what is in the files.

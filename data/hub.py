@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from data import modelscope
 from data.download import RemoteFile, download
@@ -149,7 +149,11 @@ def _chosen(names: Sequence[str], repo: str, kind: str | None) -> set[str]:
 
     Raises:
         InvalidModel: the repository has not what is needed.
+        HubError: it names a file that would lie elsewhere.
     """
+    for name in names:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
+            raise HubError("The hub names a file outside of the model", got=name, hint="Do not use this repository.")
     if kind is not None:
         first = _one_gguf(names, repo, kind)
         parts = re.sub(r"-00001-(of-\d{5}\.gguf)$", r"-?????-\1", first)
@@ -271,7 +275,7 @@ def _cache(repo: str) -> Path:
 
 
 def _etag(file: RemoteFile) -> str:
-    return file.digest or re.sub(r"\W", "-", file.path)
+    return re.sub(r"\W", "-", file.digest or file.path)
 
 
 def _is_offline() -> bool:

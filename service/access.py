@@ -40,7 +40,8 @@ class KeyGuard:
     """Lets a request through if its path is open, if no key exists anywhere, or if it carries a valid one.
 
     Whoever asks is then ``data.access.current`` for all that the request does, in its threads too. What changes
-    something goes into the audit log with the status it ended with, refusals included.
+    something goes into the audit log with the status it ended with, refused for its scope included; a request without a
+    valid key, or over its limit, is nobody's and is not.
     """
 
     def __init__(self, app: ASGIApp, workspace: Workspace) -> None:

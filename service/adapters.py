@@ -92,6 +92,11 @@ def read_importable(folder: Path, model: Model) -> tuple[dict[str, Any], dict[st
             found = sorted(file.name for file in folder.iterdir())[:10]
             raise InvalidModel("A file of the adapter is missing", got=", ".join(found), wanted=needed)
     config, manifest = _json(folder / ADAPTER_CONFIG), _json(folder / MANIFEST)
+    for name in ("metrics", "recipe", "lineage"):
+        if not isinstance(manifest.get(name, {}), dict):
+            raise InvalidModel(
+                "The manifest cannot be read", got=f"{name}: {manifest[name]!r}"[:200], wanted="an object"
+            )
     if "sha256" in manifest:
         check_hashes(folder)
     _check_base(manifest, model)

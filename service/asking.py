@@ -58,4 +58,5 @@ class AskRequest:
         kept = {"messages": (), "max_tokens": 1, "seed": None, "timeout_s": 1.0}
         sampled = replace(like, **kept) != replace(GenerationRequest(()), **kept)  # type: ignore[arg-type]
         found = {"history": bool(self.history), "system": self.system is not None, "sampling": sampled}
+        found |= {"filter": self.filter is not None and self.filter != Filter()}
         return ", ".join(name for name, given in found.items() if given)

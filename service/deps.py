@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 
 from data.access import MACHINE, current
 from data.errors import RagtuneError
-from service.jobs import submit
+from service.jobs import submit, submitted_by
 from service.runner import JobRunner
 from service.uploads import discard_upload, release_upload
 from service.workspace import Workspace
@@ -54,7 +54,7 @@ def accepted(
         Conflict: the idempotency key was used with other inputs.
     """
     try:
-        job = submit(workspace.store, kind, inputs, key)
+        job = submit(workspace.store, kind, {**inputs, **submitted_by(current())}, key)
     except RagtuneError:
         discard_upload(workspace.state, inputs)
         raise

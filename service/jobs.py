@@ -21,6 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from data.access import MACHINE, Access, acting
 from data.errors import Conflict, InvalidRequest, JobCancelled
 from data.protocols import Report
 from data.records import Job, JobStatus, Progress
@@ -52,6 +53,7 @@ _KINDS = (
     "promote_retriever",
     "loop",
 )
+_BOUND = "bound_to"
 WORK = {kind: f"service.work.{kind}" for kind in _KINDS}
 """The module of each kind of job; ``run(workspace, inputs, report)`` returns the outputs. Inputs hold a ``job_id``."""
 HEAVY = frozenset(("pairs", "train", "estimate", "import_adapter", "evaluate", "calibrate", "tune_retriever", "loop"))
@@ -78,6 +80,16 @@ def submit(store: Store, kind: str, inputs: Mapping[str, Any], idempotency_key: 
     if kind not in WORK:
         raise InvalidRequest("No such kind of job", got=kind, wanted=", ".join(WORK), hint=did_you_mean(kind, WORK))
     return store.jobs.create(kind, dict(inputs), idempotency_key)
+
+
+def submitted_by(access: Access) -> dict[str, Any]:
+    """Return what a job has to remember of who asked for it: the collections that it is bound to, if it is."""
+    return {_BOUND: sorted(access.collections)} if access.collections else {}
+
+
+def submitter(job: Job) -> Access:
+    """Return who a job acts as: it may know of no more than who asked for it."""
+    return replace(MACHINE, collections=frozenset(job.inputs.get(_BOUND, ())))
 
 
 def run_job(
@@ -110,7 +122,9 @@ def run_job(
     pulse = Pulse(workspace.store, job_id, worker, watch=watch, on_stuck=on_stuck)
     try:
         with pulse:
-            outputs = import_module(WORK[job.kind]).run(workspace, {**job.inputs, "job_id": job.id}, pulse.report)
+            inputs = {name: value for name, value in job.inputs.items() if name != _BOUND} | {"job_id": job.id}
+            with acting(submitter(job)):
+                outputs = import_module(WORK[job.kind]).run(workspace, inputs, pulse.report)
     except JobCancelled:
         return _over(workspace, job_id, "cancelled", worker=worker)
     except KeyboardInterrupt:

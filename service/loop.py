@@ -45,7 +45,7 @@ class LoopInputs:
     Attributes:
         collection: of the documents.
         name: of the adapter that is trained.
-        paths: folders that the collection is kept equal to; none, and the stored documents are taken as they are.
+        paths: folders whose files are kept in the collection; none, and the stored documents are taken as they are.
         questions: to evaluate on, beside those from feedback and from pairs that were not trained on.
         style: answers of the house; given, style is measured too.
         recipe: fields of the training recipe.
@@ -117,18 +117,35 @@ class Round:
             self._write()
         return self._end("succeeded")
 
-    # ingest: the collection becomes equal to its folders
+    # ingest: what is in the folders is in the collection, and what an earlier round took from them is not, once gone
 
     def _ingest(self) -> dict[str, Any]:
         inputs = self._inputs
         if not inputs.paths:
             return {"skipped": "no folders were named"}
-        work = {"paths": list(inputs.paths), "collection": inputs.collection, "sync": True, "strict": True}
+        work = {"paths": list(inputs.paths), "collection": inputs.collection, "sync": False, "strict": True}
         outputs = ingest.run(self._workspace, work, self._report)
-        counts: dict[str, Any] = {
-            name: len(outputs[name]) for name in ("indexed", "unchanged", "moved", "deleted") if name in outputs
+        present = {source_of(row) for kind in ("indexed", "unchanged", "failed") for row in outputs[kind]}
+        known = self._workspace.store.documents.by_source(inputs.collection)
+        # What was uploaded, or ingested by hand, is not the loop's to delete.
+        gone = sorted((self._taken_before() - present) & known.keys())
+        for source in gone:
+            self._workspace.ingestor.delete(known[source].id)
+        counts = {"indexed": len(outputs["indexed"]), "unchanged": len(outputs["unchanged"]), "deleted": len(gone)}
+        return {
+            **counts,
+            "sources": sorted(present),
+            "failed": [{"source": row["source"], "detail": row["detail"]} for row in outputs["failed"]],
         }
-        return {**counts, "failed": [{"source": row["source"], "detail": row["detail"]} for row in outputs["failed"]]}
+
+    def _taken_before(self) -> set[str]:
+        """Return the sources that the newest earlier round over these folders found in them."""
+        records = sorted(self._root.glob("round-*/round.json"), key=_number, reverse=True)
+        for record in map(json.loads, (path.read_bytes() for path in records)):
+            done = record["steps"].get("ingest", {})
+            if record["collection"] == self._inputs.collection and "sources" in done:
+                return set(done["sources"])
+        return set()
 
     # pairs: for documents that have none (new ones, and those whose pairs became stale)
 
@@ -301,6 +318,11 @@ class RoundFailed(Exception):
         super().__init__(str(error))
         self.error = error
         self.record = record
+
+
+def source_of(row: Any) -> str:
+    """Return the source of a row of an ingest's outputs: of a file, or its name alone."""
+    return str(row["source"]) if isinstance(row, dict) else str(row)
 
 
 def _number(path: Path) -> int:

@@ -6,6 +6,7 @@ What is sent back is built in ``views``. Limits that depend on settings are chec
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -144,6 +145,13 @@ class KeyBody(Body):
     requests_per_minute: int | None = Field(None, ge=1)
     tokens_per_minute: int | None = Field(None, ge=1)
     expires_at: datetime | None = None
+
+    @field_validator("expires_at")
+    @classmethod
+    def _later(cls, value: datetime | None) -> datetime | None:
+        if value is not None and (_seconds(value) or 0) <= time.time():
+            raise ValueError("the key would have ended already")
+        return value
 
     def grant(self) -> KeyGrant:
         """Return it as the store's grant."""

@@ -34,7 +34,7 @@ QUEUE = 32
 """Questions that wait for the shadow; a further one takes the place of the oldest."""
 QUIET_S = 0.2
 """No request for so long before the shadow begins: who sends one question after another is not interrupted."""
-BUSY = frozenset(f"/v1/{path}" for path in ("answers", "compare", "chat/completions", "search", "embeddings"))
+BUSY = frozenset(("/mcp", *map("/v1/{}".format, ("answers", "compare", "chat/completions", "search", "embeddings"))))
 """The paths whose requests the shadow gives way to."""
 DROPPED_FULL, DROPPED_INTERRUPTED = "queue full", "interrupted by a request"
 
@@ -164,7 +164,8 @@ class Shadow:
             ClientLeft: a request came.
         """
         arm = Arm(adapter_label(adapter), passages=True, adapter=adapter_label(adapter))
-        ask = replace(asked.ask, arm=arm, keep=False)
+        # A candidate has no calibration yet: it answers as it likes.
+        ask = replace(asked.ask, arm=arm, keep=False, max_false_answer_rate=None)
         try:
             answer = self._workspace.answerer.answer(ask, hangup)
         except ClientLeft:

@@ -50,12 +50,13 @@ class Evaluations:
     def list(self, limit: int = 50) -> list[dict[str, Any]]:
         """Return ``{"id", "collection", "created_at", "result"}`` of each, newest first."""
         query = sa.select(evaluations).order_by(evaluations.c.key.desc()).limit(check_limit(limit))
+        if current().collections:
+            query = query.where(evaluations.c.collection.in_(current().collections))
         with self._database.read() as connection:
             rows = connection.execute(query).all()
         return [
             {"id": row.id, "collection": row.collection, "created_at": row.created_at, "result": row.result}
             for row in rows
-            if current().sees(row.collection)
         ]
 
     def latest(self, collection: str = "default") -> dict[str, Any] | None:

@@ -104,7 +104,7 @@ def _check_entries(entries: Sequence[zipfile.ZipInfo]) -> None:
             wanted=f"only {', '.join(ALLOWED)}, in no folder",
             hint="Import the ZIP file as the training wrote it. Pickles and code are never taken.",
         )
-    if missing := [name for name in NEEDED if names.count(name) != 1]:
+    if missing := [name for name in ALLOWED if names.count(name) > 1 or (name in NEEDED and name not in names)]:
         raise InvalidModel(
             "The archive is not one adapter", got=", ".join(names) or "no files", wanted=f"{', '.join(missing)}, once"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -152,6 +153,7 @@ def show_policy(ctx: typer.Context, policy: PolicyFile = None, as_json: Json = F
     settings = session(ctx).settings(promotion_policy=policy)
     rules = asdict(load_policy(settings.promotion_policy))
     if as_json:
-        print_json(rules)
+        # JSON has no infinity: a bound that is none is null, as over HTTP.
+        print_json({s: {k: None if v == math.inf else v for k, v in keys.items()} for s, keys in rules.items()})
     else:
         print_fields({f"{section}.{key}": value for section, keys in rules.items() for key, value in keys.items()})

@@ -122,6 +122,9 @@ def plan(workspace: Workspace, request: EvaluationRequest) -> Setup:
         max_tokens=request.max_tokens,
         calibrations=calibrated(workspace, arms, request),
         max_false_answer_rate=request.max_false_answer_rate,
+        rerank=str(workspace.settings.rerank),
+        unsupported=str(workspace.settings.unsupported),
+        engine=str(workspace.settings.engine_url or ""),
     )
 
 

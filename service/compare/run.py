@@ -25,6 +25,7 @@ from data.errors import (
     StateError,
     UnknownAdapter,
 )
+from data.prompt import prompt_version
 from data.protocols import Report
 from data.records import METHODS, Answer, Method, Model, Progress, Question, content_id
 from data.state import map_os_error, write_atomic
@@ -90,6 +91,10 @@ class Setup:
     max_tokens: int = MAX_TOKENS
     calibrations: Mapping[str, str] = field(default_factory=dict)
     max_false_answer_rate: float | None = None
+    rerank: str = "off"
+    unsupported: str = "mark"
+    engine: str = ""
+    prompt: str = field(default_factory=prompt_version)
 
     def rate(self, arm: Arm) -> float | None:
         """Return the share of false answers that an arm keeps to, None where it answers as it likes."""

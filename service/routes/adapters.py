@@ -9,7 +9,8 @@ from typing import Annotated, Any, BinaryIO
 from fastapi import APIRouter, File, Form, UploadFile
 from fastapi.responses import JSONResponse
 
-from data.errors import InvalidModel, NoAcceptedPairs, RagtuneError, RecipeInvalid
+from data.access import MACHINE, acting, current, require_whole
+from data.errors import Forbidden, InvalidModel, NoAcceptedPairs, RagtuneError, RecipeInvalid
 from data.records import Adapter
 from data.state import check_name
 from finetune.recipe import Recipe, preset_values
@@ -54,27 +55,47 @@ def _training(body: TrainBody, workspace: Workspace) -> dict[str, Any]:
     """Return the inputs of the job, the recipe as its fields.
 
     Raises:
-        RecipeInvalid: as ``_check_recipe``, or there is no packaged recipe of that name.
+        Forbidden: a key bound to collections would promote, or take the name of an adapter that is not its own.
+        RecipeInvalid: as ``checked_recipe``, or there is no packaged recipe of that name.
         NoAcceptedPairs: there is nothing to train on.
         UnknownCollection: there is none of that name.
     """
     check_collection(workspace.store, body.collection)
-    values = preset_values(body.recipe) if isinstance(body.recipe, str) else body.recipe
-    _check_recipe(values)
+    if body.promote:
+        require_whole()  # what is live is live for every collection
+    _check_name(workspace, body.name)
+    values = checked_recipe(workspace, preset_values(body.recipe) if isinstance(body.recipe, str) else body.recipe)
     if not workspace.store.pairs.list(body.collection, "accepted", limit=1)[0]:
         raise no_accepted_pairs(body.collection)
     return {**body.model_dump(), "recipe": values}
 
 
-def _check_recipe(values: dict[str, Any]) -> None:
-    """Refuse now what the job would refuse later, and folders of this machine.
+def _check_name(workspace: Workspace, name: str) -> None:
+    """Keep a bound key from adding a version to an adapter of others, which they would then promote.
+
+    Raises:
+        Forbidden: the name is in use elsewhere.
+    """
+    own = {adapter.version for adapter in workspace.store.adapters.list(name) if "collection" in adapter.lineage}
+    with acting(MACHINE):
+        known = {adapter.version for adapter in workspace.store.adapters.list(name)}
+    if current().collections and known - own:
+        raise Forbidden("This key may not train under that name", got=name, wanted="a name of its own")
+
+
+def checked_recipe(workspace: Workspace, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a recipe, its ``init_adapter`` as ``name@version``: refused now is what would fail later.
 
     Raises:
         RecipeInvalid: an unknown field, an impossible value, or a path as ``init_adapter``.
+        UnknownAdapter: there is no adapter of that name that the key may know.
     """
-    start = Recipe.from_mapping(values).init_adapter or ""
-    if PurePath(start).name != start:
+    start = Recipe.from_mapping(values).init_adapter
+    if not start:
+        return values
+    if "/" in start or "\\" in start or start.startswith("."):
         raise RecipeInvalid("Over HTTP an adapter starts from a registered one", got=start, wanted="an adapter's name")
+    return {**values, "init_adapter": adapter_label(find_adapter(workspace.store, start))}
 
 
 def no_accepted_pairs(collection: str) -> NoAcceptedPairs:
@@ -97,7 +118,7 @@ def get_adapter(name: str, workspace: WorkspaceDep) -> dict[str, Any]:
     """Return ``name`` (its newest version) or ``name@version``, with the history of all its versions."""
     adapter = find_adapter(workspace.store, name)
     shadow = shadow_summary(workspace.store, adapter)
-    return {**_view(workspace, adapter), "shadow": shadow, "history": workspace.store.adapters.history(adapter.name)}
+    return {**_view(workspace, adapter), "shadow": shadow, "history": _history(workspace, adapter.name)}
 
 
 @router.get("/{name}/decision", dependencies=[wants("train", "query")])
@@ -201,8 +222,19 @@ def retire_adapter(
 @router.delete("/{name}", dependencies=[wants("train")])
 def remove_adapter(name: str, workspace: WorkspaceDep, actor: ActorDep, version: int | None = None) -> dict[str, Any]:
     """Delete every version of an adapter, or the one named."""
+    found = workspace.store.adapters.list(name)
+    chosen = [adapter for adapter in found if version in (None, adapter.version)]
+    if any("collection" not in adapter.lineage or adapter.stage in ("live", "shadow") for adapter in chosen):
+        require_whole()  # it serves, or may serve, every collection
     gone = delete_adapter(workspace, name, version, actor=actor)
     return {"deleted": [adapter_label(adapter) for adapter in gone]}
+
+
+def _history(workspace: Workspace, name: str) -> list[dict[str, Any]]:
+    """Return what happened to an adapter; to a bound key only to the versions that it may know."""
+    seen = {adapter.version for adapter in workspace.store.adapters.list(name)}
+    history = workspace.store.adapters.history(name)
+    return [event for event in history if event["version"] in seen] if current().collections else history
 
 
 def _view(workspace: Workspace, adapter: Adapter) -> dict[str, Any]:

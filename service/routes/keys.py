@@ -7,7 +7,8 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from data.access import SCOPES, current
+from data.access import MACHINE, SCOPES, current
+from data.errors import Conflict
 from data.store import KeyRow
 from service.access import wants
 from service.deps import Limit, WorkspaceDep
@@ -22,6 +23,14 @@ keys = APIRouter(dependencies=[wants("admin", whole=True)])
 def create_key(body: KeyBody, workspace: WorkspaceDep) -> dict[str, Any]:
     """Make an API key. ``key`` is shown this once; only its hash is kept."""
     grant = body.grant()
+    whole = "admin" in grant.scopes and not grant.collections and grant.expires_at is None
+    if not whole and current() is MACHINE and not any(key.valid for key in workspace.store.keys.list()):
+        raise Conflict(
+            "The first key must be an administrator's: from then on every request needs a key",
+            got=", ".join(grant.scopes),
+            wanted='{"scopes": ["admin"]}, for all collections and without an end',
+            hint="Make that one first, keep it, and make this one with it.",
+        )
     key_id, plaintext = workspace.store.keys.create(body.name, grant)
     return {"id": key_id, "name": body.name, **asdict(grant), "key": plaintext}
 

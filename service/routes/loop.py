@@ -9,14 +9,17 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
+from data.access import require
 from data.errors import NotFound
-from finetune.recipe import Recipe
 from service.access import wants
 from service.answerer import check_collection
+from service.compare.run import check_questions
 from service.compare.style import check_examples
 from service.deps import ActorDep, IdempotencyKey, RunnerDep, WorkspaceDep, accepted
 from service.loop import PROPOSALS
+from service.routes.adapters import checked_recipe
 from service.schemas import Body, EvaluationQuestion
+from service.work.evaluate import question_from
 
 router = APIRouter(prefix="/loop", tags=["adapters"])
 _ROUNDS = 50
@@ -44,11 +47,14 @@ def start_round(
     idempotency_key: IdempotencyKey = None,
 ) -> JSONResponse:
     """Ingest, regenerate, train, evaluate, and promote if the policy lets it, as one job."""
+    require("ingest")  # a round ingests, and removes what is gone from its folders
     check_collection(workspace.store, body.collection)
     check_examples(body.style)
-    Recipe.from_mapping(body.recipe)
+    if body.questions:
+        check_questions([question_from(question.model_dump()) for question in body.questions])
+    recipe = checked_recipe(workspace, body.recipe)
     paths = [str(path.resolve()) for path in workspace.settings.loop_folders]
-    inputs = body.model_dump() | {"paths": paths, "actor": actor}
+    inputs = body.model_dump() | {"recipe": recipe, "paths": paths, "actor": actor}
     return accepted(workspace, runner, "loop", inputs, idempotency_key)
 
 

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.sse import ServerSentEvent
 from pydantic import BaseModel, ConfigDict
 
+from data.access import current
 from data.errors import InvalidRequest, UnknownModel
 from data.records import Answer
 from service.access import wants
@@ -127,6 +128,7 @@ def create_embeddings(body: EmbeddingsBody, workspace: WorkspaceDep) -> dict[str
         )
     rows = embedder.embed_documents(texts)
     tokens = sum(embedder.count_tokens(text) for text in texts)
+    current().charge(tokens)
     as_text = body.encoding_format == "base64"
     vectors = [base64.b64encode(row.tobytes()).decode() if as_text else row.tolist() for row in rows]
     return {

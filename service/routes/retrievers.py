@@ -54,7 +54,9 @@ def promote_retriever(
     """Index the collection anew with a tuned embedder (``base``: the configured one), as a job; refused at once."""
     body = body or PromoteRetrieverBody(reason="")
     inputs: dict[str, Any] = {"name": name, **body.model_dump(), "actor": actor}
-    if name != BASE:
+    if name == BASE:
+        check_collection(workspace.store, body.collection or "default")
+    else:
         one = workspace.tuned.get(name)
         inputs |= {"name": one.label, "collection": body.collection or one.collection}
         check_collection(workspace.store, inputs["collection"])

@@ -11,9 +11,10 @@ from data.records import Adapter, QAPair
 from data.store import KeyGrant, KeyRow
 from service.access import OPEN_PATHS
 from service.app import create_app
+from service.jobs import run_job, submitter
 from service.limits import RateLimits, rate_headers
 from tests.service.conftest import open_client
-from tests.service.parts import MODEL
+from tests.service.parts import MODEL, adapter
 
 ASK = {"question": "When was the lighthouse of Orrin built?"}
 
@@ -278,3 +279,63 @@ def test_whoever_acts_is_forgotten_at_the_end_of_the_block(shared):
     with acting(Access("bound", frozenset(SCOPES), frozenset(("default",)))):
         assert shared.store.collections.names() == ["default"]
     assert shared.store.collections.names() == ["default", "secret"]
+
+
+def test_a_job_knows_no_more_than_who_asked_for_it(service, shared):
+    """A job runs in a process of its own: what it may know goes along with it."""
+    bound = key(shared, "train", "ingest", collections=["default"])
+    job_id = service.post("/v1/index/rebuild", json={}, headers=bound).json()["job_id"]
+    job = shared.store.jobs.get(job_id)
+    with acting(submitter(job)):
+        assert shared.store.collections.names() == ["default"]
+        assert shared.store.adapters.list() == []
+    assert run_job(shared, job_id).status == "succeeded"
+    whole = service.post("/v1/index/rebuild", json={}, headers=key(shared, "admin")).json()["job_id"]
+    assert submitter(shared.store.jobs.get(whole)) == MACHINE
+
+
+def test_a_bound_key_neither_promotes_nor_continues_nor_deletes_what_is_not_its_own(service, shared):
+    whole_pair = QAPair("p2", "Who kept the lighthouse?", "Mara Venn", (), "span", "human", "accepted")
+    shared.store.pairs.add("default", None, [whole_pair])
+    shared.store.adapters.add(adapter("imported"))
+    shared.store.adapters.promote("imported", 1)
+    bound = key(shared, "train", collections=["default"])
+    train = {"name": "mine", "collection": "default"}
+    for body, status in (
+        (train, 202),
+        ({**train, "promote": True}, 403),
+        ({**train, "name": "vaulted"}, 403),
+        ({**train, "recipe": {"init_adapter": "vaulted"}}, 404),
+        ({**train, "recipe": {"init_adapter": ".."}}, 422),
+        ({**train, "recipe": {"init_adapter": "imported"}}, 202),
+    ):
+        assert service.post("/v1/adapters", json=body, headers=bound).status_code == status, body
+    assert service.delete("/v1/adapters/imported", headers=bound).status_code == 403
+    assert service.delete("/v1/adapters/imported", headers=key(shared, "train")).status_code == 200
+
+
+def test_the_first_key_is_an_administrators(service, shared):
+    refused = service.post("/v1/keys", json={"name": "wiki"})
+    assert (refused.status_code, refused.json()["type"]) == (409, "conflict")
+    ended = service.post("/v1/keys", json={"name": "old", "scopes": ["admin"], "expires_at": "2001-01-01T00:00:00Z"})
+    assert ended.status_code == 422
+    assert service.post("/v1/keys", json={"name": "root", "scopes": ["admin"]}).status_code == 201
+    assert service.get("/v1/keys").status_code == 401
+
+
+def test_embeddings_cost_their_tokens(service, shared):
+    headers = key(shared, "query", tokens_per_minute=5)
+    body = {"model": "ragtune-embedder", "input": "many words about the lighthouse of Orrin and its keeper"}
+    names = [model["id"] for model in service.get("/v1/models", headers=headers).json()["data"]]
+    body["model"] = names[-1]
+    assert service.post("/v1/embeddings", json=body, headers=headers).status_code == 200
+    assert service.post("/v1/embeddings", json=body, headers=headers).status_code == 429
+
+
+def test_evaluations_of_others_do_not_push_ones_own_off_the_list(service, shared):
+    shared.store.evaluations.add("mine", {"verdict": "none"}, "default")
+    for number in range(60):
+        shared.store.evaluations.add(f"theirs{number}", {"verdict": "none"}, "secret")
+    bound = key(shared, "train", collections=["default"])
+    listed = service.get("/v1/evaluations", headers=bound).json()["evaluations"]
+    assert [row["id"] for row in listed] == ["mine"]
