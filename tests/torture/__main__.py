@@ -54,7 +54,8 @@ def main() -> None:
     wanted = {name: options[name] for name in RUNS if options[name] is not None} or DEFAULTS
     for name, trials in {} if options["page"] else wanted.items():
         for start in range(0, trials, A_PIECE):
-            done = json.loads(RESULTS.read_text(encoding="utf-8")).get(name, {}).get("trials", 0)
+            known = {} if options["unrecorded"] else json.loads(RESULTS.read_text(encoding="utf-8"))
+            done = known.get(name, {}).get("trials", 0)
             with tempfile.TemporaryDirectory(prefix="torture-") as folder:
                 found = RUNS[name](min(A_PIECE, trials - start), 10_000 + int(done), Path(folder))
             if not options["unrecorded"]:

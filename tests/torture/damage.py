@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from data.errors import RagtuneError, StateLocked
+from data.errors import RagtuneError, StateLocked, StorageCorrupt
 from data.state import StateDirectory
 from data.store import Store
 from retrieval.ingest import Ingestor
@@ -75,9 +75,13 @@ def meet(root: Path, expected: list[str], say: Say, check: Callable[[Path], None
 
 
 def check_database(root: Path) -> None:
-    """Read the whole database, as ``index verify`` and ``doctor`` do."""
-    with Store.open(root / "state" / "ragtune.db") as store:
+    """Read the whole database and compare texts with chunks and index, as ``index verify`` does."""
+    state = StateDirectory(root / "state")
+    with Store.open(state.db) as store:
         store.check()
+        ingestor = Ingestor(store, state, HashingEmbedder(), Settings())
+        if problems := ingestor.verify("default")["problems"]:
+            raise StorageCorrupt("The store and what it holds differ", got=str(problems[0]))
 
 
 def damage(trials: int, seed: int, folder: Path, *, database: bool) -> dict[str, int]:
