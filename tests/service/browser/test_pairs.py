@@ -146,4 +146,6 @@ def test_pairs_go_in_and_out_as_files(server, open_page, tmp_path):
     with page.expect_download(timeout=60_000) as download:
         page.get_by_role("button", name="Export", exact=True).click()
     rows = [json.loads(line) for line in download.value.path().read_text().splitlines()]
-    assert any(row["messages"][-1]["content"].startswith("1842") for row in rows)
+    # Which of the pairs are held out for evaluation depends on how many there are.
+    assert rows
+    assert all(row["messages"][-1]["content"].startswith(("1842", "Mara Venn")) for row in rows)
