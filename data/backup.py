@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -163,12 +164,10 @@ class _Hashing:
 
 
 def _add_manifest(archive: tarfile.TarFile, manifest: dict[str, Any]) -> None:
-    with tempfile.SpooledTemporaryFile() as file:
-        file.write(json.dumps(manifest, ensure_ascii=False, sort_keys=True).encode())
-        member = tarfile.TarInfo(MANIFEST)
-        member.size, member.mode = file.tell(), 0o600
-        file.seek(0)
-        archive.addfile(member, file)
+    content = json.dumps(manifest, ensure_ascii=False, sort_keys=True).encode()
+    member = tarfile.TarInfo(MANIFEST)
+    member.size, member.mode = len(content), 0o600
+    archive.addfile(member, BytesIO(content))
 
 
 def restore_backup(source: Path, root: Path, report: Report) -> BackupSummary:

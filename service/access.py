@@ -90,13 +90,13 @@ def identify(workspace: Workspace, authorization: str | None, limits: RateLimits
         RateLimited: the key has used up a limit.
     """
     configured = workspace.settings.api_key
-    if configured is None and not workspace.store.keys.list():
-        return MACHINE, {}
     scheme, parameter = get_authorization_scheme_param(authorization)
     given = parameter if scheme.lower() == "bearer" else ""
     if configured is not None and hmac.compare_digest(given.encode(), configured.get_secret_value().encode()):
         return Access("RAGTUNE_API_KEY", frozenset(SCOPES)), {}
     key = workspace.store.keys.find(given) if given else None
+    if key is None and configured is None and not workspace.store.keys.list():
+        return MACHINE, {}
     if key is None:
         raise Unauthorized(
             "This server wants an API key" if not given else "The API key is wrong, revoked or expired",

@@ -30,7 +30,10 @@ def cite_passages(text: str, passages: Sequence[Passage]) -> tuple[Citation, ...
     if not numbers and not cited_numbers(text):
         holders = (n for n, passage in enumerate(passages, 1) if _find(answer, passage.chunk.text) is not None)
         numbers = list(holders)[:1]
-    return tuple(_citation(n, answer, passages[n - 1]) for n in numbers)
+    cited = [(n, passages[n - 1], passages[n - 1].chunk.text) for n in numbers]
+    return tuple(
+        quoted(n, passage, *_quote_span(answer, text), supported=supports(answer, text)) for n, passage, text in cited
+    )
 
 
 def supports(answer: str, passage: str) -> bool:
@@ -45,9 +48,9 @@ def supports(answer: str, passage: str) -> bool:
     return sum(word in present for word in wanted) / len(wanted) >= SUPPORT_OVERLAP
 
 
-def _citation(number: int, answer: str, passage: Passage) -> Citation:
+def quoted(number: int, passage: Passage, start: int, end: int, *, supported: bool) -> Citation:
+    """Return the citation of passage ``number`` that quotes ``start:end`` of its chunk's text."""
     chunk = passage.chunk
-    start, end = _quote_span(answer, chunk.text)
     return Citation(
         n=number,
         document_id=chunk.document_id,
@@ -59,7 +62,7 @@ def _citation(number: int, answer: str, passage: Passage) -> Citation:
         end=chunk.start + end,
         quote=chunk.text[start:end],
         score=passage.score,
-        supported=supports(answer, chunk.text),
+        supported=supported,
     )
 
 

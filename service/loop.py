@@ -125,7 +125,7 @@ class Round:
             return {"skipped": "no folders were named"}
         work = {"paths": list(inputs.paths), "collection": inputs.collection, "sync": False, "strict": True}
         outputs = ingest.run(self._workspace, work, self._report)
-        present = {source_of(row) for kind in ("indexed", "unchanged", "failed") for row in outputs[kind]}
+        present = {row["source"] for kind in ("indexed", "unchanged", "failed") for row in outputs[kind]}
         known = self._workspace.store.documents.by_source(inputs.collection)
         # What was uploaded, or ingested by hand, is not the loop's to delete.
         gone = sorted((self._taken_before() - present) & known.keys())
@@ -318,11 +318,6 @@ class RoundFailed(Exception):
         super().__init__(str(error))
         self.error = error
         self.record = record
-
-
-def source_of(row: Any) -> str:
-    """Return the source of a row of an ingest's outputs: of a file, or its name alone."""
-    return str(row["source"]) if isinstance(row, dict) else str(row)
 
 
 def _number(path: Path) -> int:

@@ -109,7 +109,7 @@ def http_app(server: MCPServer) -> Starlette:
 def answer_for_tools(answer: Answer) -> dict[str, Any]:
     """Return what an assistant needs of an answer: not its passages, whose best sentences are the quotes."""
     shown = ("n", "source", "title", "heading", "page", "quote", "supported")
-    citations = [{name: citation_view(citation)[name] for name in shown} for citation in answer.citations]
+    citations = [{name: view[name] for name in shown} for view in map(citation_view, answer.citations)]
     return {
         "answer": answer.text,
         "abstained": answer.abstained,

@@ -15,6 +15,7 @@ from typing import Literal
 from data.prompt import strip_citations
 from data.records import Citation, Passage, Sentence
 from retrieval.wording import content_stems
+from service.citations import quoted
 from service.support import Support, find_support, sentence_spans
 
 Unsupported = Literal["keep", "mark", "remove"]
@@ -179,25 +180,12 @@ def _sentence(span: tuple[int, int], found: tuple[int, Support] | None, passages
 
 def _citations(sentences: Sequence[Sentence], passages: Sequence[Passage]) -> tuple[Citation, ...]:
     """Return a citation for each passage that a sentence rests on, quoting what bears out the first."""
-    first: dict[int, Sentence] = {}
+    first: dict[int, tuple[int, int]] = {}
     for sentence in sentences:
-        if sentence.n is not None:
-            first.setdefault(sentence.n, sentence)
-    return tuple(_citation(number, sentence, passages[number - 1]) for number, sentence in first.items())
-
-
-def _citation(number: int, sentence: Sentence, passage: Passage) -> Citation:
-    chunk = passage.chunk
-    return Citation(
-        n=number,
-        document_id=chunk.document_id,
-        source=passage.source,
-        title=passage.title,
-        heading=chunk.heading,
-        page=chunk.page,
-        start=sentence.quote_start or 0,
-        end=sentence.quote_end or 0,
-        quote=sentence.quote,
-        score=passage.score,
-        supported=True,
+        if sentence.n is not None and sentence.quote_start is not None and sentence.quote_end is not None:
+            first.setdefault(sentence.n, (sentence.quote_start, sentence.quote_end))
+    cited = [(number, passages[number - 1], span) for number, span in first.items()]
+    return tuple(
+        quoted(n, passage, start - passage.chunk.start, end - passage.chunk.start, supported=True)
+        for n, passage, (start, end) in cited
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -285,12 +285,24 @@ class Jobs:
         connection.execute(sa.insert(job_events).values(job_id=job_id, seq=row.last_event, event=event, created_at=now))
         return _job(row)
 
-    def list(self, status: JobStatus | None = None, limit: int = 50) -> list[Job]:
-        """Return jobs, newest first."""
+    def list(
+        self,
+        status: JobStatus | None = None,
+        limit: int = 50,
+        *,
+        kinds: Collection[str] | None = None,
+        collection: str | None = None,
+    ) -> list[Job]:
+        """Return jobs, newest first; what is None does not narrow."""
         query = sa.select(jobs).order_by(jobs.c.key.desc()).limit(check_limit(limit))
+        about = jobs.c.inputs["collection"].as_string()
         if status is not None:
             query = query.where(jobs.c.status == status)
+        if kinds is not None:
+            query = query.where(jobs.c.kind.in_(kinds))
+        if collection is not None:
+            query = query.where(about == collection)
         if current().collections:
-            query = query.where(jobs.c.inputs["collection"].as_string().in_(current().collections))
+            query = query.where(about.in_(current().collections))
         with self._database.read() as connection:
             return [_job(row) for row in connection.execute(query)]

@@ -61,8 +61,7 @@ def start_round(
 @router.get("", dependencies=[wants("train", whole=True)])
 def list_rounds(workspace: WorkspaceDep) -> dict[str, Any]:
     """Return the newest rounds: each job, with the record of its round once it is over."""
-    jobs = [job for job in workspace.store.jobs.list(limit=1000) if job.kind == "loop"]
-    return {"rounds": [asdict(job) for job in jobs[:_ROUNDS]]}
+    return {"rounds": [asdict(job) for job in workspace.store.jobs.list(limit=_ROUNDS, kinds=("loop",))]}
 
 
 @router.get("/{job_id}", dependencies=[wants("train", whole=True)])

@@ -70,6 +70,15 @@ export function fill(element, ...children) {
   return element;
 }
 
+/** A form that does `run` when it is submitted, and stays. @param {() => any} run @param {...Child} children */
+export function form(run, ...children) {
+  const submit = (/** @type {Event} */ event) => {
+    event.preventDefault();
+    run();
+  };
+  return h('form', { class: 'card', on: { submit } }, ...children);
+}
+
 /**
  * A labelled form field; the control gets the id that its label and hint name.
  * @param {string} label @param {any} control @param {string} [hint]

@@ -20,7 +20,7 @@ ADVICE = (
     "was right (bench/RESULTS.md). Review them before you train on them, or let a larger model write: --teacher URL "
     "(any OpenAI-compatible server), or RAGTUNE_MODEL."
 )
-LATEST_JOBS = 200
+LATEST_JOBS = 1000
 """Among so many jobs, the newest, evaluations are looked for."""
 
 
@@ -104,10 +104,9 @@ def _instructions(wishes: Wishes) -> str:
 def _measured(workspace: Workspace, inputs: dict[str, Any]) -> tuple[str, ...]:
     """Return the questions that no pair may resemble: those given, and those of the collection's evaluations."""
     asked = [*inputs.get("evaluation_questions", ()), *inputs.get("exclude_questions", ())]
-    for job in workspace.store.jobs.list(limit=LATEST_JOBS):
-        same = job.inputs.get("collection", "default") == inputs.get("collection", "default")
-        if job.kind == "evaluate" and same:
-            asked += [question["question"] for question in job.inputs.get("questions", ())]
+    collection = inputs.get("collection", "default")
+    for job in workspace.store.jobs.list(limit=LATEST_JOBS, kinds=("evaluate", "loop"), collection=collection):
+        asked += [question["question"] for question in job.inputs.get("questions", ())]
     return tuple(dict.fromkeys(asked))
 
 

@@ -17,18 +17,14 @@ import pytest
 import yaml
 
 from data.errors import BaseModelMismatch, InvalidModel
-from data.records import QAPair, content_id
 from finetune.train import train
 from finetune.train_log import read_log
 from service.adapters import import_adapter, unpacked
 from service.bundling import make_bundle
 from service.promotion import promote
-from service.settings import Settings
 from service.training_set import training_set
-from service.workspace import Workspace
 from tests.finetune.houses import ignore
-from tests.service.conftest import DOCUMENTS
-from tests.service.test_work_train import ASKED
+from tests.service.trainable import trainable
 
 pytestmark = [
     pytest.mark.slow,
@@ -50,18 +46,7 @@ finally:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    root = tmp_path_factory.mktemp("home")
-    (root / "documents").mkdir()
-    for name, text in DOCUMENTS.items():
-        (root / "documents" / name).write_text(text, encoding="utf-8")
-    with Workspace(Settings.load(state_dir=root / "state", model="starter", n_ctx=2048)) as workspace:
-        workspace.ingestor.ingest("default", [root / "documents"])
-        chunks = [chunk for _key, chunk, _title in workspace.store.chunks.iterate("default")]
-        pairs = []
-        for question, answer in ASKED:
-            chunk = next(chunk for chunk in chunks if answer in chunk.text)
-            pairs.append(QAPair(content_id(question), question, answer, (chunk.id,), "span", "test", "accepted"))
-        workspace.store.pairs.add("default", None, pairs)
+    with trainable(tmp_path_factory.mktemp("home")) as workspace:
         yield workspace
 
 

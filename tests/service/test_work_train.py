@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from data.records import QAPair, content_id
+from data.records import content_id
 from service.answerer import AskRequest
 from service.jobs import run_job, submit
-from service.settings import Settings
-from service.workspace import Workspace
-from tests.service.conftest import DOCUMENTS
+from tests.service.trainable import ASKED, trainable
 
 pytestmark = [
     pytest.mark.slow,
@@ -17,29 +15,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning"),
 ]
 
-ASKED = [
-    ("When was the lighthouse of Orrin built?", "1842"),
-    ("Who was the keeper of the lighthouse of Orrin?", "Mara Venn"),
-    ("What grows in the garden of Tolm?", "blue roses"),
-    ("Who planted the garden of Tolm?", "Ask and Embla"),
-]
 RECIPE = {"r": 4, "lora_alpha": 8, "max_steps": 2, "warmup_steps": 0, "init_adapter": ""}
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    root = tmp_path_factory.mktemp("train")
-    (root / "documents").mkdir()
-    for name, text in DOCUMENTS.items():
-        (root / "documents" / name).write_text(text, encoding="utf-8")
-    with Workspace(Settings.load(state_dir=root / "state", model="starter", n_ctx=2048)) as workspace:
-        workspace.ingestor.ingest("default", [root / "documents"])
-        chunks = [chunk for _key, chunk, _title in workspace.store.chunks.iterate("default")]
-        pairs = []
-        for question, answer in ASKED:
-            chunk = next(chunk for chunk in chunks if answer in chunk.text)
-            pairs.append(QAPair(content_id(question), question, answer, (chunk.id,), "span", "test", "accepted"))
-        workspace.store.pairs.add("default", None, pairs)
+    with trainable(tmp_path_factory.mktemp("train")) as workspace:
         yield workspace
 
 

@@ -1,7 +1,7 @@
 /** The keys of the service, for those who may make and revoke them. */
 
 import { access } from '../api.js';
-import { announce, append, button, checkbox, field, fill, foreign, h, table } from '../dom.js';
+import { announce, append, button, checkbox, field, fill, foreign, form, h, table } from '../dom.js';
 import { date, t } from '../i18n.js';
 import { attempt } from './problem.js';
 
@@ -25,7 +25,7 @@ export async function keyManager(signal) {
     );
   };
   await draw();
-  return [list, place, form(draw)];
+  return [list, place, keyForm(draw)];
 }
 
 /** @param {any} key @param {HTMLElement} place @param {() => Promise<void>} draw */
@@ -64,7 +64,7 @@ function row(key, place, draw) {
 }
 
 /** @param {() => Promise<void>} draw */
-function form(draw) {
+function keyForm(draw) {
   const place = h('div');
   const name = h('input', { required: true, maxlength: '200' });
   const collections = h('input', {});
@@ -85,17 +85,8 @@ function form(draw) {
       announce(t('key.created'));
       await draw();
     });
-  return h(
-    'form',
-    {
-      class: 'card',
-      on: {
-        submit: (event) => {
-          event.preventDefault();
-          run();
-        },
-      },
-    },
+  return form(
+    run,
     h(
       'div',
       { class: 'grid' },

@@ -5,7 +5,7 @@ import { jobPanel } from '../components/job.js';
 import { lossChart } from '../components/losschart.js';
 import { showDecision, stageLog } from '../components/policy.js';
 import { attempt } from '../components/problem.js';
-import { announce, append, button, checkbox, dialog, field, fill, foreign, h, select } from '../dom.js';
+import { announce, append, button, checkbox, dialog, field, fill, foreign, form, h, select } from '../dom.js';
 import { number, percent, t, tOr } from '../i18n.js';
 
 const KNOBS = ['num_train_epochs', 'learning_rate', 'r', 'seed'];
@@ -214,17 +214,8 @@ function trainForm(page, recipes, defaults) {
         place.append(h('p', { class: 'problem' }, foreign(end.outputs.not_promoted.detail)));
       await page.refresh();
     });
-  return h(
-    'form',
-    {
-      class: 'card',
-      on: {
-        submit: (event) => {
-          event.preventDefault();
-          run();
-        },
-      },
-    },
+  return form(
+    run,
     h('h2', {}, t('adapters.train')),
     h('p', { class: 'hint' }, t('adapters.train.why')),
     h('div', { class: 'grid' }, field(t('adapters.name'), name), field(t('adapters.preset'), preset)),

@@ -4,7 +4,7 @@ import { ask, isAbort } from '../api.js';
 import { armHelp, armName, offered } from '../components/arms.js';
 import { answerFacts, answerText, citationList, passageList } from '../components/answer.js';
 import { problemBox } from '../components/problem.js';
-import { announce, append, button, checkbox, field, fill, h } from '../dom.js';
+import { announce, append, button, checkbox, field, fill, form, h } from '../dom.js';
 import { t } from '../i18n.js';
 
 const AT_ONCE = 4; // a browser opens six connections to one server; two stay free for everything else
@@ -47,17 +47,8 @@ export default async function comparePage(view) {
     announce(t('compare.ready'));
   };
   append(view.main, [
-    h(
-      'form',
-      {
-        class: 'card',
-        on: {
-          submit: (event) => {
-            event.preventDefault();
-            run();
-          },
-        },
-      },
+    form(
+      run,
       field(t('ask.question'), input),
       h('fieldset', {}, h('legend', {}, t('compare.arms')), h('div', { class: 'row' }, boxes)),
       h('div', { class: 'row' }, send, stop),

@@ -4,7 +4,7 @@ import { evaluations, keys } from '../api.js';
 import { jobPanel } from '../components/job.js';
 import { download } from '../components/pairfiles.js';
 import { attempt } from '../components/problem.js';
-import { append, button, checkbox, field, fill, foreign, h, table } from '../dom.js';
+import { append, button, checkbox, field, fill, foreign, form, h, table } from '../dom.js';
 import { armName, offered } from '../components/arms.js';
 import { date, number, percent, t } from '../i18n.js';
 
@@ -153,17 +153,8 @@ function startForm(page, arms, adapters) {
       place.append(panel.element);
       if (await panel.ended) await page.refresh();
     });
-  return h(
-    'form',
-    {
-      class: 'card',
-      on: {
-        submit: (event) => {
-          event.preventDefault();
-          run();
-        },
-      },
-    },
+  return form(
+    run,
     h('h2', {}, t('evaluations.start')),
     h('p', { class: 'hint' }, t('evaluations.why')),
     field(t('evaluations.file'), file),

@@ -59,13 +59,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             assert process.wait(60) == 0
 
 
-def upload(url: str, documents: dict[str, str]) -> None:
+def upload(url: str, documents: dict[str, str], collection: str = "default") -> None:
     """Index documents over HTTP and wait for it."""
     import httpx
 
     files = [("files", (name, text.encode())) for name, text in documents.items()]
     with httpx.Client(base_url=url, timeout=120) as http:
-        job = http.post("/v1/documents", files=files).json()["job_id"]
+        job = http.post("/v1/documents", files=files, data={"collection": collection}).json()["job_id"]
         with http.stream("GET", f"/v1/jobs/{job}/events") as events:
             for _ in events.iter_lines():
                 pass

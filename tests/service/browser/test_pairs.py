@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from data.records import QAPair
+from tests.service.browser.conftest import upload
+from tests.service.conftest import DOCUMENTS
 
 pytestmark = pytest.mark.slow
 
@@ -130,7 +131,10 @@ def test_a_decision_of_another_tab_is_no_surprise(scripted, pairs, open_page):
 
 
 def test_pairs_go_in_and_out_as_files(server, open_page, tmp_path):
+    # The server is the whole session's, and others bring pairs into its first collection.
+    upload(server, DOCUMENTS, "files")
     page = open_page(server, "#/pairs")
+    page.get_by_label("Collection").select_option("files")
     rows = [
         {"id": "q1", "question": "When was the lighthouse of Orrin built?", "answers": ["1842"]},
         {"id": "q2", "question": "", "answers": ["x"]},
@@ -138,14 +142,11 @@ def test_pairs_go_in_and_out_as_files(server, open_page, tmp_path):
     source = tmp_path / "pairs.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     page.get_by_label("Import a file").last.set_input_files(source)
-    # The server is the whole session's: another test may have brought this pair in.
-    expect(page.get_by_text(re.compile("(1 new, 0|0 new, 1) known already, 1 failed"))).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("1 new, 0 known already, 1 failed.")).to_be_visible(timeout=60_000)
     page.get_by_role("button", name="Show the coverage").click()
     covered = page.get_by_role("region", name="Coverage").get_by_role("row").filter(has_text="Lighthouse")
-    expect(covered).to_contain_text(re.compile(r"[1-9]\d* / [1-9]"))
+    expect(covered).to_contain_text("1 / 1")
     with page.expect_download(timeout=60_000) as download:
         page.get_by_role("button", name="Export", exact=True).click()
-    rows = [json.loads(line) for line in download.value.path().read_text().splitlines()]
-    # Which of the pairs are held out for evaluation depends on how many there are.
-    assert rows
-    assert {row["messages"][-1]["role"] for row in rows} == {"assistant"}
+    (row,) = [json.loads(line) for line in download.value.path().read_text().splitlines()]
+    assert row["messages"][-1]["content"].startswith("1842")
