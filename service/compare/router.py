@@ -65,6 +65,8 @@ def fit_router(
         calibrations: the id of each arm's calibration, of those that have one.
     """
     arms = [arm for arm in ROUTED if arm in outcomes and arm in calibrations]
+    if any(row.abstained_by == "confidence" for arm in arms for row in outcomes[arm]):
+        return _off("answers were withheld, and a router answers all: compare without max_false_answer_rate")
     if len(arms) < 2:
         return _off(f"a router needs two calibrated arms, and {len(arms)} of these is: ragtune calibrate --mode MODE")
     if len(questions) < 2 * FEWEST_QUESTIONS:

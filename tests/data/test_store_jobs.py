@@ -34,6 +34,15 @@ def test_jobs_are_claimed_in_order_and_once(store):
     assert store.jobs.list("queued") == []
 
 
+def test_jobs_are_found_by_kind_and_collection_behind_any_number_of_others(store):
+    wanted = store.jobs.create("evaluate", {"collection": "a"}).id
+    store.jobs.create("evaluate", {"collection": "b"})
+    for n in range(5):
+        store.jobs.create("ingest", {"collection": "a", "n": n})
+    found = store.jobs.list(limit=2, kinds=("evaluate", "loop"), collection="a")
+    assert [job.id for job in found] == [wanted]
+
+
 def test_threads_never_claim_the_same_job(store):
     for n in range(12):
         store.jobs.create("ingest", {"n": n})

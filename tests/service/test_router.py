@@ -123,3 +123,12 @@ def test_a_router_of_other_artefacts_is_not_followed(routed, generator):
     assert routed.answerer.answer(AskRequest("When was statue 9 cast?")).mode == "combined"
     named = routed.answerer.answer(AskRequest("When was statue 8 cast?", mode="rag"))
     assert (named.mode, named.text) == ("rag", "1600")
+
+
+def test_withheld_answers_make_no_router():
+    rows, questions = simulated(0)
+    assert fit_router(rows, questions, IDS)["enabled"]
+    rows["rag"][0] = replace(rows["rag"][0], abstained_by="confidence")
+    found = fit_router(rows, questions, IDS)
+    assert not found["enabled"]
+    assert "max_false_answer_rate" in found["reason"]
