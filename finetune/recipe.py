@@ -56,8 +56,10 @@ class Recipe:
         contradicting_share: further examples, as a share (0 to below 1) of those that answer, in which two passages
             answer differently and the target names both answers.
         other_language_share: likewise, in which a passage is in the collection's other language.
-        multi_turn_share: likewise, in which the question follows another one. All three are off: what they gain or cost
-            is not measured.
+        multi_turn_share: likewise, in which the question follows another one. These three are off: what they gain or
+            cost is not measured.
+        altered_question_share: likewise, in which one detail of the question is another, and the target is to abstain.
+            Off; the packaged reader has it.
         init_adapter: folder of an adapter to continue from; None starts at zero.
         qlora: load the base in 4 bits (CUDA only).
         gradient_checkpointing: compute each layer again in the backward pass: more time, less memory.
@@ -95,6 +97,7 @@ class Recipe:
     contradicting_share: float = 0.0
     other_language_share: float = 0.0
     multi_turn_share: float = 0.0
+    altered_question_share: float = 0.0
     init_adapter: str | None = None
     qlora: bool = False
     gradient_checkpointing: bool = False
@@ -116,7 +119,7 @@ class Recipe:
             self._require(name, getattr(self, name) >= 1, "at least 1")
         self._require("max_length", self.max_length >= 16, "at least 16 tokens")
         self._require("lora_dropout", 0 <= self.lora_dropout < 1, "0 to below 1")
-        for name in ("contradicting_share", "other_language_share", "multi_turn_share"):
+        for name in ("contradicting_share", "other_language_share", "multi_turn_share", "altered_question_share"):
             self._require(name, 0 <= getattr(self, name) < 1, "0 to below 1")
         self._require("full_share", 0 <= self.full_share <= 1, "0 to 1")
         self._require("learning_rate", 0 < self.learning_rate <= 1, "above 0, at most 1")

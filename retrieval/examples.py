@@ -20,7 +20,7 @@ from retrieval.retriever import Retriever
 from retrieval.wording import stretch_of
 
 _FREE = frozenset({"style", "free", "multi"})
-Sort = Literal["answering", "abstaining", "contradicting", "other_language", "multi_turn"]
+Sort = Literal["answering", "abstaining", "contradicting", "other_language", "multi_turn", "altered_question"]
 INSERT_MISSED_GOLD = 0.8
 """Probability of putting a gold chunk that retrieval missed among the passages after all."""
 

@@ -6,7 +6,6 @@ examples, never put in their place. Knows nothing of tokens or training.
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from data.errors import InvalidRequest
 from data.prompt import cite, language
 from data.records import Chunk, Message, Passage, content_id
 from data.store import Store
+from retrieval.altered import NAME, altered_question
 from retrieval.examples import TrainingExample, ranked
 from retrieval.fitting import asked_about, misfit
 from retrieval.question_types import question_type
@@ -26,7 +26,6 @@ from retrieval.wording import span_of, stretch_of
 
 MOST_FOREIGN = 500
 """Chunks of the other language among which passages are drawn."""
-_NAME = re.compile(r"(?<![.!?] )(?<!^)\b[A-Z][\w’'-]*\w(?: [A-Z][\w’'-]*\w)*")
 ALTERED = "altered"
 """Origin of a passage that no document has."""
 SHORTEST_NAME_ZH = 3
@@ -43,15 +42,17 @@ class Shares:
         other_language: one passage is in the collection's other language, and does not hold the answer.
         multi_turn: the question follows another about its passage, as the second turn of a conversation; a name that
             both have is a pronoun in the second.
+        altered_question: one detail of the question is another, which no passage holds, so the target is to abstain.
     """
 
     contradicting: float = 0.0
     other_language: float = 0.0
     multi_turn: float = 0.0
+    altered_question: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise ``InvalidRequest`` for what is no share."""
-        for share in (self.contradicting, self.other_language, self.multi_turn):
+        for share in (self.contradicting, self.other_language, self.multi_turn, self.altered_question):
             if not 0 <= share < 1:
                 raise InvalidRequest("Impossible share of examples", got=share, wanted="0 to below 1")
 
@@ -91,6 +92,8 @@ def variants(
     if shares.multi_turn:
         turns = _Turns(retriever, collection, top_k, random)
         made += _take(turns.of(_drawn(answered, random)), shares.multi_turn, answered)
+    if shares.altered_question:
+        made += _take(_altered(_drawn(answered, random), answered, random), shares.altered_question, answered)
     return made
 
 
@@ -172,6 +175,23 @@ def _in_company(
         yield replace(one, passages=passages, gold_number=gold_number, sort="other_language")
 
 
+def _altered(
+    drawn: Iterable[TrainingExample], examples: Sequence[TrainingExample], random: Random
+) -> Iterator[TrainingExample]:
+    names: defaultdict[str, set[str]] = defaultdict(set)
+    for one in examples:
+        names[_document(one)].update(NAME.findall(one.question))
+    for one in drawn:
+        texts = [passage.chunk.text for passage in one.passages]
+        question = altered_question(one.question, texts, sorted(names[_document(one)]), random)
+        if question is not None:
+            yield replace(one, question=question, answer=None, gold_number=None, sort="altered_question")
+
+
+def _document(example: TrainingExample) -> str:
+    return example.passages[(example.gold_number or 1) - 1].chunk.document_id
+
+
 class _Turns:
     """Makes second turns: a question that follows another about the same passage."""
 
@@ -215,6 +235,6 @@ def follow_up(question: str, before: str) -> str:
         found = SequenceMatcher(None, question, before, autojunk=False).find_longest_match()
         shared = question[found.a : found.a + found.size]
         return question.replace(shared, "它", 1) if len(asked_about(shared)) >= SHORTEST_NAME_ZH else question
-    names = (name for name in _NAME.findall(question) if name in before)
+    names = (name for name in NAME.findall(question) if name in before)
     shared = max(names, key=len, default="")
     return question.replace(shared, "it", 1) if shared else question

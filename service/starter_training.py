@@ -1,8 +1,8 @@
 """Train the two starter adapters again from committed human questions (`make starter`).
 
-The questions stand in ``data/starter/squad.jsonl``. They go through the production path: the
-articles are ingested, the production retriever finds the passages (its misses included), the rows
-are built and trained as a user's are. Knows nothing of how the adapters are served.
+The questions stand in ``data/starter/squad.jsonl``, further ones for the reader in ``squad-reader.jsonl``. They go
+through the production path: the articles are ingested, the production retriever finds the passages (its misses
+included), the rows are built and trained as a user's are. Knows nothing of how the adapters are served.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ MISS_SHARE = 0.1
 TOP_K = (1, 2, 3, 4)
 """The reader is trained on so many passages, drawn with these weights, so that any ``top_k`` works."""
 TOP_K_WEIGHTS = (2, 4, 4, 2)
+ALTERED_SHARE = 0.08
+"""Share of the reader's questions that it is asked once more with a detail changed, to abstain on."""
+FILES = {PAIR_WRITER: ("squad.jsonl",), READER: ("squad.jsonl", "squad-reader.jsonl")}
 PARAGRAPHS = {PAIR_WRITER: 600, READER: 0}
 """How many paragraphs each adapter is trained on; 0 stands for all."""
 SETTLING_STEPS = 150
@@ -125,6 +128,7 @@ def reader_examples(workspace: Workspace, pairs: Sequence[tuple[QAPair, Chunk]],
     """Yield the reader's examples: production passages and a question → cited answer, or abstention."""
     from finetune.rows import Example, answer_example
     from retrieval.examples import examples_from_pairs
+    from retrieval.variants import Shares, variants
 
     random = Random(seed)  # noqa: S311  (sampling, no secret)
     shards: dict[int, list[QAPair]] = defaultdict(list)
@@ -143,6 +147,10 @@ def reader_examples(workspace: Workspace, pairs: Sequence[tuple[QAPair, Chunk]],
             collection=COLLECTION,
             abstain_share=0.06,
         )
+        shares = Shares(altered_question=ALTERED_SHARE)
+        found += variants(
+            workspace.store, workspace.retriever, found, shares, collection=COLLECTION, top_k=size, seed=seed
+        )
         for example in found:
             gold = example.gold_number
             if gold is not None and size > 1 and missing[example.chunk_id]:
@@ -159,7 +167,7 @@ def stages(attention: Attention, init: Path | None) -> list[Recipe]:
 
     Blockwise it learns to read both ways, and then only as it is served. ``init`` leaves the first stage out.
     """
-    first = base_recipe(attention)
+    first = replace(base_recipe(attention), max_branches=8)
     if attention == "full":
         return [replace(first, init_adapter=None if init is None else str(init))]
     settle = replace(first, learning_rate=2e-4, max_steps=SETTLING_STEPS, full_share=0.0, seed=1)
@@ -193,7 +201,8 @@ def train_stages(
         folder = out / f"{target.name}-{number}"
         manifest = train_adapter(workspace, folder, examples, chained, report)
         earlier.append({name: manifest[name] for name in ("recipe", "metrics")})
-    manifest |= {"name": target.name, "earlier_stages": earlier[:-1]}
+    trained_on = {f"data/starter/{file}": sha256_file(starter_folder() / file) for file in FILES[target.name]}
+    manifest |= {"name": target.name, "earlier_stages": earlier[:-1], "lineage": trained_on}
     target.mkdir(parents=True, exist_ok=True)
     for file in ADAPTER_FILES:
         shutil.copyfile(out / f"{target.name}-{len(recipes)}" / file, target / file)
@@ -227,7 +236,6 @@ def train_adapter(
         "rows_sha256": rows.sha256,
         "attention": recipe.attention,
         "metrics": {**result.metrics, "refused": dict(rows.refused), "parity": parity},
-        "lineage": {"data": "data/starter/squad.jsonl", "data_sha256": sha256_file(starter_folder() / "squad.jsonl")},
         "licence": LICENCE,
     }
 
@@ -236,7 +244,8 @@ def train_starter(
     name: str, state_dir: Path, limit: int, *, attention: Attention, init: Path | None, out: Path
 ) -> dict[str, Any]:
     """Train one starter adapter from ``limit`` paragraphs (0: all) into ``out``; return its manifest."""
-    paragraphs = read_paragraphs(starter_folder() / "squad.jsonl")
+    files = [starter_folder() / file for file in FILES[name]]
+    paragraphs = [paragraph for file in files for paragraph in read_paragraphs(file)]
     paragraphs = Random(0).sample(paragraphs, min(limit or len(paragraphs), len(paragraphs)))  # noqa: S311
     with Workspace(Settings.load(state_dir=state_dir, model="starter", embedder="starter")) as workspace:
         with ProgressView("ingest") as report:
@@ -253,13 +262,13 @@ def main(  # noqa: PLR0917  (typer's options)
     name: Annotated[str, typer.Argument(help="reader, pair-writer or all")] = "all",
     state_dir: Annotated[Path, typer.Option(help="Where to keep indexes and checkpoints.")] = Path("var/starter"),
     limit: Annotated[
-        int | None, typer.Option(help="Use so many paragraphs (0 = all 1505; by default as the packaged ones).")
+        int | None, typer.Option(help="Use so many paragraphs (0 = all; by default as the packaged ones).")
     ] = None,
     attention: Annotated[str, typer.Option(help="The reader's: blockwise, or full to compare with.")] = "blockwise",
     init: Annotated[Path | None, typer.Option(help="An adapter that the reader continues from.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where the adapters go; the package by default.")] = None,
 ) -> None:
-    """Train the starter adapters from data/starter/squad.jsonl; checkpoints resume."""
+    """Train the starter adapters from the questions in data/starter; checkpoints resume."""
     if name not in (*PARAGRAPHS, "all"):
         raise typer.BadParameter(f"{name} is none of {', '.join(PARAGRAPHS)}, all", param_hint="NAME")
     for wanted in PARAGRAPHS if name == "all" else (name,):

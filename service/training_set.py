@@ -239,7 +239,12 @@ def _variants(
     """Return the further examples that the recipe asks for: contradictions, another language, conversations."""
     from retrieval.variants import Shares, variants
 
-    shares = Shares(recipe.contradicting_share, recipe.other_language_share, recipe.multi_turn_share)
+    shares = Shares(
+        contradicting=recipe.contradicting_share,
+        other_language=recipe.other_language_share,
+        multi_turn=recipe.multi_turn_share,
+        altered_question=recipe.altered_question_share,
+    )
     about: dict[str, Any] = {"collection": collection, "top_k": top_k, "seed": recipe.seed}
     return variants(workspace.store, workspace.retriever, found, shares, **about)
 

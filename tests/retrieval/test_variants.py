@@ -137,3 +137,16 @@ def test_a_pair_about_two_passages_is_shown_and_cites_both(corpus: Corpus) -> No
                for one in one_missing)  # fmt: skip
     gone = build(corpus, [replace(asked[0], chunk_ids=(chunks[0], "gone"))])
     assert gone == [], "half of its evidence is gone"
+
+
+def test_an_altered_question_keeps_its_passages_and_is_to_be_abstained_from(
+    corpus: Corpus, examples: list[TrainingExample]
+) -> None:
+    made = varied(corpus, examples, altered_question=0.9)
+    assert made
+    asked = {one.question for one in examples}
+    for one in made:
+        assert (one.answer, one.gold_number, one.sort) == (None, None, "altered_question")
+        assert one.question not in asked
+        assert one.passages in {example.passages for example in examples}
+        assert one.target == "I don't know."

@@ -23,6 +23,10 @@ def test_the_reader_learns_both_ways_and_settles_blockwise() -> None:
 def test_the_committed_questions_are_read_and_none_is_a_sample() -> None:
     paragraphs = read_paragraphs(starter_folder() / "squad.jsonl")
     assert len(paragraphs) == 1505
+    further = read_paragraphs(starter_folder() / "squad-reader.jsonl")
+    assert len(further) == 2616
+    assert not {one.text for one in paragraphs} & {one.text for one in further}
+    paragraphs += further
     assert all(answer in paragraph.text for paragraph in paragraphs for _, answer in paragraph.questions)
     assert PARAGRAPHS[READER] == 0
 
