@@ -150,6 +150,17 @@ class Round:
     # pairs: for documents that have none (new ones, and those whose pairs became stale)
 
     def _pairs(self) -> dict[str, Any]:
+        """Carry out the plan of this round, or what is left of it: pairs accepted before a stop do not shorten it."""
+        if "pairs" not in self._state["plans"]:
+            self._state["plans"]["pairs"] = self._plan_pairs()
+            self._write()
+        plan = self._state["plans"]["pairs"]
+        found = {name: value for name, value in plan.items() if name != "work"}
+        if "work" not in plan:
+            return found
+        return found | {"ledger": pairs.run(self._workspace, plan["work"], self._report)}
+
+    def _plan_pairs(self) -> dict[str, Any]:
         store, inputs = self._workspace.store, self._inputs
         stale = len(store.pairs.all(inputs.collection, "accepted", stale=True))
         covered = store.pairs.accepted_by_document(inputs.collection)
@@ -167,7 +178,7 @@ class Round:
             "exclude_documents": sorted(set(documents) - set(bare)),
             "evaluation_questions": [question.question for question in self._own_questions()],
         }
-        return found | {"ledger": pairs.run(self._workspace, work, self._report)}
+        return found | {"work": work}
 
     def _own_questions(self) -> tuple[Question, ...]:
         return (*self._inputs.questions, *stored_questions(self._workspace.store, self._inputs.collection, FEEDBACK))
@@ -282,6 +293,7 @@ class Round:
             "started_at": time.time(),
             "actor": self._inputs.actor,
             "collection": self._inputs.collection,
+            "plans": {},
             "steps": {},
         }
 

@@ -50,7 +50,8 @@ def own_examples(workspace: Workspace, adapter: Adapter) -> list[Example]:
 
 def spread(examples: Sequence[Example], count: int) -> list[Example]:
     """Return ``count`` examples spread over all, or all where there are fewer."""
-    return list(examples[:: max(1, len(examples) // count)][:count])
+    taken = min(count, len(examples))
+    return [examples[number * len(examples) // taken] for number in range(taken)]
 
 
 def merge(

@@ -61,6 +61,8 @@ def test_the_rows_it_was_trained_on_are_its_examples(workspace, house):
     assert own_examples(workspace, adapter("other")) == []
     assert spread(list(range(100)), 4) == [0, 25, 50, 75]
     assert spread([1, 2], 4) == [1, 2]
+    assert spread([], 4) == []
+    assert spread(list(range(7)), 4) == [0, 1, 3, 5], "not the first four"
 
 
 def test_a_dora_is_exported_merged_and_never_alone(workspace, tmp_path, monkeypatch):

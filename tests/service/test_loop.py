@@ -166,6 +166,24 @@ def test_a_round_that_was_stopped_goes_on(indexed, generator, trained):
     assert len(generator.requests) == 48, "no question was asked twice"
 
 
+def test_pairs_accepted_before_a_stop_do_not_shorten_the_round(indexed, trained, monkeypatch):
+    asked = []
+
+    def stopped_halfway(workspace, inputs, report):
+        asked.append(inputs)
+        if len(asked) == 1:
+            accept(workspace)
+            raise JobCancelled("stop")
+        return {"run_id": "r", "requested": inputs["limit"], "accepted": 1, "rejected": {}, "failed": 0, "pending": 0}
+
+    monkeypatch.setattr(module.pairs, "run", stopped_halfway)
+    inputs = LoopInputs(proposals=100)
+    with pytest.raises(JobCancelled):
+        Round(indexed, inputs, ignore).run()
+    Round(indexed, inputs, ignore).run()
+    assert asked[1] == asked[0]
+
+
 def test_a_round_that_fails_leaves_what_is_live_and_says_why(indexed, generator, trained, monkeypatch):
     indexed.store.adapters.add(adapter("other"))
     promote(indexed.store, indexed.model, "other")
