@@ -9,16 +9,17 @@ PIP_ARGS ?=
 # gcc 11 and 12 drop the stores that set up the AMX tiles (ggml-org/llama.cpp#20824); without these two passes the
 # repacked weights work, and a prompt is read 2.4 times as fast on a CPU with AMX. Other compilers do not need it.
 LLAMA_FLAGS := $(shell c++ --version 2>/dev/null | grep -q 'Free Software Foundation' && echo '-DCMAKE_CXX_FLAGS=-fno-tree-dse\ -fno-dse')
-CODE   := data retrieval finetune service tests bench
+CODE   := data retrieval finetune service tests bench docs
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help preflight install demo test fast check bench starter torture clean
+.PHONY: help preflight install demo test fast check docs bench starter torture clean
 
 help:
 	@echo "make demo     set everything up and run the whole loop, then serve on http://127.0.0.1:8000"
 	@echo "make test     set everything up and run every test"
 	@echo "make fast     the tests that need no model"
 	@echo "make check    formatting, lint, types"
+	@echo "make docs     build the documentation into docs/_build"
 	@echo "make bench    measure speed against named peers"
 	@echo "make torture  kills and damage by the thousand (hours); the table is RELIABILITY.md"
 	@echo "make starter  train the two starter adapters again (an hour and a half on 2 cores)"
@@ -60,6 +61,9 @@ check: install
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
+
+docs: install
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -b html docs docs/_build
 
 bench: install
 	$(BIN)/python -m bench

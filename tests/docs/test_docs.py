@@ -1,0 +1,59 @@
+"""The documentation is built without a warning, and its reference names every command, route and error."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from service.cli import app
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+COMMAND = re.compile(r"\bragtune ((?:[a-z]+ ?){1,3})")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """Build the site as ``make docs`` does."""
+    out = tmp_path_factory.mktemp("site")
+    built = subprocess.run(
+        [sys.executable, "-m", "sphinx", "--fail-on-warning", "-q", "-b", "html", str(DOCS), str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert built.returncode == 0, built.stderr
+    return out
+
+
+def test_every_page_is_built_and_the_reference_is_whole(site):
+    for page in DOCS.rglob("*.md"):
+        assert (site / page.relative_to(DOCS)).with_suffix(".html").is_file()
+    reference = {path.stem: path.read_text(encoding="utf-8") for path in (site / "reference").glob("*.html")}
+    for name in ("pairs generate", "adapters promote", "index rollback", "keys create"):
+        assert f"ragtune {name}" in reference["commands"]
+    for route in ("POST /v1/answers", "GET /v1/documents/{document_id}/text", "POST /v1/feedback"):
+        assert route in reference["http"]
+    assert "encrypted-document" in reference["errors"]
+    assert "RAGTUNE_STATE_DIR" in reference["settings"]
+    assert "lora_alpha" in reference["recipe"]
+
+
+def test_every_command_that_a_page_names_is_there():
+    root = typer.main.get_command(app)
+    for page in [*DOCS.glob("*.md"), *DOCS.glob("how-to/*.md"), *DOCS.glob("explanation/*.md"), ROOT / "README.md"]:
+        for found in COMMAND.finditer(page.read_text(encoding="utf-8")):
+            words = found[1].split()
+            group = getattr(root.commands.get(words[0]), "commands", None)
+            if f"bin/ragtune {found[1]}" in page.read_text(encoding="utf-8"):
+                assert words[0] in root.commands, f"{page.name}: {found[0]}"
+            if group and len(words) > 1 and words[0] in root.commands:
+                assert words[1] in group, f"{page.name}: {found[0]}"
