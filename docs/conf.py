@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-import reference
+import reference  # noqa: E402  (it is beside this file, which Sphinx does not put on the path)
 
 project = "ragtune"
 author = "the ragtune authors"

@@ -1,6 +1,6 @@
 """The reference pages, written from the code: commands, routes, errors, settings, the recipe.
 
-``python docs/reference.py`` writes them into ``docs/reference``; the site's build does so first. Knows nothing of Sphinx.
+``python docs/reference.py`` writes them into ``docs/reference``, and so does the site's build. Knows nothing of Sphinx.
 """
 
 from __future__ import annotations

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import typer
-
-from service.cli import app
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-COMMAND = re.compile(r"\bragtune ((?:[a-z]+ ?){1,3})")
 
 pytestmark = pytest.mark.slow
 
@@ -45,15 +40,3 @@ def test_every_page_is_built_and_the_reference_is_whole(site):
     assert "encrypted-document" in reference["errors"]
     assert "RAGTUNE_STATE_DIR" in reference["settings"]
     assert "lora_alpha" in reference["recipe"]
-
-
-def test_every_command_that_a_page_names_is_there():
-    root = typer.main.get_command(app)
-    for page in [*DOCS.glob("*.md"), *DOCS.glob("how-to/*.md"), *DOCS.glob("explanation/*.md"), ROOT / "README.md"]:
-        for found in COMMAND.finditer(page.read_text(encoding="utf-8")):
-            words = found[1].split()
-            group = getattr(root.commands.get(words[0]), "commands", None)
-            if f"bin/ragtune {found[1]}" in page.read_text(encoding="utf-8"):
-                assert words[0] in root.commands, f"{page.name}: {found[0]}"
-            if group and len(words) > 1 and words[0] in root.commands:
-                assert words[1] in group, f"{page.name}: {found[0]}"

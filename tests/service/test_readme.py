@@ -58,8 +58,10 @@ def named(words: list[str], *names: str) -> bool:
     return words[0].rpartition("/")[2] in names
 
 
+DOCS = [path for path in sorted((ROOT / "docs").rglob("*.md")) if path.parent.name not in {"reference", "_build"}]
 COMMANDS = commands(ENGLISH)
-RAGTUNE = [words[1:] for words in COMMANDS if named(words, "ragtune")]
+IN_DOCS = [words for path in DOCS for words in commands(path.read_text(encoding="utf-8"))]
+RAGTUNE = [list(one) for one in dict.fromkeys(tuple(w[1:]) for w in COMMANDS + IN_DOCS if named(w, "ragtune"))]
 CURLS = [words for words in COMMANDS if named(words, "curl")]
 TARGETS = sorted({words[1] for words in COMMANDS if named(words, "make")})
 
@@ -73,9 +75,9 @@ def test_both_languages_have_the_same_commands_and_blocks():
 
 
 def test_no_command_escapes_these_tests():
-    assert all(named(words, "ragtune", "make", "curl", "docker") for words in COMMANDS)
-    assert len(RAGTUNE) >= 9
-    assert TARGETS == ["demo", "test"]
+    assert all(named(words, "ragtune", "make", "curl", "docker") for words in COMMANDS + IN_DOCS)
+    assert len(RAGTUNE) >= 40
+    assert TARGETS == ["demo", "docs", "test"]
     assert CURLS
 
 
@@ -152,7 +154,8 @@ COMPOSE_ONLY = {"RAGTUNE_PUBLISH_PORT", "RAGTUNE_DOCUMENTS"}
 
 
 def test_every_variable_is_a_setting():
-    for name, text in {**READMES, "Makefile": MAKEFILE, "Dockerfile": DOCKERFILE}.items():
+    pages = {path.name: path.read_text(encoding="utf-8") for path in DOCS}
+    for name, text in {**READMES, **pages, "Makefile": MAKEFILE, "Dockerfile": DOCKERFILE}.items():
         assert variables(text) <= SETTINGS, name
     assert variables(COMPOSE) <= SETTINGS | COMPOSE_ONLY
     assert variables(ENGLISH) == variables(READMES["README.zh.md"])
