@@ -17,6 +17,7 @@ from service.commands import (
     adapters,
     bundle,
     calibration,
+    collections,
     documents,
     evaluation,
     jobs,
@@ -78,6 +79,7 @@ app.command()(documents.chunks)
 app.command()(documents.ask)
 app.command()(documents.search)
 app.add_typer(stored.documents, name="documents")
+app.add_typer(collections.collections, name="collections")
 app.command()(lineage.lineage)
 app.add_typer(evaluation.evaluate, name="evaluate")
 app.add_typer(pairs.pairs, name="pairs")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import TracebackType
 
-from data.store.adapters import Adapters
+from data.store.adapters import Adapters, scope_of
 from data.store.answers import AnswerRow, Answers, Feedback, FeedbackRow
 from data.store.chunks import Chunks
 from data.store.collections import Collections
@@ -18,6 +18,7 @@ from data.store.documents import DocumentRow, Documents, NewDocument
 from data.store.embeddings import Embeddings
 from data.store.evaluations import Evaluations
 from data.store.generations import GenerationRow, Generations
+from data.store.houses import MAX_INSTRUCTIONS, Houses
 from data.store.jobs import Jobs
 from data.store.keys import Audit, AuditRow, KeyGrant, KeyRow, Keys
 from data.store.lineage import KINDS, Kind, Lineage, Links, Trace, TrainedOn
@@ -33,6 +34,7 @@ from data.store.stages import TRANSITIONS, StageRow, Stages
 __all__ = [
     "GOLD",
     "KINDS",
+    "MAX_INSTRUCTIONS",
     "SHOWN",
     "TRANSITIONS",
     "AnswerRow",
@@ -54,6 +56,7 @@ __all__ = [
     "Trace",
     "TrainedOn",
     "TrainedRow",
+    "scope_of",
 ]
 
 
@@ -63,6 +66,7 @@ class Store:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.collections = Collections(database)
+        self.houses = Houses(database)
         self.documents = Documents(database)
         self.chunks = Chunks(database)
         self.embeddings = Embeddings(database)

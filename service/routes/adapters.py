@@ -21,7 +21,7 @@ from service.answerer import check_collection
 from service.arms import adapter_label, find_adapter
 from service.deps import ActorDep, IdempotencyKey, RunnerDep, WorkspaceDep, accepted
 from service.evidence import shadow_summary
-from service.lineage import is_stale
+from service.lineage import stale_because
 from service.policy import load_policy
 from service.schemas import PromoteBody, StageBody, TrainBody
 from service.serving import require_weights
@@ -130,10 +130,13 @@ def get_decision(name: str, workspace: WorkspaceDep) -> dict[str, Any]:
 
 
 @router.post("/rollback", dependencies=[wants("train", whole=True)])
-def rollback_adapter(workspace: WorkspaceDep, actor: ActorDep, body: StageBody | None = None) -> dict[str, Any]:
-    """Make the adapter live again that was live before."""
+def rollback_adapter(
+    workspace: WorkspaceDep, actor: ActorDep, body: StageBody | None = None, collection: str = "default"
+) -> dict[str, Any]:
+    """Make the adapter live again that answered in the collection before."""
     reason = body.reason if body is not None else ""
-    return _promotion(workspace, promotion.rollback(workspace.store, workspace.model, actor=actor, reason=reason))
+    done = promotion.rollback(workspace.store, workspace.model, collection, actor=actor, reason=reason)
+    return _promotion(workspace, done)
 
 
 @router.post("/import", status_code=202, response_model=None, dependencies=[wants("train", whole=True)])
@@ -238,7 +241,7 @@ def _history(workspace: Workspace, name: str) -> list[dict[str, Any]]:
 
 
 def _view(workspace: Workspace, adapter: Adapter) -> dict[str, Any]:
-    return adapter_view(adapter, stale=is_stale(workspace.store, adapter))
+    return adapter_view(adapter, stale=stale_because(workspace.store, adapter))
 
 
 def _promotion(workspace: Workspace, done: promotion.Promotion) -> dict[str, Any]:

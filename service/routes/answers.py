@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterator
 from itertools import chain
 from typing import Any
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.sse import ServerSentEvent
@@ -15,6 +16,7 @@ from service.access import wants
 from service.answerer import AnswerEvent, PassagesFound, Token
 from service.deps import WorkspaceDep
 from service.hangup import Hangup
+from service.houses import with_defaults
 from service.metrics import Metrics
 from service.problems import problem
 from service.schemas import AnswerBody
@@ -30,7 +32,8 @@ async def create_answer(body: AnswerBody, request: Request, workspace: Workspace
     """Answer a question. With ``stream``, events: passages, token (any number), answer or error."""
     metrics: Metrics = request.app.state.metrics
     shadow: Shadow = request.app.state.shadow
-    hangup, ask = Hangup(), body.ask()
+    hangup = Hangup()
+    ask = await run_sync(with_defaults, workspace.store, body.ask(), body.model_fields_set)
 
     def told(answer: Answer) -> None:
         metrics.count(answer)

@@ -62,9 +62,10 @@ def get_model(name: str, workspace: WorkspaceDep) -> dict[str, Any]:
 
 
 def _names(workspace: Workspace) -> dict[str, str]:
-    live = workspace.store.adapters.live(workspace.model.sha256) is not None
+    known = [each for each in workspace.store.adapters.list() if each.base_sha256 == workspace.model.sha256]
+    live = any(each.stage == "live" for each in known)
     arms = ["auto", "rag", *(["combined", "tuned"] if live else []), "base"]
-    adapters = [a.name for a in workspace.store.adapters.list() if a.base_sha256 == workspace.model.sha256]
+    adapters = [each.name for each in known]
     names = dict.fromkeys(arms, "arm") | dict.fromkeys(adapters, "adapter")
     return {**names, workspace.model.name: "base model", EMBEDDER: "embedding model"}
 
