@@ -30,6 +30,7 @@ from service.commands import (
     retriever,
     stages,
     stored,
+    webhooks,
 )
 from service.commands.session import Commands, Session, set_up_logging
 
@@ -96,6 +97,7 @@ app.add_typer(models.models, name="models")
 app.add_typer(jobs.jobs, name="jobs")
 app.add_typer(keys.keys, name="keys")
 app.command()(keys.audit)
+app.add_typer(webhooks.webhooks, name="webhooks")
 app.command()(operations.backup)
 app.command()(operations.restore)
 app.command()(operations.doctor)

@@ -30,6 +30,7 @@ from data.store.relocate import relocate
 from data.store.reviews import Reviewed, Reviews
 from data.store.shadow import ShadowAnswer, Shadows
 from data.store.stages import TRANSITIONS, StageRow, Stages
+from data.store.webhooks import Due, Notice, Webhook, Webhooks
 
 __all__ = [
     "GOLD",
@@ -41,6 +42,7 @@ __all__ = [
     "AuditRow",
     "ChunkLink",
     "DocumentRow",
+    "Due",
     "FeedbackRow",
     "GenerationRow",
     "KeyGrant",
@@ -48,6 +50,7 @@ __all__ = [
     "Kind",
     "Links",
     "NewDocument",
+    "Notice",
     "PairFilter",
     "Reviewed",
     "ShadowAnswer",
@@ -56,6 +59,7 @@ __all__ = [
     "Trace",
     "TrainedOn",
     "TrainedRow",
+    "Webhook",
     "scope_of",
 ]
 
@@ -82,6 +86,7 @@ class Store:
         self.evaluations = Evaluations(database)
         self.models = Models(database)
         self.keys = Keys(database)
+        self.webhooks = Webhooks(database)
         self.audit = Audit(database)
         self.lineage = Lineage(database)
 

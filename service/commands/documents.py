@@ -214,8 +214,7 @@ def ask(
     """Answer a question as the words come, then name the sources."""
     from service.asking import AskRequest
 
-    sampling = {"top_k": top_k, "max_tokens": max_tokens, "temperature": temperature}
-    given: dict[str, Any] = {name: value for name, value in sampling.items() if value is not None}
+    given = _given(top_k=top_k, max_tokens=max_tokens, temperature=temperature)
     request = AskRequest(
         question,
         collection=collection,
@@ -228,6 +227,10 @@ def ask(
     with session(ctx).workspace() as workspace:
         workspace.ensure_starter_adapters()
         _answer(workspace, request, given, as_json=as_json)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _answer(workspace: Workspace, request: AskRequest, given: Collected[str], *, as_json: bool) -> None:

@@ -14,6 +14,7 @@ from data.errors import Forbidden, InvalidModel, NoAcceptedPairs, RagtuneError, 
 from data.records import Adapter
 from data.state import check_name
 from finetune.recipe import Recipe, preset_values
+from service import api_models as models
 from service import promotion
 from service.access import wants
 from service.adapters import IMPORTABLE, delete_adapter, read_importable, unpacked
@@ -35,7 +36,9 @@ LARGEST_BYTES = 1 << 30
 """An adapter file over one gibibyte is no LoRA of a model this server would serve."""
 
 
-@router.post("", status_code=202, response_model=None, dependencies=[wants("train")])
+@router.post(
+    "", status_code=202, response_model=None, dependencies=[wants("train")], responses={202: {"model": models.Accepted}}
+)
 def train_adapter(
     body: TrainBody, workspace: WorkspaceDep, runner: RunnerDep, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
@@ -107,13 +110,13 @@ def no_accepted_pairs(collection: str) -> NoAcceptedPairs:
     )
 
 
-@router.get("", dependencies=[wants("query", "train")])
+@router.get("", dependencies=[wants("query", "train")], responses={200: {"model": models.AdapterList}})
 def list_adapters(workspace: WorkspaceDep) -> dict[str, Any]:
     """Return every version of every adapter."""
     return {"adapters": [_view(workspace, adapter) for adapter in workspace.store.adapters.list()]}
 
 
-@router.get("/{name}", dependencies=[wants("query", "train")])
+@router.get("/{name}", dependencies=[wants("query", "train")], responses={200: {"model": models.Adapter}})
 def get_adapter(name: str, workspace: WorkspaceDep) -> dict[str, Any]:
     """Return ``name`` (its newest version) or ``name@version``, with the history of all its versions."""
     adapter = find_adapter(workspace.store, name)
@@ -129,7 +132,7 @@ def get_decision(name: str, workspace: WorkspaceDep) -> dict[str, Any]:
     return promotion.decision_on(workspace.store, adapter, policy).view()
 
 
-@router.post("/rollback", dependencies=[wants("train", whole=True)])
+@router.post("/rollback", dependencies=[wants("train", whole=True)], responses={200: {"model": models.Adapter}})
 def rollback_adapter(
     workspace: WorkspaceDep, actor: ActorDep, body: StageBody | None = None, collection: str = "default"
 ) -> dict[str, Any]:
@@ -187,7 +190,7 @@ def _files(files: list[UploadFile]) -> dict[str, BinaryIO]:
     return content
 
 
-@router.post("/{name}/promote", dependencies=[wants("train", whole=True)])
+@router.post("/{name}/promote", dependencies=[wants("train", whole=True)], responses={200: {"model": models.Adapter}})
 def promote_adapter(
     name: str, workspace: WorkspaceDep, actor: ActorDep, body: PromoteBody | None = None
 ) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.sse import ServerSentEvent
 
 from data.records import Answer
+from service import api_models as models
 from service.access import wants
 from service.answerer import AnswerEvent, PassagesFound, Token
 from service.deps import WorkspaceDep
@@ -25,9 +26,15 @@ from service.sse import event_stream, until_left
 from service.views import answer_view, passage_view
 
 router = APIRouter(tags=["answers"], dependencies=[wants("query")])
+_REPLIES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": models.Answer,
+        "content": {"text/event-stream": {"schema": {"type": "string", "description": "With `stream`."}}},
+    }
+}
 
 
-@router.post("/answers", response_model=None)
+@router.post("/answers", response_model=None, responses=_REPLIES)
 async def create_answer(body: AnswerBody, request: Request, workspace: WorkspaceDep) -> Response:
     """Answer a question. With ``stream``, events: passages, token (any number), answer or error."""
     metrics: Metrics = request.app.state.metrics

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from data.access import require_collection
 from data.state import check_name
 from data.store import MAX_INSTRUCTIONS
+from service import api_models as models
 from service.access import wants
 from service.deps import ActorDep, WorkspaceDep
 from service.houses import collection_view, house_view
@@ -41,20 +42,20 @@ class HouseBody(Body):
         return self
 
 
-@router.get("", dependencies=[_READERS])
+@router.get("", dependencies=[_READERS], responses={200: {"model": models.CollectionList}})
 def list_collections(workspace: WorkspaceDep) -> dict[str, Any]:
     """Return every collection with its documents, index generation in use (or null), settings and live adapter."""
     return {"collections": [collection_view(workspace, name) for name in workspace.store.collections.names()]}
 
 
-@router.get("/{name}", dependencies=[_READERS])
+@router.get("/{name}", dependencies=[_READERS], responses={200: {"model": models.CollectionDetails}})
 def get_collection(name: str, workspace: WorkspaceDep) -> dict[str, Any]:
     """Return one of them, with every version of its settings, the newest first."""
     view = collection_view(workspace, name)
     return {**view, "versions": [house_view(each) for each in workspace.store.houses.history(name)]}
 
 
-@router.put("/{name}", dependencies=[wants("train")])
+@router.put("/{name}", dependencies=[wants("train")], responses={200: {"model": models.CollectionDetails}})
 def put_collection(name: str, body: HouseBody, workspace: WorkspaceDep, actor: ActorDep) -> dict[str, Any]:
     """Set a collection's instructions and sampling defaults, as a new version; a new collection is created.
 
