@@ -72,7 +72,7 @@ class Passage(Reply):
     duplicates: int
 
 
-class ScaledAdapter(Reply):
+class AppliedAdapter(Reply):
     """An adapter, ``name@version``, and the factor on its effect."""
 
     name: str
@@ -90,7 +90,7 @@ class Answer(Reply):
     mode: str
     model: str
     adapter: str | None
-    adapters: list[ScaledAdapter]
+    adapters: list[AppliedAdapter]
     adapter_stale: bool
     citations: list[Citation]
     sentences: list[Sentence]

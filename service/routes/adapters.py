@@ -13,6 +13,7 @@ from data.access import MACHINE, acting, current, require_whole
 from data.errors import Forbidden, InvalidModel, NoAcceptedPairs, RagtuneError, RecipeInvalid
 from data.records import Adapter
 from data.state import check_name
+from data.store import scope_of
 from finetune.recipe import Recipe, preset_values
 from service import api_models as models
 from service import promotion
@@ -58,14 +59,12 @@ def _training(body: TrainBody, workspace: Workspace) -> dict[str, Any]:
     """Return the inputs of the job, the recipe as its fields.
 
     Raises:
-        Forbidden: a key bound to collections would promote, or take the name of an adapter that is not its own.
+        Forbidden: a key bound to collections would take the name of an adapter that is not its own.
         RecipeInvalid: as ``checked_recipe``, or there is no packaged recipe of that name.
         NoAcceptedPairs: there is nothing to train on.
         UnknownCollection: there is none of that name.
     """
     check_collection(workspace.store, body.collection)
-    if body.promote:
-        require_whole()  # what is live is live for every collection
     _check_name(workspace, body.name)
     values = checked_recipe(workspace, preset_values(body.recipe) if isinstance(body.recipe, str) else body.recipe)
     if not workspace.store.pairs.list(body.collection, "accepted", limit=1)[0]:
@@ -132,11 +131,15 @@ def get_decision(name: str, workspace: WorkspaceDep) -> dict[str, Any]:
     return promotion.decision_on(workspace.store, adapter, policy).view()
 
 
-@router.post("/rollback", dependencies=[wants("train", whole=True)], responses={200: {"model": models.Adapter}})
+@router.post("/rollback", dependencies=[wants("train")], responses={200: {"model": models.Adapter}})
 def rollback_adapter(
     workspace: WorkspaceDep, actor: ActorDep, body: StageBody | None = None, collection: str = "default"
 ) -> dict[str, Any]:
     """Make the adapter live again that answered in the collection before."""
+    check_collection(workspace.store, collection)
+    live = workspace.store.adapters.live(workspace.model.sha256, collection)
+    if live is None or scope_of(live) is None:
+        require_whole()  # what answers here answers elsewhere too
     reason = body.reason if body is not None else ""
     done = promotion.rollback(workspace.store, workspace.model, collection, actor=actor, reason=reason)
     return _promotion(workspace, done)
@@ -190,12 +193,13 @@ def _files(files: list[UploadFile]) -> dict[str, BinaryIO]:
     return content
 
 
-@router.post("/{name}/promote", dependencies=[wants("train", whole=True)], responses={200: {"model": models.Adapter}})
+@router.post("/{name}/promote", dependencies=[wants("train")], responses={200: {"model": models.Adapter}})
 def promote_adapter(
     name: str, workspace: WorkspaceDep, actor: ActorDep, body: PromoteBody | None = None
 ) -> dict[str, Any]:
     """Make an adapter the live one if the policy lets it; the one before it is retired."""
     chosen, settings = body or PromoteBody(version=None, reason=""), workspace.settings
+    _check_own(workspace, name, chosen.version)
     gate = promotion.Gate(
         policy=load_policy(settings.promotion_policy),
         refuse_stale=settings.refuse_stale_adapters,
@@ -206,21 +210,23 @@ def promote_adapter(
     return _promotion(workspace, promotion.promote(workspace.store, workspace.model, name, chosen.version, gate=gate))
 
 
-@router.post("/{name}/shadow", dependencies=[wants("train", whole=True)])
+@router.post("/{name}/shadow", dependencies=[wants("train")])
 def shadow_adapter(
     name: str, workspace: WorkspaceDep, actor: ActorDep, body: StageBody | None = None
 ) -> dict[str, Any]:
     """Let an adapter answer a share of the real questions in the shadow; nobody sees what it says."""
+    _check_own(workspace, name)
     reason = body.reason if body is not None else ""
     done = promotion.shadow(workspace.store, workspace.model, name, actor=actor, reason=reason)
     return _view(workspace, done)
 
 
-@router.post("/{name}/retire", dependencies=[wants("train", whole=True)])
+@router.post("/{name}/retire", dependencies=[wants("train")])
 def retire_adapter(
     name: str, workspace: WorkspaceDep, actor: ActorDep, body: StageBody | None = None
 ) -> dict[str, Any]:
     """Take an adapter out of service; if it was live, answers come without one afterwards."""
+    _check_own(workspace, name)
     reason = body.reason if body is not None else ""
     return _view(workspace, promotion.retire(workspace.store, name, actor=actor, reason=reason))
 
@@ -234,6 +240,18 @@ def remove_adapter(name: str, workspace: WorkspaceDep, actor: ActorDep, version:
         require_whole()  # it serves, or may serve, every collection
     gone = delete_adapter(workspace, name, version, actor=actor)
     return {"deleted": [adapter_label(adapter) for adapter in gone]}
+
+
+def _check_own(workspace: Workspace, name: str, version: int | None = None) -> None:
+    """Let a key that is bound to collections change the stage of their adapters only.
+
+    Raises:
+        Forbidden: the adapter serves, or may serve, every collection.
+        UnknownAdapter: there is none that the key may know.
+    """
+    adapter = find_adapter(workspace.store, name if version is None or "@" in name else f"{name}@{version}")
+    if scope_of(adapter) is None:
+        require_whole()
 
 
 def _history(workspace: Workspace, name: str) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.sse import ServerSentEvent
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from data.access import current
 from data.errors import InvalidRequest, UnknownModel
@@ -42,8 +42,16 @@ class EmbeddingsBody(BaseModel):
     model_config = ConfigDict(extra="ignore")
     model: str
     input: str | list[str]
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: int | None = None
+
+    @field_validator("input", mode="before", json_schema_input_type=str | list[str])
+    @classmethod
+    def _texts(cls, value: object) -> object:
+        # OpenAI takes lists of its own tokens too, which no other tokenizer can read.
+        if isinstance(value, list) and value and not isinstance(value[0], str):
+            raise ValueError("tokens cannot be embedded, send texts (LangChain: check_embedding_ctx_length=False)")
+        return value
 
 
 @router.get("/models")

@@ -25,7 +25,7 @@ from tests.service.conftest import open_client
 from tests.service.parts import wait_until
 from tests.service.test_cli import Shell
 
-LOOPBACK = "127.0.0.0/8"
+LOOPBACK = "127.0.0.0/8, ::1"
 
 
 class Receiver:
@@ -151,8 +151,6 @@ def test_a_receiver_that_is_down_hears_of_it_later(allowed, make_workspace):
     again = make_workspace(webhook_networks=LOOPBACK)
     (notice,) = again.store.webhooks.notices(made["id"])
     assert (notice.status, notice.attempts) == ("pending", 1)
-    receiver = Receiver()
-    receiver.server.server_close()
     clock.ahead = 60
     assert WebhookSender(again, clock=clock).deliver_due() == 1
     assert again.store.webhooks.notices(made["id"])[0].attempts == 2
@@ -294,7 +292,7 @@ def test_one_private_address_among_public_ones_is_enough_to_refuse(monkeypatch):
 
 
 def test_public_addresses_are_public():
-    for address in ("93.184.216.34", "2606:2800:220:1::1", "2002:5db8:d822::1"):
+    for address in ("93.184.216.34", "2606:2800:220:1::1", "64:ff9b::5db8:d822"):
         assert addresses.is_public(ip_address(address)), address
 
 
