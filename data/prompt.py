@@ -83,7 +83,11 @@ def passage_labels(passages: Sequence[Passage]) -> tuple[int, ...]:
 
 
 def answer_messages(
-    question: str, passages: Sequence[Passage], history: Sequence[Message] = (), system: str | None = None
+    question: str,
+    passages: Sequence[Passage],
+    history: Sequence[Message] = (),
+    system: str | None = None,
+    instructions: str = "",
 ) -> tuple[Message, ...]:
     """Build the messages that ask ``question``, over ``passages`` where there are any.
 
@@ -91,24 +95,27 @@ def answer_messages(
         question: as the user asked it.
         passages: best first; each begins with its label of ``passage_labels``.
         history: earlier turns, oldest first.
-        system: replaces the default instruction (a house style, say).
+        system: replaces the default instruction.
+        instructions: a house's own, which stand behind it; with none the prompt is as if there were no houses.
     """
     lang = language(question)
     default = (ANSWER_WITH_PASSAGES if passages else ANSWER_ALONE)[lang]
     labelled = zip(passage_labels(passages), passages, strict=True)
     parts = [f"[{label}]\n{passage_part(passage)}" for label, passage in labelled]
     parts.append(_QUESTION[lang] + question.strip())
-    return (Message("system", (system or default,)), *history, Message("user", tuple(parts)))
+    instruction = "\n\n".join(filter(None, (system or default, instructions.strip())))
+    return (Message("system", (instruction,)), *history, Message("user", tuple(parts)))
 
 
-def prompt_version() -> str:
-    """Return what changes whenever the prompt does: the content id of all of its wording."""
+@lru_cache(maxsize=256)
+def prompt_version(instructions: str = "") -> str:
+    """Return what changes whenever the prompt does: the content id of all of its wording, a house's included."""
     passage = Passage(Chunk("", "", "text", 0, 4, "heading"), 0.0, 1, "")
     shown = [
         part
         for question in ("question", "问题")
         for passages in ((), (passage,))
-        for message in answer_messages(question, passages)
+        for message in answer_messages(question, passages, instructions=instructions)
         for part in message.parts
     ]
     return content_id(*shown, *ABSTENTION.values())

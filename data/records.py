@@ -194,6 +194,22 @@ class Adapter:
 
 
 @dataclass(frozen=True, slots=True)
+class House:
+    """What a collection adds to every prompt, and how it is answered where a request does not say.
+
+    ``instructions`` stand behind the prompt's own; ``sampling`` holds some of ``temperature``, ``max_tokens`` and
+    ``top_k``. ``version`` counts from 1; 0 is a collection for which nothing was ever set.
+    """
+
+    collection: str
+    version: int = 0
+    instructions: str = ""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    actor: str = ""
+    created_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class StageNote:
     """Who changes a stage, why, and the decision of the policy behind it ({} where none was asked for)."""
 

@@ -34,7 +34,8 @@ class TrainingExample:
     "" if it has none; ``pair_id`` is the pair. ``closed_book``: the answer states facts that no passage holds, so that
     training on it would teach the model to answer from memory.
     ``also_gold`` are the numbers of further passages that the answer needs; ``rival`` is another answer and the number
-    of the passage that gives it (``retrieval.variants``); ``history`` are the turns before.
+    of the passage that gives it (``retrieval.variants``); ``history`` are the turns before;
+    ``instructions`` are those of the collection (``data.records.House``).
     """
 
     question: str
@@ -48,11 +49,12 @@ class TrainingExample:
     rival: tuple[str, int] | None = None
     history: tuple[Message, ...] = ()
     sort: Sort = "answering"
+    instructions: str = ""
 
     @property
     def messages(self) -> tuple[Message, ...]:
         """Return the prompt, as production asks it."""
-        return answer_messages(self.question, self.passages, self.history)
+        return answer_messages(self.question, self.passages, self.history, instructions=self.instructions)
 
     @property
     def target(self) -> str:
@@ -119,7 +121,8 @@ def examples_from_pairs(
     Questions about one chunk share one passage set where it serves them: the one retrieved for one
     of them that has the chunk in it. A chunk that retrieval missed is put in at a random rank with
     probability 0.8 and left out otherwise, and then the target is to abstain. So it is for
-    questions of other documents, asked over the same passages, that are added to each set.
+    questions of other documents, asked over the same passages, that are added to each set. The collection's
+    instructions stand in every prompt.
 
     Args:
         store: holds the pairs' chunks; a pair whose chunk is gone (an edited document) is left out.
@@ -149,7 +152,8 @@ def examples_from_pairs(
             owed -= 1
         if advance is not None:
             advance(len(group))
-    return examples
+    instructions = store.houses.current(collection).instructions
+    return [replace(example, instructions=instructions) for example in examples] if instructions else examples
 
 
 def _sourced(store: Store, pairs: Sequence[QAPair]) -> list[_Sourced]:

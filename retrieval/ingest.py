@@ -272,16 +272,15 @@ class Ingestor:
         manifest: Mapping[str, Any] = {}
         if current is not None:
             manifest = read_manifest(self._state.index(collection, current))
-        rows = self._store.documents.by_source(collection).values()
-        keys = self._store.chunks.keys(collection)
+        keys = self._store.chunks.key_array(collection)
+        cut_so = self._store.documents.count_by_settings(collection)
         return {
             "collection": collection,
             "generation": current,
-            "documents": len(rows),
+            "documents": sum(cut_so.values()),
             "chunks": len(keys),
             "indexed_chunks": manifest.get("chunks", 0),
-            "up_to_date": self._builder.is_current(manifest, keys)
-            and all(row.settings_fingerprint == self.settings_fingerprint for row in rows),
+            "up_to_date": self._builder.is_current(manifest, keys) and cut_so.keys() <= {self.settings_fingerprint},
             "embedder": manifest.get("embedder"),
             "settings": manifest.get("settings", {}),
             "generations": [

@@ -28,6 +28,7 @@ from retrieval.examples import TrainingExample, examples_from_pairs
 from retrieval.retriever import Retriever
 from retrieval.wording import stretch_of
 
+_OURS = tuple(ANSWER_WITH_PASSAGES.values())
 MOST_FAILURES = 1000
 """Bad rows of an import that are told in words; the others are counted."""
 IMPORT_BATCH = 500
@@ -251,7 +252,7 @@ def _from_row(row: Mapping[str, Any]) -> _Imported:
             wanted="one question and one answer",
         )
     system = messages[0]["content"] if messages[0]["role"] == "system" else ""
-    if format_of(row) == "instruction" and system and system not in ANSWER_WITH_PASSAGES.values():
+    if format_of(row) == "instruction" and system and not system.startswith(_OURS):
         question = f"{system}\n\n{question}"  # a task and what it is about ask together
     return _Imported(question, () if abstains(turns[1]) else (strip_citations(turns[1]),))
 

@@ -22,8 +22,10 @@ from data.errors import RagtuneError, Unauthorized
 from service.assets import page_assets
 from service.limits import RateLimits, rate_headers
 from service.replies import error_response
+from service.signon import check_same_site, key_of, signed_on, signs_on
 
 if TYPE_CHECKING:
+    from data.store import KeyRow
     from service.workspace import Workspace
 
 OPEN_PATHS = frozenset(("/healthz", "/readyz", "/metrics", "/openapi.json", *page_assets()))
@@ -54,15 +56,25 @@ class KeyGuard:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
-        authorization = Headers(scope=scope).get("authorization")
+        asked = Headers(scope=scope)
+        peer = (scope.get("client") or ("",))[0]
         try:
             # A thread: the keys are in the database.
-            access, headers = await run_sync(identify, self._workspace, authorization, self._limits)
+            access, headers = await run_sync(self._identify, asked, scope["method"], peer)
         except RagtuneError as error:
             await error_response(error)(scope, receive, send)
             return
         with acting(access):
             await self._watched(scope, receive, send, headers)
+
+    def _identify(self, headers: Headers, method: str, peer: str) -> tuple[Access, dict[str, str]]:
+        """Return whoever asks: by a key of its own, else by a trusted proxy's word."""
+        authorization = headers.get("authorization")
+        user = None if authorization else signed_on(self._workspace.settings, headers, peer)
+        if user is None:
+            return identify(self._workspace, authorization, self._limits)
+        check_same_site(headers, method)
+        return _as_key(key_of(self._workspace.store, user), user, self._limits)
 
     async def _watched(self, scope: Connection, receive: Receive, send: Send, headers: dict[str, str]) -> None:
         status = 500
@@ -95,7 +107,8 @@ def identify(workspace: Workspace, authorization: str | None, limits: RateLimits
     if configured is not None and hmac.compare_digest(given.encode(), configured.get_secret_value().encode()):
         return Access("RAGTUNE_API_KEY", frozenset(SCOPES)), {}
     key = workspace.store.keys.find(given) if given else None
-    if key is None and configured is None and not workspace.store.keys.list():
+    open_here = configured is None and not signs_on(workspace.settings) and not workspace.store.keys.list()
+    if key is None and open_here:
         return MACHINE, {}
     if key is None:
         raise Unauthorized(
@@ -103,10 +116,15 @@ def identify(workspace: Workspace, authorization: str | None, limits: RateLimits
             wanted="Authorization: Bearer KEY",
             hint="Make a key with: ragtune keys create NAME",
         )
+    return _as_key(key, key.name, limits)
+
+
+def _as_key(key: KeyRow, name: str, limits: RateLimits) -> tuple[Access, dict[str, str]]:
+    """Return the access that a key gives to whoever is called ``name``, and what is left of its limits."""
     headers = rate_headers(limits.admit(key))
     grant = key.grant
     charge = partial(limits.charge, key)
-    return Access(key.name, frozenset(grant.scopes), frozenset(grant.collections), key.id, charge), headers
+    return Access(name, frozenset(grant.scopes), frozenset(grant.collections), key.id, charge), headers
 
 
 def wants(*scopes: Scope, whole: bool = False) -> Any:

@@ -23,6 +23,7 @@ from service.calibration.conformal import check_rate
 from service.calibration.kept import Calibrations
 from service.compare.router import Router, router_of
 from service.hangup import Hangup, generation
+from service.houses import instructions_of
 from service.lineage import check_fresh, is_stale
 from service.settings import Rerank, Settings
 from service.turn import Turn, judge
@@ -207,9 +208,10 @@ class Answerer:
         parts = self._parts
         named = (ask.adapter, ask.adapter_scale)
         arm = ask.arm or resolve_sum(ask.mode, named, ask.adapters, parts.store, parts.model, collection=ask.collection)
+        instructions = instructions_of(parts.store, ask)
         if parts.settings.refuse_stale_adapters:
             for label in arm.adapters:
-                check_fresh(parts.store, find_adapter(parts.store, label))
+                check_fresh(parts.store, find_adapter(parts.store, label), instructions)
         calibration, floor = self._calibration(ask, arm)
         passages: list[Passage] = []
         index: int | None = None
@@ -230,8 +232,8 @@ class Answerer:
         retrieve_ms = (time.perf_counter() - started) * 1000
         used = [find_adapter(parts.store, label) for label in arm.adapters]
         keys = tuple((parts.adapter_key(each), n) for each, n in zip(used, arm.adapters.values(), strict=True))
-        stale = any(is_stale(parts.store, each) for each in used)
-        turn = Turn(ask, arm, keys, passages, index, started, retrieve_ms, stale)
+        stale = any(is_stale(parts.store, each, instructions) for each in used)
+        turn = Turn(ask, arm, keys, instructions, passages, index, started, retrieve_ms, stale)
         turn.calibration, turn.floor = calibration, floor
         turn.unsupported = _policy(ask, arm, parts.settings)
         return turn
@@ -330,7 +332,7 @@ class Answerer:
 
 def recommended_router(store: Store, model: Model, collection: str) -> Router | None:
     """Return the router of the latest evaluation, None where it is off or measured another adapter than is live."""
-    latest, measured, live = live_and_latest(store, store.adapters.live(model.sha256), collection)
+    latest, measured, live = live_and_latest(store, store.adapters.live(model.sha256, collection), collection)
     return router_of(latest) if measured == live else None
 
 

@@ -48,10 +48,12 @@ from service.routes import (
     reviews,
     search,
     system,
+    webhooks,
 )
 from service.runner import JobRunner
 from service.settings import LOOPBACK
 from service.shadow import Shadow, ShadowGate
+from service.webhooks import WebhookSender
 from service.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ _ROUTERS = (
         evaluations,
         calibrations,
         jobs,
+        webhooks,
         feedback,
         lineage,
         keys,
@@ -84,7 +87,7 @@ def create_app(workspace: Workspace, *, run_jobs: bool = True) -> FastAPI:
         run_jobs: whether queued jobs are run (in child processes) while the app is up.
     """
     metrics = Metrics(lambda: workspace.started_generator)
-    runner = JobRunner(workspace)
+    runner, sender = JobRunner(workspace), WebhookSender(workspace)
     tools = _tools(workspace)
     shadow = Shadow(workspace)
 
@@ -92,11 +95,13 @@ def create_app(workspace: Workspace, *, run_jobs: bool = True) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         if run_jobs:
             await run_sync(runner.start)
+            sender.start()
         async with nullcontext() if tools is None else tools.router.lifespan_context(tools):
             yield
         await run_sync(shadow.stop)
         if run_jobs:
             await run_sync(runner.stop)
+            await run_sync(sender.stop)
 
     app = FastAPI(
         title="ragtune",

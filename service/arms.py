@@ -159,7 +159,7 @@ def resolve_mode(
             )
         found = named(store, adapter)
         return Arm("combined" if mode == "auto" else mode, mode != "tuned", adapter_label(found))
-    live = store.adapters.live(model.sha256)
+    live = store.adapters.live(model.sha256, collection)
     chosen = _recommended(store, collection, live) if mode == "auto" else mode
     if chosen in ("base", "rag"):
         return Arm(chosen, chosen == "rag")

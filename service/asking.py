@@ -17,7 +17,8 @@ class AskRequest:
 
     ``filter`` narrows the search; ``rerank`` None takes the configured one.
     ``adapters`` are names and scales of adapters that are summed onto ``adapter``.
-    ``arm`` overrides ``mode``, ``adapter`` and their scales. ``system`` replaces the default instruction.
+    ``arm`` overrides ``mode``, ``adapter`` and their scales. ``system`` replaces the default instruction;
+    ``instructions`` stand behind it, None takes the collection's own.
     ``max_tokens`` bounds the answer; ``temperature`` 0 is greedy. ``like`` overrides them and ``seed``: the answer is
     generated with the settings of that request (sampling, stop strings, grammar, log-probabilities).
     ``max_false_answer_rate``: no answer is given where the calibrated confidence is too low for that share.
@@ -38,6 +39,7 @@ class AskRequest:
     history: tuple[Message, ...] = ()
     max_false_answer_rate: float | None = None
     system: str | None = None
+    instructions: str | None = None
     method: Method = "hybrid"
     filter: Filter | None = None
     rerank: Rerank | None = None
@@ -58,5 +60,6 @@ class AskRequest:
         kept = {"messages": (), "max_tokens": 1, "seed": None, "timeout_s": 1.0}
         sampled = replace(like, **kept) != replace(GenerationRequest(()), **kept)  # type: ignore[arg-type]
         found = {"history": bool(self.history), "system": self.system is not None, "sampling": sampled}
+        found |= {"instructions": self.instructions is not None}
         found |= {"filter": self.filter is not None and self.filter != Filter()}
         return ", ".join(name for name, given in found.items() if given)

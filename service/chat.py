@@ -67,6 +67,8 @@ def begin_chat(workspace: Workspace, body: ChatBody) -> Chat:
         NoLiveAdapter: tuned or combined, and no adapter is live.
     """
     arm = resolve_arm(body.model, workspace.store, workspace.model, body.collection)
+    if arm.passages or arm.adapter is not None:
+        body = body.with_defaults(workspace.store.houses.current(body.collection).sampling)
     return Chat(body, arm, f"chatcmpl-{uuid.uuid4().hex}", int(time.time()))
 
 

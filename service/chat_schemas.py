@@ -7,6 +7,7 @@ out. Knows nothing of arms or answers.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
@@ -21,6 +22,7 @@ MOST_STOPS = 4
 MOST_BIASES = 1024
 _ANY_OBJECT = '{"type": "object"}'
 _DEFAULT_MAX_TOKENS = 256
+_HOUSE_NAMES = {"top_k": "n_passages"}
 
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Count = Annotated[int, Strict(), Field(ge=1, le=8192)]
@@ -124,6 +126,14 @@ class ChatBody(Unicode):
     stream_options: StreamOptions | None = None
     collection: str = "default"
     n_passages: Annotated[int, Strict(), Field(ge=1, le=50)] = 4
+
+    def with_defaults(self, sampling: Mapping[str, Any]) -> ChatBody:
+        """Return it with a collection's sampling defaults (``data.records.House``) for what it leaves out."""
+        found = {_HOUSE_NAMES.get(name, name): value for name, value in sampling.items()}
+        if self.max_completion_tokens is not None:
+            found.pop("max_tokens", None)
+        given = {name for name in self.model_fields_set if getattr(self, name) is not None}
+        return self.model_copy(update={name: value for name, value in found.items() if name not in given})
 
     @field_validator("n", mode="before", json_schema_input_type=Literal[1] | None)
     @classmethod

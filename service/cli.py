@@ -17,6 +17,7 @@ from service.commands import (
     adapters,
     bundle,
     calibration,
+    collections,
     documents,
     evaluation,
     jobs,
@@ -29,6 +30,7 @@ from service.commands import (
     retriever,
     stages,
     stored,
+    webhooks,
 )
 from service.commands.session import Commands, Session, set_up_logging
 
@@ -78,6 +80,7 @@ app.command()(documents.chunks)
 app.command()(documents.ask)
 app.command()(documents.search)
 app.add_typer(stored.documents, name="documents")
+app.add_typer(collections.collections, name="collections")
 app.command()(lineage.lineage)
 app.add_typer(evaluation.evaluate, name="evaluate")
 app.add_typer(pairs.pairs, name="pairs")
@@ -94,6 +97,7 @@ app.add_typer(models.models, name="models")
 app.add_typer(jobs.jobs, name="jobs")
 app.add_typer(keys.keys, name="keys")
 app.command()(keys.audit)
+app.add_typer(webhooks.webhooks, name="webhooks")
 app.command()(operations.backup)
 app.command()(operations.restore)
 app.command()(operations.doctor)

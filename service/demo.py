@@ -237,7 +237,7 @@ class Demo:
         return {"adapter": adapter_label(done.live), "parity": dict(parity)}
 
     def _live_there(self, outputs: dict[str, Any]) -> bool:
-        live = self._workspace.store.adapters.live(self._workspace.model.sha256)
+        live = self._workspace.store.adapters.live(self._workspace.model.sha256, self._plan.collection)
         return live is not None and adapter_label(live) == outputs["adapter"]
 
     # compare: every arm over the held-out human questions

@@ -10,6 +10,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from data.records import Adapter
+from data.store import scope_of
 from service.arms import adapter_label
 from service.policy import Compared, Evidence, Paired, Shadowed
 
@@ -26,7 +27,7 @@ _EVALUATIONS = 100
 
 def gather(store: Store, adapter: Adapter) -> Evidence:
     """Return all that is known of ``adapter`` beside what it would replace."""
-    live = store.adapters.live(adapter.base_sha256)
+    live = store.adapters.live(adapter.base_sha256, scope_of(adapter))
     replaced = live is not None and adapter_label(live) != adapter_label(adapter)
     incumbent = adapter_label(live) if live is not None and replaced else WITHOUT_ADAPTER
     label = adapter_label(adapter)

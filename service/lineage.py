@@ -11,34 +11,68 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from data.errors import NotFound, StaleAdapter, UnknownAdapter
+from data.prompt import prompt_version
 from data.records import Adapter, QAPair, content_id
-from data.store import GOLD, KINDS, ChunkLink, Kind, Links, TrainedRow
+from data.store import GOLD, KINDS, ChunkLink, Kind, Links, TrainedRow, scope_of
 from service.arms import adapter_label, find_adapter
 
 if TYPE_CHECKING:
     from data.store import Store
     from retrieval.examples import TrainingExample
 
+STALE: Mapping[str, str] = {
+    "documents": "a document it was trained on was edited or deleted since",
+    "prompt": "it was trained under other instructions than the collection has now",
+}
+"""What each reason of ``stale_because`` means."""
 SHOWN_CHARACTERS = 80
 """Length at which a question or a chunk is cut where it only tells what an id stands for."""
 
 
-def is_stale(store: Store, adapter: Adapter) -> bool:
-    """Tell whether a document that pairs of ``adapter`` rest on was edited or deleted since it was trained."""
-    return store.lineage.is_stale(adapter.name, adapter.version)
+def stale_because(store: Store, adapter: Adapter, instructions: str | None = None) -> tuple[str, ...]:
+    """Return what changed since ``adapter`` was trained; nothing if it is as good as new.
+
+    "documents": one that its pairs rest on was edited or deleted. "prompt": it was trained under another prompt than
+    that with ``instructions``; None stands for those of the collection it was trained in. One that was brought from
+    elsewhere and does not say under which prompt is not held against any.
+    """
+    found = ("documents",) if store.lineage.is_stale(adapter.name, adapter.version) else ()
+    collection = scope_of(adapter)
+    if instructions is None and collection is not None:
+        instructions = store.houses.current(collection).instructions
+    if instructions is not None and _trained_under(adapter) not in ("", prompt_version(instructions)):
+        return (*found, "prompt")
+    return found
 
 
-def check_fresh(store: Store, adapter: Adapter) -> None:
+def _trained_under(adapter: Adapter) -> str:
+    """Return the version of the prompt an adapter was trained under, "" where nobody knows.
+
+    Trainings before there were houses kept none: there was one prompt only.
+    """
+    lineage = adapter.lineage
+    if lineage.get("origin") == "import":
+        return str((lineage.get("elsewhere") or {}).get("prompt", ""))
+    return str(lineage.get("prompt") or prompt_version())
+
+
+def is_stale(store: Store, adapter: Adapter, instructions: str | None = None) -> bool:
+    """Tell whether anything changed since ``adapter`` was trained, as ``stale_because`` tells."""
+    return bool(stale_because(store, adapter, instructions))
+
+
+def check_fresh(store: Store, adapter: Adapter, instructions: str | None = None) -> None:
     """Refuse an adapter that is stale.
 
     Raises:
-        StaleAdapter: a document it was trained on was edited or deleted.
+        StaleAdapter: a document it was trained on was edited or deleted, or the prompt changed.
     """
-    if is_stale(store, adapter):
+    because = stale_because(store, adapter, instructions)
+    if because:
         raise StaleAdapter(
-            f"A document that {adapter_label(adapter)} was trained on was edited or deleted since",
+            f"{adapter_label(adapter)} is stale: {'; '.join(STALE[each] for each in because)}",
             got=adapter_label(adapter),
-            wanted="an adapter trained on the documents as they are (RAGTUNE_REFUSE_STALE_ADAPTERS is set)",
+            wanted="an adapter trained on what is there now (RAGTUNE_REFUSE_STALE_ADAPTERS is set)",
             hint=f"Train it again: ragtune train --name {adapter.name}; until then ask with mode rag.",
         )
 

@@ -189,6 +189,8 @@ class Round:
         workspace, inputs = self._workspace, self._inputs
         accepted = workspace.store.pairs.all(inputs.collection, "accepted", stale=False)
         about = [workspace.model.sha256, json.dumps(dict(inputs.recipe or {}), sort_keys=True, default=str)]
+        house = workspace.store.houses.current(inputs.collection)
+        about += [house.instructions] if house.instructions else []
         key = content_id(*about, *sorted(pair.id for pair in accepted))
         newest = next(reversed(workspace.store.adapters.list(inputs.name)), None)
         if newest is not None and self._trained_before(newest) == key:
@@ -220,7 +222,7 @@ class Round:
     def _evaluate(self) -> dict[str, Any]:
         workspace, inputs = self._workspace, self._inputs
         candidate = self._candidate()
-        live = workspace.store.adapters.live(workspace.model.sha256)
+        live = workspace.store.adapters.live(workspace.model.sha256, inputs.collection)
         if candidate is None or candidate.stage == "live":
             return {"skipped": "there is no candidate"}
         both = [candidate, *([live] if live is not None else [])]
@@ -253,7 +255,7 @@ class Round:
     def _promote(self) -> dict[str, Any]:
         workspace = self._workspace
         candidate = self._candidate()
-        live = workspace.store.adapters.live(workspace.model.sha256)
+        live = workspace.store.adapters.live(workspace.model.sha256, self._inputs.collection)
         before = adapter_label(live) if live is not None else None
         if candidate is None or candidate.stage == "live":
             return {"promoted": False, "live": before, "before": before, "reasons": ["there is no candidate"]}
@@ -305,7 +307,7 @@ class Round:
     def _end(self, status: str, step: str = "", error: Exception | None = None) -> dict[str, Any]:
         """Write the record and the report, and move them to the round's own folder; return the record."""
         workspace = self._workspace
-        live = workspace.store.adapters.live(workspace.model.sha256)
+        live = workspace.store.adapters.live(workspace.model.sha256, self._inputs.collection)
         number = max((_number(path) for path in self._root.glob("round-*/round.json")), default=0) + 1
         self._state |= {
             "number": number,

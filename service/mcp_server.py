@@ -23,6 +23,7 @@ from data.access import require
 from data.errors import RagtuneError
 from data.records import Answer
 from service.answerer import AskRequest, check_collection, check_question
+from service.houses import with_defaults
 from service.views import citation_view, passage_view
 
 if TYPE_CHECKING:
@@ -44,11 +45,16 @@ class DocumentTools:
         self,
         question: Annotated[str, Field(description="A question that the documents may answer.")],
         collection: Collection = "default",
-        top_k: Annotated[int, Field(ge=1, le=50, description="How many passages to read.")] = 4,
+        top_k: Annotated[int | None, Field(ge=1, le=50, description="How many passages to read.")] = None,
     ) -> dict[str, Any]:
         """Answer a question from the documents, with the quotes that support it; ``abstained`` if they do not say."""
-        asked = AskRequest(question=question, collection=collection, top_k=top_k)
-        return answer_for_tools(await _done(lambda: self._workspace.answerer.answer(asked)))
+        chosen: dict[str, Any] = {} if top_k is None else {"top_k": top_k}
+
+        def answer() -> Answer:
+            asked = AskRequest(question=question, collection=collection, **chosen)
+            return self._workspace.answerer.answer(with_defaults(self._workspace.store, asked, chosen))
+
+        return answer_for_tools(await _done(answer))
 
     async def search(
         self,

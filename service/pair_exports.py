@@ -107,6 +107,7 @@ class PairExport:
             "pairs": [(pair.id, pair.question, pair.answer, pair.kind, pair.chunk_ids) for pair in pairs],
             "documents": sorted(row.id for row in store.documents.by_source(self.collection).values()),
             "generation": store.collections.current_generation(self.collection),
+            "instructions": store.houses.current(self.collection).instructions,
         }
         return _exports(workspace.state, self.collection) / content_id(json.dumps(facts, sort_keys=True))
 

@@ -18,6 +18,7 @@ from data.errors import (
     RagtuneError,
 )
 from data.records import Adapter, Model, StageNote
+from data.store import scope_of
 from service.arms import adapter_label, find_adapter
 from service.evidence import STARTER_ORIGIN, gather
 from service.lineage import check_fresh
@@ -146,7 +147,9 @@ def _arms(decision: Decision) -> str:
 def promote(
     store: Store, model: Model, name: str, version: int | None = None, *, gate: Gate | None = None
 ) -> Promotion:
-    """Make an adapter the live one of ``model`` if the policy lets it; the one before it is retired.
+    """Make an adapter the live one of ``model`` in its collection if the policy lets it; the one before is retired.
+
+    One that was trained in no collection (a packaged one) serves every collection that has none of its own.
 
     The change and its line of the log are one transaction. A refusal is logged too.
 
@@ -180,7 +183,7 @@ def promote(
         raise
     forced = not decision.promote
     why = f"forced: {gate.reason or 'no reason given'}" if forced else gate.reason or "the policy lets it serve"
-    before = store.adapters.live(model.sha256)
+    before = store.adapters.live(model.sha256, scope_of(adapter))
     live = store.adapters.promote(adapter.name, adapter.version, StageNote(gate.actor, why, decision.view()))
     return Promotion(live, before, decision)
 
@@ -192,14 +195,16 @@ def _named(store: Store, name: str, version: int | None) -> Adapter:
     return adapter
 
 
-def rollback(store: Store, model: Model, *, actor: str = "", reason: str = "") -> Promotion:
-    """Make the adapter live again that was live before the present one.
+def rollback(
+    store: Store, model: Model, collection: str = "default", *, actor: str = "", reason: str = ""
+) -> Promotion:
+    """Make the adapter live again that answered in a collection before the present one.
 
     Raises:
         NoLiveAdapter: none is live, or none was before.
     """
-    before = store.adapters.live(model.sha256)
-    return Promotion(store.adapters.rollback(model.sha256, StageNote(actor, reason)), before)
+    before = store.adapters.live(model.sha256, collection)
+    return Promotion(store.adapters.rollback(model.sha256, collection, StageNote(actor, reason)), before)
 
 
 def shadow(store: Store, model: Model, name: str, *, actor: str = "", reason: str = "") -> Adapter:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from data.access import SCOPES, Scope, check_scopes
 from data.records import Filter, Message, Method, PairKind, PairStatus
 from data.state import check_name
-from data.store import KeyGrant, PairFilter
+from data.store import MAX_INSTRUCTIONS, KeyGrant, PairFilter
 from service.answerer import AskRequest
 from service.arms import MOST_SCALE
 from service.settings import Rerank
@@ -97,6 +97,9 @@ class Sampling(Body):
     method: Method = "hybrid"
     filter: FilterBody | None = None
     rerank: Rerank | None = None
+    instructions: str | None = Field(
+        None, max_length=MAX_INSTRUCTIONS, description='Instead of the collection\'s own, to try them; "" for none.'
+    )
     unsupported: Unsupported | None = Field(None, description="Sentences no passage bears out: keep, mark, remove.")
 
     def _ask(self, **values: Any) -> AskRequest:

@@ -93,6 +93,8 @@ def _run(workspace: Workspace, listener: socket.socket, url: str, on_ready: Call
         create_app(workspace),
         log_config=None,
         access_log=False,
+        # Whom a request comes from is its connection's address: a header that says otherwise can be forged.
+        proxy_headers=False,
         timeout_graceful_shutdown=_STOP_S,
         server_header=False,
     )

@@ -14,6 +14,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from data.errors import InvalidRequest
+from service.addresses import Network, parse_networks
 from service.verification import Unsupported
 
 Rerank = Literal["off", "likelihood", "cross-encoder"]
@@ -76,6 +77,15 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(1024 * 1024, ge=1, description="Largest body of a request that is not a form of files.")
     max_question_chars: int = Field(20_000, ge=1)
 
+    signon_header: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9-]+$", description="The header in which a proxy names who is signed on; off if none."
+    )
+    signon_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
+        (), description="Addresses or networks of the proxies that are believed; comma-separated."
+    )
+    webhook_networks: Annotated[tuple[Network, ...], NoDecode] = Field(
+        (), description="Private networks that webhooks may go to; comma-separated."
+    )
     teacher_url: str | None = Field(None, description="An OpenAI-compatible server that writes pairs.")
     teacher_model: str = "default"
     teacher_api_key: SecretStr | None = None
@@ -94,6 +104,11 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(filter(None, (host.strip().lower() for host in value.split(","))))
         return value
+
+    @field_validator("webhook_networks", "signon_proxies", mode="before")
+    @classmethod
+    def _split_networks(cls, value: Any) -> Any:
+        return parse_networks(value) if isinstance(value, str) else value
 
     @field_validator("loop_folders", mode="before")
     @classmethod

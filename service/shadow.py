@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -56,7 +56,7 @@ class Shadow:
         self._workspace = workspace
         self._share = load_policy(workspace.settings.promotion_policy).shadow.share
         self._queue: deque[_Asked] = deque()
-        self._dropped: Counter[str] = Counter()
+        self._dropped: dict[str, Counter[str]] = defaultdict(Counter)
         self._requests = 0
         self._running: Hangup | None = None
         self._stopping = False
@@ -78,8 +78,8 @@ class Shadow:
             if self._stopping:
                 return
             if len(self._queue) >= QUEUE:
-                self._queue.popleft()
-                self._dropped[DROPPED_FULL] += 1
+                gone = self._queue.popleft()
+                self._dropped[gone.ask.collection][DROPPED_FULL] += 1
             self._queue.append(_Asked(ask, answer))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
@@ -136,7 +136,7 @@ class Shadow:
             return None
 
     def _answer(self, asked: _Asked, hangup: Hangup) -> None:
-        adapter = self._adapter()
+        adapter = self._adapter(asked.ask.collection)
         if adapter is None:
             return
         try:
@@ -144,18 +144,19 @@ class Shadow:
             self._workspace.store.shadows.add(adapter.name, adapter.version, kept)
         except ClientLeft:
             with self._changed:
-                self._dropped[DROPPED_INTERRUPTED] += 1
+                self._dropped[asked.ask.collection][DROPPED_INTERRUPTED] += 1
 
-    def _adapter(self) -> Adapter | None:
-        return self._workspace.store.adapters.shadowing(self._workspace.model.sha256)
+    def _adapter(self, collection: str) -> Adapter | None:
+        return self._workspace.store.adapters.shadowing(self._workspace.model.sha256, collection)
 
     def _write_drops(self) -> None:
         """Keep what was counted; where no adapter is in the shadow nothing was dropped."""
         with self._changed:
-            dropped, self._dropped = self._dropped, Counter()
-        adapter = self._adapter() if dropped else None
-        if adapter is not None:
-            self._workspace.store.shadows.drop(adapter.name, adapter.version, dropped)
+            dropped, self._dropped = self._dropped, defaultdict(Counter)
+        for collection, counted in dropped.items():
+            adapter = self._adapter(collection)
+            if adapter is not None:
+                self._workspace.store.shadows.drop(adapter.name, adapter.version, counted)
 
     def _compared(self, adapter: Adapter, asked: _Asked, hangup: Hangup) -> ShadowAnswer:
         """Answer with ``adapter`` and compare.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from data.errors import NoAcceptedPairs, RecipeInvalid
 from data.formats import write_rows
 from data.protocols import Report
-from data.records import Model, Progress, QAPair
+from data.records import House, Model, Progress, QAPair
 from data.splits import QuestionIndex, Split, split_by_document
 from service.arms import adapter_label, find_adapter
 from service.serving import require_weights
@@ -43,7 +43,7 @@ class TrainingSet:
 
     ``pairs`` are those trained on, ``held_out_pairs`` those whose loss is measured only. ``refused`` counts, by
     reason, what was left out: ``closed_book`` are answers that no passage bears out, ``near_duplicate`` held-out
-    questions that are (nearly) trained on.
+    questions that are (nearly) trained on. ``house`` is whose instructions stand in every prompt.
     """
 
     recipe: Recipe
@@ -57,6 +57,7 @@ class TrainingSet:
     rows: RowSet
     held_out: RowSet
     refused: Mapping[str, int]
+    house: House
 
     @property
     def sorts(self) -> dict[str, int]:
@@ -96,7 +97,7 @@ def training_set(workspace: Workspace, inputs: dict[str, Any], report: Report) -
         )
     report(Progress(0, len(pairs), "pairs", stage="rows"))
     split = _split(workspace, pairs, recipe)
-    top_k = inputs.get("top_k", 4)
+    house, top_k = workspace.store.houses.current(collection), inputs.get("top_k", 4)
     sides = (split.train, split.evaluation)
     every = [_found(workspace, side, collection, pairs=pairs, top_k=top_k, seed=recipe.seed) for side in sides]
     found, held = every if recipe.closed_book else [tuple(e for e in side if not e.closed_book) for side in every]
@@ -113,7 +114,9 @@ def training_set(workspace: Workspace, inputs: dict[str, Any], report: Report) -
     }
     refused = {**rows.refused, **{reason: count for reason, count in left_out.items() if count}}
     used = _pairs_of(found, split.train), _pairs_of(held, split.evaluation)
-    return TrainingSet(recipe, started_from, *used, found, held, examples, held_examples, rows, held_out, refused)
+    return TrainingSet(
+        recipe, started_from, *used, found, held, examples, held_examples, rows, held_out, refused, house
+    )
 
 
 def _pairs_of(found: Sequence[TrainingExample], pairs: Sequence[QAPair]) -> tuple[QAPair, ...]:

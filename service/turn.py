@@ -31,6 +31,7 @@ class Turn:
     ask: AskRequest
     arm: Arm
     keys: tuple[tuple[str, float], ...]
+    instructions: str
     passages: list[Passage]
     generation: int | None
     started: float
@@ -50,7 +51,7 @@ class Turn:
         )
         if ask.measured or self.calibration is not None:
             like = replace(like, top_logprobs=LIKELIEST)
-        messages = answer_messages(ask.question, self.passages, ask.history, ask.system)
+        messages = answer_messages(ask.question, self.passages, ask.history, ask.system, self.instructions)
         if not self.keys:
             return replace(like, messages=messages)
         (key, scale), *added = self.keys

@@ -5,6 +5,7 @@ Knows nothing of HTTP.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -74,8 +75,8 @@ def pair_view(pair: QAPair) -> dict[str, Any]:
     return {**asdict(pair), "chunk_ids": list(pair.chunk_ids), "checks": dict(pair.checks)}
 
 
-def adapter_view(adapter: Adapter, *, stale: bool = False) -> dict[str, Any]:
-    """Return an adapter in the shape of ``adapters show --json``; ``stale`` as ``lineage.is_stale`` tells."""
+def adapter_view(adapter: Adapter, *, stale: Sequence[str] = ()) -> dict[str, Any]:
+    """Return an adapter in the shape of ``adapters show --json``; ``stale`` as ``lineage.stale_because`` tells."""
     metrics = dict(adapter.metrics)
     parity = metrics.pop("parity", None)
     return {
@@ -91,7 +92,8 @@ def adapter_view(adapter: Adapter, *, stale: bool = False) -> dict[str, Any]:
         "rows_sha256": adapter.rows_sha256,
         "lineage": dict(adapter.lineage),
         "files": dict(adapter.files),
-        "stale": stale,
+        "stale": bool(stale),
+        "stale_because": list(stale),
     }
 
 

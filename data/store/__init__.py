@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import TracebackType
 
-from data.store.adapters import Adapters
+from data.store.adapters import Adapters, scope_of
 from data.store.answers import AnswerRow, Answers, Feedback, FeedbackRow
 from data.store.chunks import Chunks
 from data.store.collections import Collections
@@ -18,6 +18,7 @@ from data.store.documents import DocumentRow, Documents, NewDocument
 from data.store.embeddings import Embeddings
 from data.store.evaluations import Evaluations
 from data.store.generations import GenerationRow, Generations
+from data.store.houses import MAX_INSTRUCTIONS, Houses
 from data.store.jobs import Jobs
 from data.store.keys import Audit, AuditRow, KeyGrant, KeyRow, Keys
 from data.store.lineage import KINDS, Kind, Lineage, Links, Trace, TrainedOn
@@ -29,16 +30,19 @@ from data.store.relocate import relocate
 from data.store.reviews import Reviewed, Reviews
 from data.store.shadow import ShadowAnswer, Shadows
 from data.store.stages import TRANSITIONS, StageRow, Stages
+from data.store.webhooks import Due, Notice, Webhook, Webhooks
 
 __all__ = [
     "GOLD",
     "KINDS",
+    "MAX_INSTRUCTIONS",
     "SHOWN",
     "TRANSITIONS",
     "AnswerRow",
     "AuditRow",
     "ChunkLink",
     "DocumentRow",
+    "Due",
     "FeedbackRow",
     "GenerationRow",
     "KeyGrant",
@@ -46,6 +50,7 @@ __all__ = [
     "Kind",
     "Links",
     "NewDocument",
+    "Notice",
     "PairFilter",
     "Reviewed",
     "ShadowAnswer",
@@ -54,6 +59,8 @@ __all__ = [
     "Trace",
     "TrainedOn",
     "TrainedRow",
+    "Webhook",
+    "scope_of",
 ]
 
 
@@ -63,6 +70,7 @@ class Store:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.collections = Collections(database)
+        self.houses = Houses(database)
         self.documents = Documents(database)
         self.chunks = Chunks(database)
         self.embeddings = Embeddings(database)
@@ -78,6 +86,7 @@ class Store:
         self.evaluations = Evaluations(database)
         self.models = Models(database)
         self.keys = Keys(database)
+        self.webhooks = Webhooks(database)
         self.audit = Audit(database)
         self.lineage = Lineage(database)
 

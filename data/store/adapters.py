@@ -38,10 +38,11 @@ def _at(name: str, version: int) -> sa.ColumnElement[bool]:
 
 
 class Adapters:
-    """The adapters of a store. At most one is live for each base model.
+    """The adapters of a store. At most one is live for each base model and scope.
 
-    Promotions form a stack for each base model: rolling back takes the top off, so rolling back
-    twice goes back two promotions.
+    An adapter's scope is the collection it was trained in, or every collection where its lineage names none (the
+    packaged ones). A collection's own live adapter answers there before one for every collection does. Promotions form
+    a stack for each base model and scope: rolling back takes the top off, so twice goes back two promotions.
     """
 
     def __init__(self, database: Database) -> None:
@@ -111,7 +112,7 @@ class Adapters:
             return int(connection.execute(query).scalar() or 0) + 1
 
     def promote(self, name: str, version: int | None = None, note: StageNote = NOBODY) -> Adapter:
-        """Make an adapter the live one of its base model; the one before it is retired.
+        """Make an adapter the live one of its base model and scope; the one before it is retired.
 
         ``note`` tells the log who did it and why.
 
@@ -122,7 +123,7 @@ class Adapters:
             chosen = _get(connection, name, version) if version is not None else _newest(connection, name)
             if chosen.stage == "live":
                 return chosen
-            self._retire_live(connection, chosen.base_sha256, "retired", note)
+            self._retire_live(connection, chosen.base_sha256, scope_of(chosen), "retired", note)
             connection.execute(
                 sa.insert(promotions).values(
                     base_sha256=chosen.base_sha256,
@@ -134,32 +135,39 @@ class Adapters:
             _stage(connection, chosen, "live", "promoted", note)
             return _get(connection, chosen.name, chosen.version)
 
-    def rollback(self, base_sha256: str, note: StageNote = NOBODY) -> Adapter:
-        """Make the adapter live again that was live before the present one.
+    def rollback(self, base_sha256: str, collection: str = "default", note: StageNote = NOBODY) -> Adapter:
+        """Make the adapter live again that answered in a collection before the present one.
+
+        Behind the first adapter of its own stands the one for every collection, if there is one.
 
         Raises:
             NoLiveAdapter: none is live, or none was live before.
         """
         with self._database.write() as connection:
-            if _live(connection, base_sha256) is None:
+            own = _in_stage(connection, base_sha256, "live", collection)
+            everywhere = _in_stage(connection, base_sha256, "live", None)
+            scope = None if own is None else collection
+            stack = _stack(connection, base_sha256, scope)
+            if not stack or (own is None and everywhere is None):
                 raise NoLiveAdapter("No adapter is live.", hint="Promote one: ragtune adapters promote NAME")
-            stack = sa.select(promotions).where(promotions.c.base_sha256 == base_sha256)
-            top, *rest = connection.execute(stack.order_by(promotions.c.key.desc())).all()
+            top, *rest = stack
             before = next((row for row in rest if (row.name, row.version) != (top.name, top.version)), None)
-            if before is None:
+            if before is None and (own is None or everywhere is None):
                 raise NoLiveAdapter(
                     "No adapter was live before this one.",
                     got=f"{top.name} {top.version}",
                     hint=f"To answer without an adapter: ragtune adapters retire {top.name}@{top.version}",
                 )
-            self._retire_live(connection, base_sha256, "rolled back", note)
-            undone = (promotions.c.base_sha256 == base_sha256) & (promotions.c.key > before.key)
-            connection.execute(sa.delete(promotions).where(undone))
+            self._retire_live(connection, base_sha256, scope, "rolled back", note)
+            undone = [row.key for row in stack if before is None or row.key > before.key]
+            connection.execute(sa.delete(promotions).where(promotions.c.key.in_(undone)))
+            if before is None:
+                return everywhere  # type: ignore[return-value]  # asked above
             _stage(connection, _get(connection, before.name, before.version), "live", "restored", note)
             return _get(connection, before.name, before.version)
 
     def shadow(self, name: str, version: int, note: StageNote = NOBODY) -> Adapter:
-        """Let an adapter answer in the shadow; one that did so for the same base model is a candidate again.
+        """Let an adapter answer in the shadow; one that did so for its base model and scope is a candidate again.
 
         Raises:
             UnknownAdapter: there is none.
@@ -169,7 +177,7 @@ class Adapters:
             chosen = _get(connection, name, version)
             if chosen.stage == "shadow":
                 return chosen
-            before = _in_stage(connection, chosen.base_sha256, "shadow")
+            before = _in_stage(connection, chosen.base_sha256, "shadow", scope_of(chosen))
             if before is not None:
                 _stage(connection, before, "candidate", "left the shadow", note)
             _stage(connection, chosen, "shadow", "shadowed", note)
@@ -187,19 +195,23 @@ class Adapters:
             if stage in ("live", "shadow"):
                 raise IllegalTransition(f"An adapter does not become {stage} by leaving its stage.", got=stage)
             if chosen.stage == "live":  # a rollback must not bring back what was taken away on purpose
-                connection.execute(sa.delete(promotions).where(promotions.c.base_sha256 == chosen.base_sha256))
+                undone = [row.key for row in _stack(connection, chosen.base_sha256, scope_of(chosen))]
+                connection.execute(sa.delete(promotions).where(promotions.c.key.in_(undone)))
             _stage(connection, chosen, stage, "retired" if stage == "retired" else "left the shadow", note)
             return _get(connection, name, version)
 
-    def shadowing(self, base_sha256: str) -> Adapter | None:
-        """Return the adapter that answers in the shadow for a base model, None if none does."""
+    def shadowing(self, base_sha256: str, collection: str | None = "default") -> Adapter | None:
+        """Return the adapter that answers in the shadow in a collection, as ``live`` does."""
         with self._database.read() as connection:
-            return _in_stage(connection, base_sha256, "shadow")
+            return _serving(connection, base_sha256, "shadow", collection)
 
-    def live(self, base_sha256: str) -> Adapter | None:
-        """Return the adapter that is live for a base model, None if none is."""
+    def live(self, base_sha256: str, collection: str | None = "default") -> Adapter | None:
+        """Return the adapter that is live in a collection, its own before the one for every collection.
+
+        ``collection`` None asks for the latter. None is returned where there is none.
+        """
         with self._database.read() as connection:
-            return _live(connection, base_sha256)
+            return _serving(connection, base_sha256, "live", collection)
 
     def delete(self, name: str, version: int | None = None, note: StageNote = NOBODY) -> None:
         """Forget an adapter (or one version of it); if it was live, none is live afterwards.
@@ -232,8 +244,10 @@ class Adapters:
         return [{"version": row.version, "event": row.event, "at": row.created_at} for row in rows]
 
     @staticmethod
-    def _retire_live(connection: sa.Connection, base_sha256: str, event: str, note: StageNote) -> None:
-        found = _live(connection, base_sha256)
+    def _retire_live(
+        connection: sa.Connection, base_sha256: str, scope: str | None, event: str, note: StageNote
+    ) -> None:
+        found = _in_stage(connection, base_sha256, "live", scope)
         if found is not None:
             _stage(connection, found, "retired", event, note)
 
@@ -270,20 +284,35 @@ def _get(connection: sa.Connection, name: str, version: int | None) -> Adapter:
     raise _unknown(name, version)
 
 
-def _live(connection: sa.Connection, base_sha256: str) -> Adapter | None:
-    return _in_stage(connection, base_sha256, "live")
+def scope_of(adapter: Adapter) -> str | None:
+    """Return the collection an adapter can be live in, None for one that can be in every collection."""
+    collection = adapter.lineage.get("collection")
+    return None if collection is None else str(collection)
 
 
-def _in_stage(connection: sa.Connection, base_sha256: str, stage: AdapterStage) -> Adapter | None:
+def _serving(connection: sa.Connection, base_sha256: str, stage: AdapterStage, scope: str | None) -> Adapter | None:
+    own = None if scope is None else _in_stage(connection, base_sha256, stage, scope)
+    return own or _in_stage(connection, base_sha256, stage, None)
+
+
+def _in_stage(connection: sa.Connection, base_sha256: str, stage: AdapterStage, scope: str | None) -> Adapter | None:
     where = (adapters.c.base_sha256 == base_sha256) & (adapters.c.stage == stage)
-    row = connection.execute(sa.select(*_COLUMNS).where(where)).one_or_none()
-    return None if row is None or not _seen(Adapter(*row)) else Adapter(*row)
+    rows = (Adapter(*row) for row in connection.execute(sa.select(*_COLUMNS).where(where)))
+    return next((found for found in rows if scope_of(found) == scope and _seen(found)), None)
+
+
+def _stack(connection: sa.Connection, base_sha256: str, scope: str | None) -> list[sa.Row[Any]]:
+    """Return the promotions of a base model in a scope, newest first."""
+    same = (adapters.c.name == promotions.c.name) & (adapters.c.version == promotions.c.version)
+    query = sa.select(promotions, adapters.c.lineage).join(adapters, same)
+    query = query.where(promotions.c.base_sha256 == base_sha256).order_by(promotions.c.key.desc())
+    return [row for row in connection.execute(query) if row.lineage.get("collection") == scope]
 
 
 def _seen(adapter: Adapter) -> bool:
     """Tell whether whoever asks may know of an adapter: it may have learnt its collection's texts by heart."""
-    collection = adapter.lineage.get("collection")
-    return collection is None or current().sees(str(collection))
+    collection = scope_of(adapter)
+    return collection is None or current().sees(collection)
 
 
 def _stage(connection: sa.Connection, adapter: Adapter, stage: AdapterStage, event: str, note: StageNote) -> None:

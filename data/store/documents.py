@@ -198,6 +198,13 @@ class Documents:
         with self._database.read() as connection:
             return {row.source: _row(row) for row in connection.execute(query)}
 
+    def count_by_settings(self, collection: str) -> dict[str, int]:
+        """Return how many documents of a collection were cut into chunks under each settings fingerprint."""
+        query = sa.select(documents.c.settings_fingerprint, sa.func.count()).where(documents.c.collection == collection)
+        with self._database.read() as connection:
+            rows = connection.execute(query.group_by(documents.c.settings_fingerprint)).all()
+        return {fingerprint: int(count) for fingerprint, count in rows}
+
     def get(self, document_id: str) -> Document:
         """Return a document with its text: also one that was replaced, while an index may still find it.
 

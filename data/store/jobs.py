@@ -19,6 +19,7 @@ from data.errors import Conflict, InvalidRequest, JobCancelled, UnknownJob
 from data.records import Job, JobStatus, Progress
 from data.store.database import Database, Row, check_limit, dump_json
 from data.store.schema import job_events, jobs
+from data.store.webhooks import announce
 
 FINAL = ("succeeded", "failed", "cancelled")
 """Statuses that a job never leaves."""
@@ -283,6 +284,8 @@ class Jobs:
             "at": now,
         }
         connection.execute(sa.insert(job_events).values(job_id=job_id, seq=row.last_event, event=event, created_at=now))
+        if values.get("status") in FINAL:
+            announce(connection, row)
         return _job(row)
 
     def list(

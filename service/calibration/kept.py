@@ -77,7 +77,7 @@ class Calibrations:
             model=model.name,
             model_sha256=model.sha256,
             embedder=self._parts.embedders.indexed_with(collection) if arm.passages else "",
-            prompt=prompt_version(),
+            prompt=prompt_version(self._parts.store.houses.current(collection).instructions),
             signals=VERSION,
             top_k=top_k if arm.passages else 0,
             method=method if arm.passages else "",

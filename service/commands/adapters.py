@@ -23,7 +23,7 @@ from service.commands.session import (
     session,
 )
 from service.evidence import shadow_summary
-from service.lineage import is_stale
+from service.lineage import stale_because
 from service.views import adapter_view
 
 adapters = typer.Typer(help="Trained adapters: candidate, shadow, live, retired.", no_args_is_help=True)
@@ -116,11 +116,11 @@ def list_adapters(ctx: typer.Context, as_json: Json = False) -> None:
     """List every version of every adapter."""
     with session(ctx).workspace() as workspace:
         workspace.ensure_starter_adapters()
-        found = [(adapter, is_stale(workspace.store, adapter)) for adapter in workspace.store.adapters.list()]
+        found = [(adapter, stale_because(workspace.store, adapter)) for adapter in workspace.store.adapters.list()]
     if as_json:
         print_json([adapter_view(adapter, stale=stale) for adapter, stale in found])
         return
-    rows = [(a.name, a.version, a.stage, a.base_model, a.attention, "yes" if stale else "") for a, stale in found]
+    rows = [(a.name, a.version, a.stage, a.base_model, a.attention, ", ".join(stale)) for a, stale in found]
     print_rows(("name", "version", "stage", "base model", "attention", "stale"), rows, "No adapters yet: ragtune train")
 
 
@@ -130,7 +130,7 @@ def show_adapter(ctx: typer.Context, name: Name, as_json: Json = False) -> None:
     with session(ctx).workspace() as workspace:
         workspace.ensure_starter_adapters()
         adapter = find_adapter(workspace.store, name)
-        view = adapter_view(adapter, stale=is_stale(workspace.store, adapter))
+        view = adapter_view(adapter, stale=stale_because(workspace.store, adapter))
         view["shadow"] = shadow_summary(workspace.store, adapter)
     if as_json:
         print_json(view)

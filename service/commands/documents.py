@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Collection as Collected
 from dataclasses import asdict
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
@@ -31,7 +32,6 @@ from service.commands.session import (
 from service.settings import Rerank
 
 if TYPE_CHECKING:
-    from service.answerer import Answerer
     from service.asking import AskRequest
     from service.workspace import Workspace
 
@@ -199,9 +199,11 @@ def ask(
         ),
     ] = None,
     collection: Collection = "default",
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=50)] = 4,
-    max_tokens: Annotated[int, typer.Option(min=1, max=8192)] = 256,
-    temperature: Annotated[float, typer.Option(min=0, max=2)] = 0.0,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", "-k", min=1, max=50, help="Passages; the collection's, else 4.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, max=8192, help="The collection's, else 256.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=2, help="The collection's, else 0.")] = None,
     seed: Annotated[int | None, typer.Option(help="Repeats a sampled answer.")] = None,
     max_false_answer_rate: Annotated[
         float | None,
@@ -212,29 +214,35 @@ def ask(
     """Answer a question as the words come, then name the sources."""
     from service.asking import AskRequest
 
+    given = _given(top_k=top_k, max_tokens=max_tokens, temperature=temperature)
     request = AskRequest(
         question,
         collection=collection,
         mode=mode,
         adapters=tuple(_scaled(text) for text in adapter or ()),
-        top_k=top_k,
-        max_tokens=max_tokens,
-        temperature=temperature,
         seed=seed,
         max_false_answer_rate=max_false_answer_rate,
+        **given,
     )
     with session(ctx).workspace() as workspace:
         workspace.ensure_starter_adapters()
-        _answer(workspace.answerer, request, as_json=as_json)
+        _answer(workspace, request, given, as_json=as_json)
 
 
-def _answer(answerer: Answerer, request: AskRequest, *, as_json: bool) -> None:
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _answer(workspace: Workspace, request: AskRequest, given: Collected[str], *, as_json: bool) -> None:
+    from service.houses import with_defaults
+
+    request = with_defaults(workspace.store, request, given)
     if as_json:
         from service.views import answer_view
 
-        print_json(answer_view(answerer.answer(request)))
+        print_json(answer_view(workspace.answerer.answer(request)))
         return
-    _stream(answerer.stream(request))
+    _stream(workspace.answerer.stream(request))
 
 
 def _scaled(text: str) -> tuple[str, float]:
@@ -273,7 +281,7 @@ def show_sources(answer: Answer) -> None:
     seconds = answer.timings.get("total", 0.0) / 1000
     adapter = f" with {answer.adapter}" if answer.adapter else ""
     if answer.adapter_stale:
-        stderr().print(f"{answer.adapter} is stale: a document it was trained on was edited or deleted.", markup=False)
+        stderr().print(f"{answer.adapter} is stale: ragtune adapters show {answer.adapter} says why.", markup=False)
     stderr().print(f"{answer.mode}, {answer.model}{adapter}, {seconds:.1f} s", style="dim", markup=False)
 
 

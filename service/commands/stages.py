@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ from service.commands.adapters import Name, adapters
 from service.commands.jobs import moment
 from service.commands.session import (
     FAILED,
+    Collection,
     Json,
     cli_actor,
     print_fields,
@@ -22,7 +24,7 @@ from service.commands.session import (
     print_line,
     session,
 )
-from service.lineage import is_stale
+from service.lineage import stale_because
 from service.policy import Decision, load_policy
 from service.views import adapter_view
 
@@ -57,7 +59,7 @@ def promote_adapter(
         stale = workspace.settings.refuse_stale_adapters
         gate = promotion.Gate(rules, refuse_stale=stale, force=force, actor=cli_actor(), reason=reason)
         done = promotion.promote(workspace.store, workspace.model, name, gate=gate)
-        is_it = is_stale(workspace.store, done.live)
+        is_it = stale_because(workspace.store, done.live)
     _tell(done, is_it, as_json)
 
 
@@ -77,7 +79,7 @@ def _print_reasons(decision: Decision) -> None:
         print_line(f"  {reason}")
 
 
-def _tell(done: promotion.Promotion, stale: bool, as_json: bool) -> None:
+def _tell(done: promotion.Promotion, stale: Sequence[str], as_json: bool) -> None:
     before = adapter_label(done.before) if done.before else None
     if as_json:
         decision = done.decision.view() if done.decision else None
@@ -89,11 +91,13 @@ def _tell(done: promotion.Promotion, stale: bool, as_json: bool) -> None:
 
 
 @adapters.command("rollback")
-def rollback_adapter(ctx: typer.Context, reason: Reason = "", as_json: Json = False) -> None:
-    """Let the adapter serve again that served before."""
+def rollback_adapter(
+    ctx: typer.Context, collection: Collection = "default", reason: Reason = "", as_json: Json = False
+) -> None:
+    """Let the adapter answer again that answered in the collection before."""
     with session(ctx).workspace(mutates=True) as workspace:
-        done = promotion.rollback(workspace.store, workspace.model, actor=cli_actor(), reason=reason)
-        stale = is_stale(workspace.store, done.live)
+        done = promotion.rollback(workspace.store, workspace.model, collection, actor=cli_actor(), reason=reason)
+        stale = stale_because(workspace.store, done.live)
     _tell(done, stale, as_json)
 
 

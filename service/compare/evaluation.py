@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import CalibrationMissing, CalibrationStale, UnknownEvaluation
+from data.prompt import prompt_version
 from data.protocols import Report
 from data.records import Adapter, Method, Question
 from service.answerer import nothing_indexed
@@ -125,6 +126,7 @@ def plan(workspace: Workspace, request: EvaluationRequest) -> Setup:
         rerank=str(workspace.settings.rerank),
         unsupported=str(workspace.settings.unsupported),
         engine=str(workspace.settings.engine_url or ""),
+        prompt=prompt_version(workspace.store.houses.current(request.collection).instructions),
     )
 
 

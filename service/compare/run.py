@@ -165,7 +165,7 @@ def choose_arms(
     """
     if len(set(names)) < len(names):
         raise InvalidRequest("An arm is named twice", got=",".join(names))
-    live = adapter is not None or store.adapters.live(model.sha256) is not None
+    live = adapter is not None or store.adapters.live(model.sha256, collection) is not None
     wanted = list(names) or ["base", "rag", *(["tuned", "combined"] if live else [])]
     arms = [
         resolve_mode(name, adapter, store, model, collection, named=find_adapter)

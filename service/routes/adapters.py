@@ -13,7 +13,9 @@ from data.access import MACHINE, acting, current, require_whole
 from data.errors import Forbidden, InvalidModel, NoAcceptedPairs, RagtuneError, RecipeInvalid
 from data.records import Adapter
 from data.state import check_name
+from data.store import scope_of
 from finetune.recipe import Recipe, preset_values
+from service import api_models as models
 from service import promotion
 from service.access import wants
 from service.adapters import IMPORTABLE, delete_adapter, read_importable, unpacked
@@ -21,7 +23,7 @@ from service.answerer import check_collection
 from service.arms import adapter_label, find_adapter
 from service.deps import ActorDep, IdempotencyKey, RunnerDep, WorkspaceDep, accepted
 from service.evidence import shadow_summary
-from service.lineage import is_stale
+from service.lineage import stale_because
 from service.policy import load_policy
 from service.schemas import PromoteBody, StageBody, TrainBody
 from service.serving import require_weights
@@ -35,7 +37,9 @@ LARGEST_BYTES = 1 << 30
 """An adapter file over one gibibyte is no LoRA of a model this server would serve."""
 
 
-@router.post("", status_code=202, response_model=None, dependencies=[wants("train")])
+@router.post(
+    "", status_code=202, response_model=None, dependencies=[wants("train")], responses={202: {"model": models.Accepted}}
+)
 def train_adapter(
     body: TrainBody, workspace: WorkspaceDep, runner: RunnerDep, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
@@ -55,14 +59,12 @@ def _training(body: TrainBody, workspace: Workspace) -> dict[str, Any]:
     """Return the inputs of the job, the recipe as its fields.
 
     Raises:
-        Forbidden: a key bound to collections would promote, or take the name of an adapter that is not its own.
+        Forbidden: a key bound to collections would take the name of an adapter that is not its own.
         RecipeInvalid: as ``checked_recipe``, or there is no packaged recipe of that name.
         NoAcceptedPairs: there is nothing to train on.
         UnknownCollection: there is none of that name.
     """
     check_collection(workspace.store, body.collection)
-    if body.promote:
-        require_whole()  # what is live is live for every collection
     _check_name(workspace, body.name)
     values = checked_recipe(workspace, preset_values(body.recipe) if isinstance(body.recipe, str) else body.recipe)
     if not workspace.store.pairs.list(body.collection, "accepted", limit=1)[0]:
@@ -107,13 +109,13 @@ def no_accepted_pairs(collection: str) -> NoAcceptedPairs:
     )
 
 
-@router.get("", dependencies=[wants("query", "train")])
+@router.get("", dependencies=[wants("query", "train")], responses={200: {"model": models.AdapterList}})
 def list_adapters(workspace: WorkspaceDep) -> dict[str, Any]:
     """Return every version of every adapter."""
     return {"adapters": [_view(workspace, adapter) for adapter in workspace.store.adapters.list()]}
 
 
-@router.get("/{name}", dependencies=[wants("query", "train")])
+@router.get("/{name}", dependencies=[wants("query", "train")], responses={200: {"model": models.Adapter}})
 def get_adapter(name: str, workspace: WorkspaceDep) -> dict[str, Any]:
     """Return ``name`` (its newest version) or ``name@version``, with the history of all its versions."""
     adapter = find_adapter(workspace.store, name)
@@ -129,11 +131,18 @@ def get_decision(name: str, workspace: WorkspaceDep) -> dict[str, Any]:
     return promotion.decision_on(workspace.store, adapter, policy).view()
 
 
-@router.post("/rollback", dependencies=[wants("train", whole=True)])
-def rollback_adapter(workspace: WorkspaceDep, actor: ActorDep, body: StageBody | None = None) -> dict[str, Any]:
-    """Make the adapter live again that was live before."""
+@router.post("/rollback", dependencies=[wants("train")], responses={200: {"model": models.Adapter}})
+def rollback_adapter(
+    workspace: WorkspaceDep, actor: ActorDep, body: StageBody | None = None, collection: str = "default"
+) -> dict[str, Any]:
+    """Make the adapter live again that answered in the collection before."""
+    check_collection(workspace.store, collection)
+    live = workspace.store.adapters.live(workspace.model.sha256, collection)
+    if live is None or scope_of(live) is None:
+        require_whole()  # what answers here answers elsewhere too
     reason = body.reason if body is not None else ""
-    return _promotion(workspace, promotion.rollback(workspace.store, workspace.model, actor=actor, reason=reason))
+    done = promotion.rollback(workspace.store, workspace.model, collection, actor=actor, reason=reason)
+    return _promotion(workspace, done)
 
 
 @router.post("/import", status_code=202, response_model=None, dependencies=[wants("train", whole=True)])
@@ -184,12 +193,13 @@ def _files(files: list[UploadFile]) -> dict[str, BinaryIO]:
     return content
 
 
-@router.post("/{name}/promote", dependencies=[wants("train", whole=True)])
+@router.post("/{name}/promote", dependencies=[wants("train")], responses={200: {"model": models.Adapter}})
 def promote_adapter(
     name: str, workspace: WorkspaceDep, actor: ActorDep, body: PromoteBody | None = None
 ) -> dict[str, Any]:
     """Make an adapter the live one if the policy lets it; the one before it is retired."""
     chosen, settings = body or PromoteBody(version=None, reason=""), workspace.settings
+    _check_own(workspace, name, chosen.version)
     gate = promotion.Gate(
         policy=load_policy(settings.promotion_policy),
         refuse_stale=settings.refuse_stale_adapters,
@@ -200,21 +210,23 @@ def promote_adapter(
     return _promotion(workspace, promotion.promote(workspace.store, workspace.model, name, chosen.version, gate=gate))
 
 
-@router.post("/{name}/shadow", dependencies=[wants("train", whole=True)])
+@router.post("/{name}/shadow", dependencies=[wants("train")])
 def shadow_adapter(
     name: str, workspace: WorkspaceDep, actor: ActorDep, body: StageBody | None = None
 ) -> dict[str, Any]:
     """Let an adapter answer a share of the real questions in the shadow; nobody sees what it says."""
+    _check_own(workspace, name)
     reason = body.reason if body is not None else ""
     done = promotion.shadow(workspace.store, workspace.model, name, actor=actor, reason=reason)
     return _view(workspace, done)
 
 
-@router.post("/{name}/retire", dependencies=[wants("train", whole=True)])
+@router.post("/{name}/retire", dependencies=[wants("train")])
 def retire_adapter(
     name: str, workspace: WorkspaceDep, actor: ActorDep, body: StageBody | None = None
 ) -> dict[str, Any]:
     """Take an adapter out of service; if it was live, answers come without one afterwards."""
+    _check_own(workspace, name)
     reason = body.reason if body is not None else ""
     return _view(workspace, promotion.retire(workspace.store, name, actor=actor, reason=reason))
 
@@ -230,6 +242,18 @@ def remove_adapter(name: str, workspace: WorkspaceDep, actor: ActorDep, version:
     return {"deleted": [adapter_label(adapter) for adapter in gone]}
 
 
+def _check_own(workspace: Workspace, name: str, version: int | None = None) -> None:
+    """Let a key that is bound to collections change the stage of their adapters only.
+
+    Raises:
+        Forbidden: the adapter serves, or may serve, every collection.
+        UnknownAdapter: there is none that the key may know.
+    """
+    adapter = find_adapter(workspace.store, name if version is None or "@" in name else f"{name}@{version}")
+    if scope_of(adapter) is None:
+        require_whole()
+
+
 def _history(workspace: Workspace, name: str) -> list[dict[str, Any]]:
     """Return what happened to an adapter; to a bound key only to the versions that it may know."""
     seen = {adapter.version for adapter in workspace.store.adapters.list(name)}
@@ -238,7 +262,7 @@ def _history(workspace: Workspace, name: str) -> list[dict[str, Any]]:
 
 
 def _view(workspace: Workspace, adapter: Adapter) -> dict[str, Any]:
-    return adapter_view(adapter, stale=is_stale(workspace.store, adapter))
+    return adapter_view(adapter, stale=stale_because(workspace.store, adapter))
 
 
 def _promotion(workspace: Workspace, done: promotion.Promotion) -> dict[str, Any]:

@@ -6,15 +6,18 @@ from collections.abc import Callable, Generator, Iterator
 from itertools import chain
 from typing import Any
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.sse import ServerSentEvent
 
 from data.records import Answer
+from service import api_models as models
 from service.access import wants
 from service.answerer import AnswerEvent, PassagesFound, Token
 from service.deps import WorkspaceDep
 from service.hangup import Hangup
+from service.houses import with_defaults
 from service.metrics import Metrics
 from service.problems import problem
 from service.schemas import AnswerBody
@@ -23,14 +26,21 @@ from service.sse import event_stream, until_left
 from service.views import answer_view, passage_view
 
 router = APIRouter(tags=["answers"], dependencies=[wants("query")])
+_REPLIES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": models.Answer,
+        "content": {"text/event-stream": {"schema": {"type": "string", "description": "With `stream`."}}},
+    }
+}
 
 
-@router.post("/answers", response_model=None)
+@router.post("/answers", response_model=None, responses=_REPLIES)
 async def create_answer(body: AnswerBody, request: Request, workspace: WorkspaceDep) -> Response:
     """Answer a question. With ``stream``, events: passages, token (any number), answer or error."""
     metrics: Metrics = request.app.state.metrics
     shadow: Shadow = request.app.state.shadow
-    hangup, ask = Hangup(), body.ask()
+    hangup = Hangup()
+    ask = await run_sync(with_defaults, workspace.store, body.ask(), body.model_fields_set)
 
     def told(answer: Answer) -> None:
         metrics.count(answer)

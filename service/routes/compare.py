@@ -13,6 +13,7 @@ from service.answerer import check_collection, check_question
 from service.arms import find_adapter, resolve_arm
 from service.deps import WorkspaceDep
 from service.hangup import Hangup
+from service.houses import with_defaults
 from service.problems import problem
 from service.schemas import CompareBody
 from service.sse import until_left
@@ -37,14 +38,15 @@ def _compare(body: CompareBody, workspace: Workspace, hangup: Hangup) -> dict[st
     store, model = workspace.store, workspace.model
     check_question(body.question, workspace.settings.max_question_chars)
     check_collection(store, body.collection)
-    live = store.adapters.live(model.sha256) is not None
+    live = store.adapters.live(model.sha256, body.collection) is not None
     names = body.arms if body.arms is not None else ["base", "rag", *(["tuned", "combined"] if live else [])]
     wanted = [*names, *body.adapters]
     arms = {name: resolve_arm(name, store, model, body.collection, named=find_adapter) for name in wanted}
+    ask = with_defaults(store, body.ask(), body.model_fields_set)
     answers: dict[str, Any] = {}
     for name, arm in arms.items():
         try:
-            answers[name] = answer_view(workspace.answerer.answer(replace(body.ask(), arm=arm), hangup))
+            answers[name] = answer_view(workspace.answerer.answer(replace(ask, arm=arm), hangup))
         except ClientLeft:
             raise
         except RagtuneError as error:

@@ -16,6 +16,7 @@ from data.errors import InvalidRequest
 from data.records import Filter
 from data.state import check_name
 from retrieval.facts import check_tags
+from service import api_models as models
 from service.access import wants
 from service.answerer import check_collection
 from service.deletion import delete_document as delete_everywhere
@@ -26,7 +27,13 @@ from service.uploads import file_name, keep_upload
 router = APIRouter(prefix="/documents", tags=["documents"])
 
 
-@router.post("", status_code=202, response_model=None, dependencies=[wants("ingest")])
+@router.post(
+    "",
+    status_code=202,
+    response_model=None,
+    dependencies=[wants("ingest")],
+    responses={202: {"model": models.Accepted}},
+)
 def upload_documents(
     *,
     files: Annotated[list[UploadFile], File(description="One or more files.")],
@@ -66,7 +73,7 @@ def preview_document(
         return preview_chunks(workspace, path, name, chunk_size, chunk_overlap)
 
 
-@router.get("", dependencies=[wants("query", "ingest", "train")])
+@router.get("", dependencies=[wants("query", "ingest", "train")], responses={200: {"model": models.DocumentPage}})
 def list_documents(
     *,
     workspace: WorkspaceDep,
@@ -91,7 +98,11 @@ def get_document(document_id: str, workspace: WorkspaceDep) -> dict[str, Any]:
     return {**asdict(row), "meta": dict(workspace.store.documents.get(document_id).meta)}
 
 
-@router.get("/{document_id}/text", dependencies=[wants("query", "ingest", "train")])
+@router.get(
+    "/{document_id}/text",
+    dependencies=[wants("query", "ingest", "train")],
+    responses={200: {"model": models.DocumentText}},
+)
 def get_document_text(document_id: str, workspace: WorkspaceDep) -> dict[str, Any]:
     """Return a document's text, in which every citation's quote stands at start:end."""
     document = workspace.store.documents.get(document_id)

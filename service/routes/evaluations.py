@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from data.errors import NoQuestions, UnknownEvaluation, UnknownJob
+from service import api_models as models
 from service.access import wants
 from service.answerer import check_collection
 from service.compare.evaluation import calibrated, questions_for_arms
@@ -23,7 +24,7 @@ from service.workspace import Workspace
 router = APIRouter(prefix="/evaluations", tags=["evaluations"], dependencies=[wants("train")])
 
 
-@router.post("", status_code=202, response_model=None)
+@router.post("", status_code=202, response_model=None, responses={202: {"model": models.Accepted}})
 def create_evaluation(
     body: EvaluationBody, workspace: WorkspaceDep, runner: RunnerDep, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
@@ -43,7 +44,7 @@ def create_evaluation(
     return accepted(workspace, runner, "evaluate", inputs, idempotency_key)
 
 
-@router.get("")
+@router.get("", responses={200: {"model": models.EvaluationList}})
 def list_evaluations(workspace: WorkspaceDep) -> dict[str, Any]:
     """Return the newest evaluations."""
     return {"evaluations": workspace.store.evaluations.list()}

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from data.errors import InvalidRequest
+from service import api_models as models
 from service.access import wants
 from service.deps import WorkspaceDep
 from service.feedback import proposed_pair
@@ -15,7 +16,7 @@ from service.schemas import FeedbackBody
 router = APIRouter(prefix="/feedback", tags=["feedback"])
 
 
-@router.post("", status_code=201, dependencies=[wants("query")])
+@router.post("", status_code=201, dependencies=[wants("query")], responses={201: {"model": models.Feedback}})
 def give_feedback(body: FeedbackBody, workspace: WorkspaceDep) -> dict[str, Any]:
     """Keep a rating, a comment or a correction of an answer."""
     if body.rating is None and body.correction is None and body.comment is None:

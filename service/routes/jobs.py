@@ -13,6 +13,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from data.errors import InvalidRequest
 from data.records import Job, JobStatus
 from data.store.jobs import FINAL
+from service import api_models as models
 from service.access import wants
 from service.deps import Limit, RunnerDep, WorkspaceDep
 from service.jobs import RESUMABLE
@@ -24,19 +25,19 @@ router = APIRouter(prefix="/jobs", tags=["jobs"], dependencies=[wants("ingest", 
 _POLL_S = 0.2
 
 
-@router.get("")
+@router.get("", responses={200: {"model": models.JobList}})
 def list_jobs(workspace: WorkspaceDep, status: JobStatus | None = None, limit: Limit = 50) -> dict[str, Any]:
     """Return the newest jobs."""
     return {"jobs": [job_view(job) for job in workspace.store.jobs.list(status, limit)]}
 
 
-@router.get("/{job_id}")
+@router.get("/{job_id}", responses={200: {"model": models.Job}})
 def get_job(job_id: str, workspace: WorkspaceDep) -> dict[str, Any]:
     """Return a job with its progress and, at its end, its outputs or its error."""
     return job_view(workspace.store.jobs.get(job_id))
 
 
-@router.post("/{job_id}/cancel")
+@router.post("/{job_id}/cancel", responses={200: {"model": models.Job}})
 def cancel_job(job_id: str, runner: RunnerDep) -> dict[str, Any]:
     """Ask a job to stop; within 2 seconds it is ``cancelled``. One that has ended stays as it is."""
     return job_view(runner.cancel(job_id))

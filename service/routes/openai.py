@@ -11,7 +11,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.sse import ServerSentEvent
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from data.access import current
 from data.errors import InvalidRequest, UnknownModel
@@ -42,8 +42,16 @@ class EmbeddingsBody(BaseModel):
     model_config = ConfigDict(extra="ignore")
     model: str
     input: str | list[str]
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: int | None = None
+
+    @field_validator("input", mode="before", json_schema_input_type=str | list[str])
+    @classmethod
+    def _texts(cls, value: object) -> object:
+        # OpenAI takes lists of its own tokens too, which no other tokenizer can read.
+        if isinstance(value, list) and value and not isinstance(value[0], str):
+            raise ValueError("tokens cannot be embedded, send texts (LangChain: check_embedding_ctx_length=False)")
+        return value
 
 
 @router.get("/models")
@@ -62,9 +70,10 @@ def get_model(name: str, workspace: WorkspaceDep) -> dict[str, Any]:
 
 
 def _names(workspace: Workspace) -> dict[str, str]:
-    live = workspace.store.adapters.live(workspace.model.sha256) is not None
+    known = [each for each in workspace.store.adapters.list() if each.base_sha256 == workspace.model.sha256]
+    live = any(each.stage == "live" for each in known)
     arms = ["auto", "rag", *(["combined", "tuned"] if live else []), "base"]
-    adapters = [a.name for a in workspace.store.adapters.list() if a.base_sha256 == workspace.model.sha256]
+    adapters = [each.name for each in known]
     names = dict.fromkeys(arms, "arm") | dict.fromkeys(adapters, "adapter")
     return {**names, workspace.model.name: "base model", EMBEDDER: "embedding model"}
 

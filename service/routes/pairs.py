@@ -19,6 +19,7 @@ from data.errors import InvalidRequest
 from data.formats import Format
 from data.records import PairKind, PairStatus
 from data.state import check_name
+from service import api_models as models
 from service.access import wants
 from service.answerer import check_collection
 from service.arms import find_adapter
@@ -94,7 +95,7 @@ def pair_filter(
     )
 
 
-@router.post("/generate", status_code=202, response_model=None)
+@router.post("/generate", status_code=202, response_model=None, responses={202: {"model": models.Accepted}})
 def generate(
     body: GeneratePairsBody, workspace: WorkspaceDep, runner: RunnerDep, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
@@ -107,7 +108,7 @@ def generate(
     return accepted(workspace, runner, "pairs", body.model_dump(), idempotency_key)
 
 
-@router.get("")
+@router.get("", responses={200: {"model": models.PairPage}})
 def list_pairs(
     workspace: WorkspaceDep,
     *,
@@ -122,7 +123,7 @@ def list_pairs(
     return {"pairs": pair_details(workspace.store, found), "next_cursor": following}
 
 
-@router.post("/import", status_code=202, response_model=None)
+@router.post("/import", status_code=202, response_model=None, responses={202: {"model": models.Accepted}})
 def import_rows(
     source: Annotated[PairSource, Depends(pair_source)],
     workspace: WorkspaceDep,
@@ -192,7 +193,7 @@ def get_pair(pair_id: str, workspace: WorkspaceDep) -> dict[str, Any]:
     return pair_with_history(workspace.store, pair_id)
 
 
-@router.patch("/{pair_id}")
+@router.patch("/{pair_id}", responses={200: {"model": models.Pair}})
 def review_pair(pair_id: str, body: PairPatch, workspace: WorkspaceDep) -> dict[str, Any]:
     """Accept, reject or correct a pair."""
     edit_pair(workspace.store, pair_id, body.model_dump(exclude_unset=True, exclude_none=True))

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from service import api_models as models
 from service.access import wants
 from service.answerer import check_collection, check_question, question_before
 from service.deps import WorkspaceDep
@@ -15,7 +16,7 @@ from service.views import passage_view
 router = APIRouter(tags=["retrieval"], dependencies=[wants("query")])
 
 
-@router.post("/search")
+@router.post("/search", responses={200: {"model": models.SearchResult}})
 def search(body: SearchBody, workspace: WorkspaceDep) -> dict[str, Any]:
     """Return the best passages, and the index generation they come from."""
     check_question(body.query, workspace.settings.max_question_chars)

@@ -260,6 +260,13 @@ export const whoAmI = () => get('/v1/me');
 /** @param {AbortSignal} [signal] @returns {Promise<{collections: {name: string, documents: number}[]}>} */
 export const listCollections = (signal) => get('/v1/collections', signal);
 
+export const collections = {
+  /** Its settings in use, and every version of them. @param {string} name @param {AbortSignal} [signal] */
+  get: (name, signal) => get(`/v1/collections/${id(name)}`, signal),
+  /** @param {string} name @param {Record<string, any>} body */
+  put: async (name, body) => (await send(`/v1/collections/${id(name)}`, { method: 'PUT', json: body })).json(),
+};
+
 /** @param {AbortSignal} [signal] @returns {Promise<{data: {id: string, role: string}[]}>} */
 export const listModels = (signal) => get('/v1/models', signal);
 
@@ -320,7 +327,8 @@ export const adapters = {
   train: (body) => post('/v1/adapters', body),
   /** @param {string} name @param {number} version @param {boolean} force */
   promote: (name, version, force) => post(`/v1/adapters/${id(name)}/promote`, { version, force }),
-  rollback: () => post('/v1/adapters/rollback'),
+  /** @param {string} collection */
+  rollback: (collection) => post(`/v1/adapters/rollback${query({ collection })}`),
   /** @param {string} name @param {number} version */
   remove: (name, version) => remove(`/v1/adapters/${id(name)}${query({ version })}`),
   /** @param {string} label `name@version`, with its history and what the shadow showed */

@@ -12,17 +12,19 @@ import documents from './pages/documents.js';
 import evaluations from './pages/evaluations.js';
 import jobs from './pages/jobs.js';
 import pairs from './pages/pairs.js';
+import prompt from './pages/prompt.js';
 import settings from './pages/settings.js';
 
 // All at once: a page that is open goes on whatever becomes of the server's files.
 /** @type {Record<string, (view: View) => Promise<void>>} */
-const PAGES = { ask, compare, documents, pairs, adapters, evaluations, jobs, settings };
+const PAGES = { ask, compare, documents, pairs, prompt, adapters, evaluations, jobs, settings };
 /** What a key must be allowed, one of them, for a page to be of use. @type {Record<string, string[]>} */
 const SCOPES = {
   ask: ['query'],
   compare: ['query'],
   documents: ['query', 'ingest', 'train'],
   pairs: ['train'],
+  prompt: ['train'],
   adapters: ['train'],
   evaluations: ['train'],
   jobs: ['ingest', 'train'],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.protocols import Report
 from service.adapters import import_adapter
-from service.lineage import is_stale
+from service.lineage import stale_because
 from service.views import adapter_view
 
 if TYPE_CHECKING:
@@ -26,4 +26,4 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
         Everything else ``import_adapter`` raises; nothing is registered then.
     """
     adapter = import_adapter(workspace, inputs["name"], Path(inputs["folder"]), report)
-    return adapter_view(adapter, stale=is_stale(workspace.store, adapter))
+    return adapter_view(adapter, stale=stale_because(workspace.store, adapter))

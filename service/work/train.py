@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import ForgettingExceeded, ParityFailed, PromotionRefused, StaleAdapter
+from data.prompt import prompt_version
 from data.protocols import Report
-from data.records import Adapter, Progress, QAPair, content_id
+from data.records import Adapter, Progress, content_id
 from data.state import check_name, sha256_file, write_atomic
 from service.forgetting import measure_forgetting
-from service.lineage import is_stale, trained_rows
+from service.lineage import stale_because, trained_rows
 from service.parity import measure_parity
 from service.policy import load_policy
 from service.promotion import Gate, promote
@@ -65,7 +65,7 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
     folder = workspace.state.adapters(name) / "training"
     prepared.write(folder)
     # Before training: a document that is edited meanwhile makes the adapter stale.
-    rests_on, links = _lineage(workspace, pairs, collection), _links(workspace, prepared)
+    rests_on, links = _lineage(workspace, prepared, collection), _links(workspace, prepared)
     trained = _train(workspace, prepared, folder, report)
     measured: dict[str, Any] = {}
     if not recipe.use_dora:  # which llama.cpp serves merged only, and which is compared when it is
@@ -99,7 +99,7 @@ def _promoted(workspace: Workspace, adapter: Adapter, actor: str) -> dict[str, A
     try:
         done = promote(workspace.store, workspace.model, adapter.name, adapter.version, gate=gate)
     except (ForgettingExceeded, ParityFailed, PromotionRefused, StaleAdapter) as error:
-        stale = is_stale(workspace.store, adapter)
+        stale = stale_because(workspace.store, adapter)
         return {**adapter_view(adapter, stale=stale), "not_promoted": {"type": error.type, "detail": error.detail}}
     return adapter_view(done.live)
 
@@ -133,8 +133,9 @@ def _adapter(
     )
 
 
-def _lineage(workspace: Workspace, pairs: Sequence[QAPair], collection: str) -> dict[str, Any]:
-    """Return what the adapter rests on: pairs, the documents they are about, model and index."""
+def _lineage(workspace: Workspace, prepared: TrainingSet, collection: str) -> dict[str, Any]:
+    """Return what the adapter rests on: pairs, the documents they are about, model, index and prompt."""
+    pairs = prepared.pairs
     chunks = workspace.store.chunks.by_ids({chunk_id for pair in pairs for chunk_id in pair.chunk_ids})
     return {
         "collection": collection,
@@ -143,6 +144,8 @@ def _lineage(workspace: Workspace, pairs: Sequence[QAPair], collection: str) -> 
         "documents": sorted({chunk.document_id for chunk, _source, _title in chunks.values()}),
         "model_sha256": workspace.model.sha256,
         "index_generation": workspace.store.collections.current_generation(collection),
+        "prompt": prompt_version(prepared.house.instructions),
+        "house_version": prepared.house.version,
     }
 
 

@@ -5,6 +5,8 @@ from hypothesis import strategies as st
 from data.errors import InvalidModel
 from data.prompt import (
     ABSTENTION,
+    ANSWER_ALONE,
+    ANSWER_WITH_PASSAGES,
     Renumbering,
     abstains,
     answer_messages,
@@ -15,6 +17,7 @@ from data.prompt import (
     pair_messages,
     passage_labels,
     passage_part,
+    prompt_version,
     render,
     renumber,
     strip_citations,
@@ -37,6 +40,21 @@ def test_language_of_a_question():
     assert language("GPU 是什么") == "zh"
     assert language("What does the long English sentence say about 氧?") == "en"
     assert language("123 ?!") == "en"
+
+
+def test_without_instructions_the_prompt_is_the_one_that_the_packaged_reader_was_trained_on():
+    # The version of all wording as it was when data/starter was trained: another one means training it again.
+    assert prompt_version() == prompt_version(" \n") == "6ce61b6685f40bb8870cc87388936a68"
+    system, _user = answer_messages("What?", [passage("First.")], instructions=" ")
+    assert system.parts == (ANSWER_WITH_PASSAGES["en"],)
+    assert prompt_version("Be brief.") not in {prompt_version(), prompt_version("Be long.")}
+
+
+def test_instructions_stand_behind_the_instruction_that_is_there():
+    alone = answer_messages("谁？", [], instructions="用中文回答。")[0].content
+    assert alone == f"{ANSWER_ALONE['zh']}\n\n用中文回答。"
+    given = answer_messages("Who?", [], system="Be brief.", instructions="Be kind.")[0].content
+    assert given == "Be brief.\n\nBe kind."
 
 
 def test_passages_are_labelled_and_the_question_comes_last():

@@ -178,8 +178,7 @@ def test_a_bound_key_writes_to_its_collections_only(service, shared):
 def test_what_is_not_of_one_collection_wants_a_key_for_all(service, shared):
     bound = key(shared, "admin", collections=["default"])
     for method, path in (
-        ("POST", "/v1/keys"), ("GET", "/v1/audit"), ("POST", "/v1/adapters/rollback"),
-        ("POST", "/v1/adapters/vaulted/promote"), ("GET", "/v1/lineage/adapter/vaulted"),
+        ("POST", "/v1/keys"), ("GET", "/v1/audit"), ("GET", "/v1/lineage/adapter/vaulted"),
     ):  # fmt: skip
         answer = service.request(method, path, json={"name": "x"} if method == "POST" else None, headers=bound)
         assert (answer.status_code, answer.json()["type"]) == (403, "forbidden"), path
@@ -303,7 +302,7 @@ def test_a_bound_key_neither_promotes_nor_continues_nor_deletes_what_is_not_its_
     train = {"name": "mine", "collection": "default"}
     for body, status in (
         (train, 202),
-        ({**train, "promote": True}, 403),
+        ({**train, "promote": True}, 202),
         ({**train, "name": "vaulted"}, 403),
         ({**train, "recipe": {"init_adapter": "vaulted"}}, 404),
         ({**train, "recipe": {"init_adapter": ".."}}, 422),
@@ -312,6 +311,26 @@ def test_a_bound_key_neither_promotes_nor_continues_nor_deletes_what_is_not_its_
         assert service.post("/v1/adapters", json=body, headers=bound).status_code == status, body
     assert service.delete("/v1/adapters/imported", headers=bound).status_code == 403
     assert service.delete("/v1/adapters/imported", headers=key(shared, "train")).status_code == 200
+
+
+def test_a_bound_key_changes_what_is_live_in_its_own_collection_only(service, shared):
+    bound, other = (key(shared, "train", collections=[name]) for name in ("default", "secret"))
+    store = shared.store
+    store.adapters.add(adapter("wide"))
+    for version in (1, 2):
+        store.adapters.add(adapter("own", version, lineage={"collection": "default"}))
+    for step in ("promote", "shadow", "retire"):
+        assert service.post(f"/v1/adapters/wide/{step}", headers=bound).status_code == 403
+        assert service.post(f"/v1/adapters/own/{step}", headers=other).status_code == 404
+    for version in (1, 2):
+        sent = {"version": version, "force": True}
+        assert service.post("/v1/adapters/own/promote", json=sent, headers=bound).status_code == 200
+    assert service.post("/v1/adapters/rollback", headers=other).status_code == 404
+    assert service.post("/v1/adapters/rollback?collection=secret", headers=other).status_code == 403
+    assert service.post("/v1/adapters/rollback", headers=bound).json()["version"] == 1
+    assert service.post("/v1/adapters/own@1/retire", headers=bound).json()["stage"] == "retired"
+    store.adapters.promote("wide", 1)
+    assert service.post("/v1/adapters/rollback", headers=bound).status_code == 403
 
 
 def test_the_first_key_is_an_administrators(service, shared):

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ from typer.core import TyperGroup
 
 from data.formats import read_questions
 from service.cli import app
+from service.jobs import run_job
 from service.schemas import AnswerBody
 from service.settings import Settings
-from tests.service.conftest import open_client
+from tests.service.conftest import open_client, real_server
 from tests.service.parts import adapter
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +73,35 @@ def test_both_languages_have_the_same_commands_and_blocks():
     assert blocks(READMES["README.zh.md"], "json") == blocks(ENGLISH, "json")
     fences = [re.findall(r"^```(\w+)$", text, re.M) for text in READMES.values()]
     assert fences[0] == fences[1]
-    assert set(fences[0]) == {"sh", "json"}, "another language of block needs a test of its own here"
+    assert set(fences[0]) == {"sh", "json", "python"}, "another language of block needs a test of its own here"
+    assert blocks(READMES["README.zh.md"], "python") == blocks(ENGLISH, "python")
+
+
+def test_the_python_example_runs(indexed, generator, tmp_path, monkeypatch, capsys):
+    """As it is printed, but for the address; its job is run here, as a server would."""
+    (program,) = blocks(ENGLISH, "python")
+    (tmp_path / "handbook.md").write_text("# Handbook\n\nLeave is 30 days.\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    generator.reply = "Mara Venn [1]"
+    over = threading.Event()
+
+    def run_jobs() -> None:
+        while not over.wait(0.05):
+            for job in indexed.store.jobs.list("queued"):
+                run_job(indexed, job.id)
+
+    worker = threading.Thread(target=run_jobs)
+    worker.start()
+    try:
+        with real_server(indexed) as url:
+            exec(compile(program.replace("http://127.0.0.1:8000", url), "README.md", "exec"), {})
+    finally:
+        over.set()
+        worker.join()
+    printed = capsys.readouterr().out
+    assert printed.startswith("Mara")
+    assert "Citation(n=1" in printed
+    assert "handbook.md" in {row.source for row in indexed.store.documents.by_source("default").values()}
 
 
 def test_no_command_escapes_these_tests():

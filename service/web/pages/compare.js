@@ -38,11 +38,7 @@ export default async function comparePage(view) {
       results,
       columns.map((each) => each.element),
     );
-    const waiting = [...columns];
-    const work = async () => {
-      for (let next = waiting.shift(); next; next = waiting.shift()) await next.run(question, running.signal);
-    };
-    await Promise.all(Array.from({ length: AT_ONCE }, work));
+    await atOnce(columns.map((each) => () => each.run(question, running.signal)));
     [send.disabled, stop.hidden] = [false, true];
     announce(t('compare.ready'));
   };
@@ -58,10 +54,21 @@ export default async function comparePage(view) {
   ]);
 }
 
-/** One arm: its element, and what asks the question through it. @param {{label: string, ask: any}} choice */
-function column(choice) {
+/** Do all of it, a few at a time. @param {(() => Promise<void>)[]} waiting */
+export async function atOnce(waiting) {
+  const work = async () => {
+    for (let next = waiting.shift(); next; next = waiting.shift()) await next();
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, work));
+}
+
+/**
+ * One way to ask: its element, and what asks the question through it.
+ * @param {{label: string, ask: any}} choice @param {string} heading
+ */
+export function column(choice, heading = 'h2') {
   const body = h('div', { class: 'hint' }, t('compare.waiting'));
-  const element = h('article', { class: 'card', 'aria-busy': 'true' }, h('h2', {}, choice.label), body);
+  const element = h('article', { class: 'card', 'aria-busy': 'true' }, h(heading, {}, choice.label), body);
   /** @param {any} question @param {AbortSignal} signal */
   const run = async (question, signal) => {
     const text = h('div', { class: 'answer-text', dir: 'auto' });

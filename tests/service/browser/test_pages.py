@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import expect
 
 from data.errors import EngineBusy
-from data.records import Question
+from data.records import QAPair, Question
 from service.compare.outcomes import Outcome
 from service.compare.result import summarize
 from tests.service.conftest import real_server
@@ -180,3 +180,28 @@ def test_jobs_of_a_server_that_never_ran_one(make_workspace, open_page):
     with real_server(make_workspace()) as url:
         page = open_page(url, "#/jobs")
         expect(page.get_by_text("No jobs yet")).to_be_visible()
+
+
+def test_variants_of_the_prompt_are_tried_on_real_questions_and_one_is_used(scripted, indexed, generator, open_page):
+    indexed.store.pairs.add(
+        "default", None, [QAPair("p1", "Who kept the lighthouse?", "Mara Venn", (), "span", "t", "accepted")]
+    )
+    generator.reply = lambda request: "MARA VENN [1]" if "capitals" in request.messages[0].content else "Mara Venn [1]"
+    page = open_page(scripted, "#/prompt")
+    page.get_by_role("button", name="Take questions from the pairs").click()
+    expect(page.get_by_label("Questions")).to_have_value("Who kept the lighthouse?")
+    page.get_by_label("Variant 2").fill("Write in capitals.")
+    page.get_by_label("Passages").fill("1")
+    page.get_by_role("button", name="Try all variants").click()
+    arm = lambda name: page.get_by_role("article").filter(has=page.get_by_role("heading", name=name, exact=True))  # noqa: E731
+    expect(arm("Variant 1")).to_contain_text("Mara Venn")
+    expect(arm("Variant 2")).to_contain_text("MARA VENN")
+    page.get_by_role("button", name="Use variant 2").click()
+    expect(page.get_by_text("Version 1 holds now.").first).to_be_visible()
+    house = indexed.store.houses.current("default")
+    assert (house.instructions, dict(house.sampling)) == ("Write in capitals.", {"top_k": 1})
+    page.get_by_role("button", name="Use variant 1").click()
+    expect(page.get_by_text("Version 2 holds now.").first).to_be_visible()
+    page.get_by_role("button", name="Go back to version 1").click()
+    expect(page.get_by_text("Version 3 holds now.").first).to_be_visible()
+    assert indexed.store.houses.current("default").instructions == "Write in capitals."
