@@ -63,7 +63,9 @@ def named(words: list[str], *names: str) -> bool:
 DOCS = [path for path in sorted((ROOT / "docs").rglob("*.md")) if path.parent.name not in {"reference", "_build"}]
 COMMANDS = commands(ENGLISH)
 IN_DOCS = [words for path in DOCS for words in commands(path.read_text(encoding="utf-8"))]
-RAGTUNE = [list(one) for one in dict.fromkeys(tuple(w[1:]) for w in COMMANDS + IN_DOCS if named(w, "ragtune"))]
+RAGTUNE = [
+    list(one) for one in dict.fromkeys(tuple(w[1:]) for w in COMMANDS + IN_DOCS if named(w, "ragtune") and w[1:])
+]
 CURLS = [words for words in COMMANDS if named(words, "curl")]
 TARGETS = sorted({words[1] for words in COMMANDS if named(words, "make")})
 
@@ -114,7 +116,7 @@ def test_no_command_escapes_these_tests():
 @pytest.mark.parametrize("words", RAGTUNE, ids=" ".join)
 def test_every_ragtune_command_is_one(words: list[str]):
     """Parsed as the console script parses it, down to the last option; nothing is run."""
-    stand_ins = dict.fromkeys(("mine.jsonl", "others.jsonl", "house.zip"), __file__)
+    stand_ins = dict.fromkeys(("mine.jsonl", "others.jsonl", "house.zip", "terms.toml", "FILE"), __file__)
     context = typer.main.get_command(app).make_context("ragtune", [stand_ins.get(word, word) for word in words])
     while isinstance(context.command, TyperGroup):
         name, command, rest = context.command.resolve_command(context, [*context._protected_args, *context.args])
