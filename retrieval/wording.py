@@ -13,6 +13,8 @@ from data.prompt import language
 
 _HAN = r"\u3400-\u9fff\uf900-\ufaff"
 _WORDS = re.compile(rf"[^\W_{_HAN}]+(?:['’][^\W\d_]+)?|[{_HAN}]")
+# Case counts in it: without, each pattern that holds it is compiled by folding all 28,000 Han characters (4 ms).
+_WORD_LETTER = rf"(?-i:[^\W_{_HAN}])"
 _HAN_RUN = re.compile(rf"[{_HAN}]+")
 _EDGE = " \t\r\n.,;:!?\"'“”‘’。，；：！？、《》「」"
 
@@ -95,8 +97,8 @@ def span_of(answer: str, text: str) -> tuple[int, int] | None:
     if not terms(answer):
         return None
     pattern = r"\s+".join(map(re.escape, words))
-    before = rf"(?<![^\W_{_HAN}])" if _is_word_letter(words[0][0]) else ""
-    after = rf"(?![^\W_{_HAN}])" if _is_word_letter(words[-1][-1]) else ""
+    before = rf"(?<!{_WORD_LETTER})" if _is_word_letter(words[0][0]) else ""
+    after = rf"(?!{_WORD_LETTER})" if _is_word_letter(words[-1][-1]) else ""
     match = re.search(before + pattern + after, text, re.IGNORECASE)
     return match.span() if match else None
 
