@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from data.errors import InvalidRequest
-from data.store import Due, Webhook
+from data.store import Due, NoticeStatus, Webhook
 from service.addresses import check_url, resolve
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class WebhookSender:
         except (httpx2.HTTPError, InvalidRequest, OSError) as error:
             delivered, reply = False, f"{type(error).__name__}: {error}"[:_SHOWN_CHARS]
         attempts = notice.attempts + 1
-        outcome = "delivered" if delivered else "given up" if attempts >= MOST_ATTEMPTS else "pending"
+        outcome: NoticeStatus = "delivered" if delivered else "given up" if attempts >= MOST_ATTEMPTS else "pending"
         host = urlsplit(due.url).hostname
         log.info("webhook %s to %s: %s (%s, attempt %d)", notice.id, host, outcome, reply, attempts)
         self._workspace.store.webhooks.tried(notice.id, outcome, reply, self._clock() + pause_s(attempts))
