@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from data.errors import InvalidRequest
-from data.store import Due, Webhook
+from data.store import Due, NoticeStatus, Webhook
 from service.addresses import check_url, resolve
 
 if TYPE_CHECKING:
@@ -34,8 +34,10 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_S, GROWTH, LONGEST_PAUSE_S = 5.0, 3.0, 4 * 3600.0
 MOST_ATTEMPTS = 12
 """The last comes 16 hours after the first: a receiver may be down for a night."""
-TIMEOUT_S = 10.0
+TIMEOUT_S = 15.0
 LOOK_S = 1.0
+STOP_S = 2.0
+"""How long a notice under way gets when the server stops; one that is cut off is delivered again."""
 _SHOWN_CHARS = 200
 
 
@@ -82,10 +84,10 @@ class WebhookSender:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop after the notice under way."""
+        """Stop after the notice under way, or leave it to the next process."""
         self._stopping.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(STOP_S)
 
     def deliver_due(self) -> int:
         """Try every notice whose time has come, and return how many were tried."""
@@ -113,7 +115,7 @@ class WebhookSender:
         except (httpx2.HTTPError, InvalidRequest, OSError) as error:
             delivered, reply = False, f"{type(error).__name__}: {error}"[:_SHOWN_CHARS]
         attempts = notice.attempts + 1
-        outcome = "delivered" if delivered else "given up" if attempts >= MOST_ATTEMPTS else "pending"
+        outcome: NoticeStatus = "delivered" if delivered else "given up" if attempts >= MOST_ATTEMPTS else "pending"
         host = urlsplit(due.url).hostname
         log.info("webhook %s to %s: %s (%s, attempt %d)", notice.id, host, outcome, reply, attempts)
         self._workspace.store.webhooks.tried(notice.id, outcome, reply, self._clock() + pause_s(attempts))

@@ -30,7 +30,7 @@ from data.store.relocate import relocate
 from data.store.reviews import Reviewed, Reviews
 from data.store.shadow import ShadowAnswer, Shadows
 from data.store.stages import TRANSITIONS, StageRow, Stages
-from data.store.webhooks import Due, Notice, Webhook, Webhooks
+from data.store.webhooks import Due, Notice, NoticeStatus, Webhook, Webhooks
 
 __all__ = [
     "GOLD",
@@ -51,6 +51,7 @@ __all__ = [
     "Links",
     "NewDocument",
     "Notice",
+    "NoticeStatus",
     "PairFilter",
     "Reviewed",
     "ShadowAnswer",

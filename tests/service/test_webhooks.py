@@ -322,7 +322,8 @@ def test_commands(make_workspace, generator, tmp_path, receiver, monkeypatch):
     assert shell.json("webhooks", "list")[0]["id"] == made["id"]
     assert made["secret"] not in shell("webhooks", "list").stdout
     shell("index", "verify")
-    assert shell.json("webhooks", "log", made["id"])[0]["status"] == "pending"
-    assert "job.succeeded" in shell("webhooks", "log", made["id"]).stdout
+    (notice,) = shell.json("webhooks", "log", made["id"])
+    assert (notice["status"], notice["event"]["type"]) == ("pending", "job.succeeded")
+    assert "pending" in shell("webhooks", "log", made["id"]).stdout
     assert "gone" in shell("webhooks", "delete", made["id"]).stdout
     assert "No such webhook" in shell("webhooks", "log", made["id"], code=1).output
