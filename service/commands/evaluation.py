@@ -41,13 +41,18 @@ def evaluate_retrieval_command(
     collection: Collection = "default",
     methods: Annotated[str, typer.Option(help="Comma-separated: hybrid, dense, lexical.")] = ",".join(METHODS),
     disagreements: Annotated[int, typer.Option(min=0, help="Queries to name on which methods differ most.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="With --questions: folder for the report (page, JSON, CSV).", file_okay=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Rank a labelled corpus, or your own questions' passages: nDCG@10, recall, MRR with 95 % intervals."""
     chosen = _methods(methods)
+    if out is not None and questions is None:
+        raise typer.BadParameter("a report is made of --questions", param_hint="--out")
     with session(ctx).workspace() as workspace:
         if questions is not None and not (corpus or queries or qrels):
-            result = _evaluate_questions(workspace, questions, collection, chosen, disagreements)
+            result = _evaluate_questions(workspace, questions, collection, chosen, disagreements=disagreements, out=out)
         elif corpus and queries and qrels and questions is None:
             from retrieval.evaluate import evaluate_retrieval
 
@@ -72,13 +77,22 @@ def _methods(methods: str) -> list[Method]:
 
 
 def _evaluate_questions(
-    workspace: Workspace, path: Path, collection: str, methods: list[Method], disagreements: int
+    workspace: Workspace, path: Path, collection: str, methods: list[Method], *, disagreements: int, out: Path | None
 ) -> dict[str, Any]:
-    from retrieval.evaluate import evaluate_questions
     from service.answerer import check_collection
+    from service.compare.searches import evaluate_searches
 
     check_collection(workspace.store, collection)
-    return evaluate_questions(read_question_file(path), workspace.retriever, collection, methods, disagreements)
+    words = ["--questions", str(path), "--methods", ",".join(methods), "--collection", collection]
+    return evaluate_searches(
+        workspace,
+        read_question_file(path),
+        collection,
+        methods,
+        disagreements=disagreements,
+        out=out,
+        command=f"ragtune evaluate retrieval {shlex.join(words)}",
+    )
 
 
 def _print_retrieval(result: dict[str, Any]) -> None:

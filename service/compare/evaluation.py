@@ -38,7 +38,8 @@ class EvaluationRequest:
 
     ``max_false_answer_rate`` is kept by the arms whose abstention is calibrated; there must be one.
     ``methods``: search methods, each of which makes an arm of every arm with passages. ``identity``: of the evaluation
-    (its job's); "" for a new one. ``style``: answers of the house, against whose style every arm's answers are
+    (its job's); "" for a new one. ``title`` heads the report. ``repeat_with``: the command that repeats it, where that
+    is not ``ragtune compare`` alone. ``style``: answers of the house, against whose style every arm's answers are
     measured; none, and they are not.
     """
 
@@ -55,12 +56,14 @@ class EvaluationRequest:
     max_false_answer_rate: float | None = None
     methods: tuple[Method, ...] = ()
     identity: str = ""
+    title: str = "Which arm answers best"
+    repeat_with: str = ""
 
     @property
     def command(self) -> str:
         """Return the command line that repeats this evaluation, "" if its questions are in no file."""
-        if not self.questions_file:
-            return ""
+        if self.repeat_with or not self.questions_file:
+            return self.repeat_with
         words = ["--top-k", str(self.top_k)]
         words += ["--arms", ",".join(self.arms)] if self.arms else []
         words += ["--adapter", self.adapter] if self.adapter else []
@@ -177,7 +180,8 @@ def evaluate(workspace: Workspace, request: EvaluationRequest, report: Report) -
     comparison = _with_similarity(workspace, comparison, request.collection)
     comparison = replace(comparison, result=_named(workspace, request, setup, comparison.result))
     stored = dict(comparison.result) | {"id": identity, "folder": str(folder), "created_at": time.time()}
-    write_reports(comparison, folder, command=request.command, lineage=_lineage(workspace, setup, stored))
+    lineage = _lineage(workspace, setup, stored)
+    write_reports(comparison, folder, title=request.title, command=request.command, lineage=lineage)
     if not request.identity or not _stored(workspace, identity):  # else a run before this one was stopped at its end
         workspace.store.evaluations.add(identity, stored, request.collection)
     return Evaluation(identity, folder, comparison)

@@ -41,8 +41,9 @@ class Figure:
     note: str
 
 
-@lru_cache(maxsize=1)
-def _template() -> Template:
+@lru_cache(maxsize=4)
+def template(name: str) -> Template:
+    """Return a page's template, which escapes all that it is given."""
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -51,7 +52,7 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda rate: "–" if rate is None else f"{100 * rate:.0f} %"
-    return environment.get_template(_TEMPLATE)
+    return environment.get_template(name)
 
 
 def _questions(
@@ -170,7 +171,7 @@ def render_report(
     """
     result = comparison.result
     favoured = favoured_arm(result)
-    return _template().render(
+    return template(_TEMPLATE).render(
         sides=lambda name: " − ".join(_sides(name, result["arms"])),
         title=title,
         command=command,
@@ -198,11 +199,12 @@ def outcomes_csv(comparison: Comparison) -> str:
             asked = (arm, question.id, question.origin, question.question, accepted, question.answerable)
             scored = (outcome.text, outcome.abstained, f"{outcome.f1:.2f}", outcome.em)
             rest = (outcome.contained, f"{outcome.latency_ms:.1f}", outcome.adapter or "", outcome.error)
-            writer.writerow([_cell(value) for value in (*asked, *scored, *rest)])
+            writer.writerow([cell(value) for value in (*asked, *scored, *rest)])
     return out.getvalue()
 
 
-def _cell(value: object) -> object:
+def cell(value: object) -> object:
+    """Return a value for a CSV that no spreadsheet takes for a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 

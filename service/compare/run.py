@@ -227,7 +227,7 @@ def compare(
     failures = Failures()
     started = time.perf_counter()
     with OutcomeFile(path, run_id(questions, setup)) as kept:
-        requests = [(question, arm, _request(question, arm, setup)) for question in questions for arm in setup.arms]
+        requests = [(question, arm, request_of(question, arm, setup)) for question in questions for arm in setup.arms]
         for done in ask_all(answers, requests, kept, "compare", failures):
             report(done)
         found = dict(kept.kept)
@@ -288,7 +288,8 @@ def ask_all(
         yield Progress(total - len(todo) + position, total, "answers", left, stage, {"arm": arm.name})
 
 
-def _request(question: Question, arm: Arm, setup: Setup) -> AskRequest:
+def request_of(question: Question, arm: Arm, setup: Setup) -> AskRequest:
+    """Return how a comparison asks a question of an arm."""
     return AskRequest(
         question.question,
         collection=setup.collection,
