@@ -69,7 +69,7 @@ def evaluate_retrieval_command(
 
 
 def _methods(methods: str) -> list[Method]:
-    named = _listed(methods)
+    named = listed(methods)
     unknown = [name for name in named if name not in METHODS]
     if unknown or not named:
         raise typer.BadParameter(f"{', '.join(unknown) or 'nothing'} is not among {', '.join(METHODS)}")
@@ -147,8 +147,20 @@ def compare(
         typer.Option(help="JSONL of rows or questions whose answers are in the house style: measures it.", **_FILE),
     ] = None,
     retrievers: Annotated[
-        str | None, typer.Option(help="Comma-separated: hybrid, dense, lexical; an arm with passages for each.")
+        str | None,
+        typer.Option(
+            "--retrievers",
+            "--methods",
+            help="Comma-separated: hybrid, dense, lexical; every arm with passages once for each.",
+        ),
     ] = None,
+    quantizations: Annotated[
+        str | None, typer.Option(help="Comma-separated: Q8_0, Q4_K_M ...; every arm once for each.")
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="URL of an OpenAI-compatible server that says which answers are better.")
+    ] = None,
+    judge_model: Annotated[str, typer.Option(help="Its model; else RAGTUNE_JUDGE_MODEL, or the only one.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder for the report; else under the state directory.")] = None,
     max_false_answer_rate: Annotated[
         float | None, typer.Option(help="That calibrated arms keep to; see ragtune calibrate.", min=0, max=1)
@@ -160,7 +172,7 @@ def compare(
     sources = questions or [str(sample_questions())]
     inputs = {
         "questions": [asdict(each) for source in sources for each in _from_file(source)],
-        "arms": _listed(arms),
+        "arms": listed(arms),
         "adapter": adapter,
         "collection": collection,
         "top_k": top_k,
@@ -168,13 +180,17 @@ def compare(
         "fresh": fresh,
         "questions_file": " --questions ".join(map(shlex.quote, sources)),
         "methods": _methods(retrievers) if retrievers is not None else [],
+        "quantizations": listed(quantizations),
         "style": style_examples(style),
+        "judge": judge,
+        "judge_model": judge_model,
         "max_false_answer_rate": max_false_answer_rate,
     }
     _compare(ctx, inputs, [source for source in sources if source in ORIGINS], as_json)
 
 
-def _listed(names: str | None) -> list[str]:
+def listed(names: str | None) -> list[str]:
+    """Return names that were given comma-separated."""
     return [name.strip() for name in (names or "").split(",") if name.strip()]
 
 

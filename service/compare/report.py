@@ -137,6 +137,14 @@ def figures(result: Mapping[str, Any]) -> list[Figure]:
     return [*found, Figure("median time", f"{row['latency_ms_p50'] / 1000:.1f} s", p95)]
 
 
+def labels(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the quantization and the search of each arm, of what is not the same for all."""
+    several = [
+        name for name in ("quantization", "method") if len({row.get(name) for row in arms.values()} - {None}) > 1
+    ]
+    return {arm: ", ".join(row[name] for name in several if row.get(name)) for arm, row in arms.items()}
+
+
 def _charts(comparison: Comparison, favoured: str) -> dict[str, Markup]:
     """Return the charts; those that have nothing to show are left out. Names in them are escaped by matplotlib."""
     points = arm_points(whole_arms(comparison.result), favoured)
@@ -179,6 +187,7 @@ def render_report(
         favoured=favoured,
         headline=headline(result),
         figures=figures(result),
+        labels=labels(result["arms"]),
         charts=_charts(comparison, favoured),
         cases=instructive(comparison.questions, comparison.outcomes, favoured),
         rows=_questions(comparison.questions, comparison.outcomes),
