@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from data.protocols import GenerationRequest
-from data.records import Message, Question
+from data.records import Message
 from retrieval.ingest import ignore_progress
 from service.compare.evaluation import EvaluationRequest, plan
 from service.compare.run import compare, request_of
@@ -27,28 +27,23 @@ _ALONE = {"sequences": 1, "kv_memory_mb": 0, "kv_disk_mb": 0}
 _OTHER = (Message("user", ("Say one word about the weather.",)),)
 
 
-def cost(
-    settings: Settings, questions: Sequence[Question], arms: Sequence[str], adapter: str, collection: str
-) -> dict[str, Any]:
-    """Return both sides' answers per second, tokens read, and their ratio.
+def cost(settings: Settings, request: EvaluationRequest) -> dict[str, Any]:
+    """Return both sides' answers per second, tokens read, and their ratio; {} for fewer than two questions.
 
     Args:
-        settings: of a workspace that has the collection indexed; nobody else has it open.
-        questions: at least two: the first warms both sides up and is not counted.
-        arms: to ask.
-        adapter: of tuned and combined.
-        collection: that is asked.
+        settings: of a workspace that has the request's collection indexed; nobody else has it open.
+        request: what to evaluate; its first question warms both sides up and is not counted.
     """
-    if len(questions) < 2:
+    if len(request.questions) < 2:
         return {}
-    request = EvaluationRequest(tuple(questions[1:]), tuple(arms), adapter, collection)
-    warm = EvaluationRequest(tuple(questions[:1]), tuple(arms), adapter, collection)
+    warm = replace(request, questions=request.questions[:1])
+    timed = replace(request, questions=request.questions[1:])
     with Workspace(settings.model_copy(update={"kv_disk_mb": 0})) as workspace:
-        shared = _shared(workspace, warm, request)
+        shared = _shared(workspace, warm, timed)
     with Workspace(settings.model_copy(update=_ALONE)) as workspace:
-        naive = _naive(workspace, warm, request)
+        naive = _naive(workspace, warm, timed)
     ratio = float(f"{shared['answers_per_s'] / naive['answers_per_s']:.3g}")
-    return {"collection": collection, "shared": shared, "naive": naive, "shared / naive": ratio}
+    return {"shared": shared, "naive": naive, "shared / naive": ratio}
 
 
 def _shared(workspace: Workspace, warm: EvaluationRequest, request: EvaluationRequest) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typing import Any
 from bench.evaluation_cost import cost
 from bench.sides import STATE
 from data.errors import CalibrationTooSmall, NoQuestions
-from data.records import Progress, Question
+from data.records import METHODS, Progress, Question
 from service.calibration.calibrate import CalibrationRequest, calibrate
 from service.calibration.calibration import fold_numbers
 from service.compare.evaluation import EvaluationRequest, evaluate
@@ -199,9 +199,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             asked = generated(workspace, limit) if name == _GENERATED else drawn(options.data, name, limit)
             found[name] = measured(workspace, name, asked, command, options.out)
     first = next((name for name in options.sets if name not in (_CHINESE, _GENERATED)), None)
-    questions = drawn(options.data, first, COST_QUESTIONS).measured[: options.questions] if first else ()
-    spent = cost(settings, questions, ARMS, ADAPTER, collection_of(first)) if first else {}
+    spent = costs(settings, first, drawn(options.data, first, options.questions).measured) if first else {}
     return {"bench": "reports", "sets": found, "cost": spent}
+
+
+def costs(settings: Settings, name: str, questions: Sequence[Question]) -> dict[str, Any]:
+    """Return what evaluations of a set cost, of the four arms, and of two arms over three searches."""
+    few, collection = tuple(questions[:COST_QUESTIONS]), collection_of(name)
+    four = EvaluationRequest(few, ARMS, ADAPTER, collection)
+    searches = EvaluationRequest(few, ("rag", "combined"), ADAPTER, collection, methods=METHODS)
+    return {"set": name, "four arms": cost(settings, four), "two arms, three searches": cost(settings, searches)}
 
 
 def index(out: Path) -> str:

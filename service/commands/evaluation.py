@@ -24,7 +24,27 @@ Sources = Annotated[
     list[str] | None,
     typer.Option(help="JSONL, feedback or pairs (accepted, not trained on); repeatable. The samples by default."),
 ]
+Adapter = Annotated[
+    str | None, typer.Option(help="Of tuned and combined: NAME (newest) or NAME@VERSION; else the live one.")
+]
+Retrievers = Annotated[
+    str | None,
+    typer.Option(
+        "--retrievers",
+        "--methods",
+        help="Comma-separated: hybrid, dense, lexical; every arm with passages once for each.",
+    ),
+]
+Quantizations = Annotated[str | None, typer.Option(help="Comma-separated: Q8_0, Q4_K_M ...; every arm once for each.")]
+Judge = Annotated[
+    str | None, typer.Option(help="URL of an OpenAI-compatible server that says which answers are better.")
+]
+Rate = Annotated[float | None, typer.Option(help="That calibrated arms keep to; see ragtune calibrate.", min=0, max=1)]
 _FILE: dict[str, Any] = {"exists": True, "dir_okay": False, "readable": True}
+Style = Annotated[
+    Path | None,
+    typer.Option(help="JSONL of rows or questions whose answers are in the house style: measures it.", **_FILE),
+]
 
 
 @evaluate.command("retrieval")
@@ -137,34 +157,16 @@ def compare(
     *,
     questions: Sources = None,
     arms: Annotated[str | None, typer.Option(help="Comma-separated modes or adapters; else all that can run.")] = None,
-    adapter: Annotated[
-        str | None, typer.Option(help="Of tuned and combined: NAME (newest) or NAME@VERSION; else the live one.")
-    ] = None,
+    adapter: Adapter = None,
     collection: Collection = "default",
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=50)] = 4,
-    style: Annotated[
-        Path | None,
-        typer.Option(help="JSONL of rows or questions whose answers are in the house style: measures it.", **_FILE),
-    ] = None,
-    retrievers: Annotated[
-        str | None,
-        typer.Option(
-            "--retrievers",
-            "--methods",
-            help="Comma-separated: hybrid, dense, lexical; every arm with passages once for each.",
-        ),
-    ] = None,
-    quantizations: Annotated[
-        str | None, typer.Option(help="Comma-separated: Q8_0, Q4_K_M ...; every arm once for each.")
-    ] = None,
-    judge: Annotated[
-        str | None, typer.Option(help="URL of an OpenAI-compatible server that says which answers are better.")
-    ] = None,
+    style: Style = None,
+    retrievers: Retrievers = None,
+    quantizations: Quantizations = None,
+    judge: Judge = None,
     judge_model: Annotated[str, typer.Option(help="Its model; else RAGTUNE_JUDGE_MODEL, or the only one.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder for the report; else under the state directory.")] = None,
-    max_false_answer_rate: Annotated[
-        float | None, typer.Option(help="That calibrated arms keep to; see ragtune calibrate.", min=0, max=1)
-    ] = None,
+    max_false_answer_rate: Rate = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ask again what an earlier run has answered.")] = False,
     as_json: Json = False,
 ) -> None:

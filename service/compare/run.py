@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from data.errors import (
     AdapterInert,
@@ -104,6 +104,14 @@ class Setup:
     def rate(self, arm: Arm) -> float | None:
         """Return the share of false answers that an arm keeps to, None where it answers as it likes."""
         return self.max_false_answer_rate if arm.name in self.calibrations else None
+
+    def labels(self, arm: Arm) -> dict[str, Any]:
+        """Return what an arm was run with that its name need not say."""
+        return {
+            "max_false_answer_rate": self.rate(arm),
+            "method": arm.method if arm.passages else None,
+            "quantization": arm.quantization or self.quantization,
+        }
 
 
 def check_questions(questions: Sequence[Question]) -> None:
@@ -267,11 +275,7 @@ def compare(
     }
     result["seconds"]["statistics"] = time.perf_counter() - started
     for arm in setup.arms:
-        result["arms"][arm.name] |= {
-            "max_false_answer_rate": setup.rate(arm),
-            "method": arm.method if arm.passages else None,
-            "quantization": arm.quantization or setup.quantization,
-        }
+        result["arms"][arm.name] |= setup.labels(arm)
     calibrations = {arm: each for arm, each in setup.calibrations.items() if arm in outcomes}
     result["router"] = fit_router(outcomes, questions, calibrations) | {"oracle": oracle(outcomes)}
     result |= {"model": setup.model, "collection": setup.collection, "index_generation": setup.index_generation}

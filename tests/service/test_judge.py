@@ -194,6 +194,7 @@ def test_the_command_names_a_judge_and_prints_what_it_says(answered, generator, 
     words = ["compare", "--questions", str(questions), "--arms", "rag,base", "--judge", judge.url]
     done = CliRunner().invoke(app, ["--state-dir", str(state), *words], obj=session)
     assert done.exit_code == 0, done.output
-    assert "Judge grand-judge, each pair of answers in both orders" in done.stdout
-    assert f"rag against base: {N} won, 0 lost, 0 even" in done.stdout
-    assert "the orders agree on 100 %" in done.stdout
+    said = " ".join(done.stdout.split())
+    assert "Judge grand-judge, each pair of answers in both orders" in said
+    assert f"rag against base: {N} won, 0 lost, 0 even" in said
+    assert "the orders agree on 100 %" in said
