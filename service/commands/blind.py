@@ -44,10 +44,13 @@ def blind(
 
 def _one(workspace: Workspace, question: str, place: str, arms: list[str], *, collection: str, top_k: int) -> bool:
     """Ask one question and take the vote; False to stop."""
-    from service.answerer import AskRequest
+    from service.answerer import AskRequest, check_collection
     from service.compare.blind import side_name, start_trial
+    from service.houses import with_defaults
 
-    trial = start_trial(workspace, AskRequest(question, collection=collection, top_k=top_k), arms)
+    check_collection(workspace.store, collection)
+    ask = with_defaults(workspace.store, AskRequest(question, collection=collection, top_k=top_k), {"top_k"})
+    trial = start_trial(workspace, ask, arms)
     _show(trial, place)
     choice = _choice()
     if choice in _CHOICES:

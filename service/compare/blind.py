@@ -37,7 +37,7 @@ def blind_arms(workspace: Workspace, names: Sequence[str], collection: str) -> d
         UnknownMode, NoLiveAdapter: as ``resolve_arm`` raises.
     """
     store, model = workspace.store, workspace.model
-    live = store.adapters.live(model.sha256) is not None
+    live = store.adapters.live(model.sha256, collection) is not None
     wanted = list(names) or (["combined", "rag"] if live else ["rag", "base"])
     found = {name: resolve_arm(name, store, model, collection, named=find_adapter) for name in wanted}
     if len(wanted) != len(LETTERS) or len({(arm.passages, arm.adapter) for arm in found.values()}) < len(LETTERS):

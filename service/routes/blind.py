@@ -7,11 +7,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from service.access import wants
+from service.answerer import check_collection
 from service.compare.blind import standings, start_trial, trial_view
 from service.deps import WorkspaceDep
 from service.hangup import Hangup
+from service.houses import with_defaults
 from service.measuring_schemas import BlindBody, VoteBody
 from service.sse import until_left
+from service.workspace import Workspace
 
 router = APIRouter(prefix="/blind", tags=["answers"], dependencies=[wants("query")])
 
@@ -20,8 +23,13 @@ router = APIRouter(prefix="/blind", tags=["answers"], dependencies=[wants("query
 async def start_blind(body: BlindBody, request: Request, workspace: WorkspaceDep) -> dict[str, Any]:
     """Let two arms answer a question as A and B; nothing in the reply says which is which."""
     hangup = Hangup()
-    trial = await until_left(request, hangup, lambda: start_trial(workspace, body.ask(), body.arms, hangup))
-    return trial_view(trial)
+    return await until_left(request, hangup, lambda: _start(body, workspace, hangup))
+
+
+def _start(body: BlindBody, workspace: Workspace, hangup: Hangup) -> dict[str, Any]:
+    check_collection(workspace.store, body.collection)
+    ask = with_defaults(workspace.store, body.ask(), body.model_fields_set)
+    return trial_view(start_trial(workspace, ask, body.arms, hangup))
 
 
 @router.get("")
