@@ -6,7 +6,7 @@ RagtuneError
 │   └── BodyTooLarge                413
 ├── NotFound                        404
 │   ├── UnknownCollection  UnknownDocument  UnknownAdapter  UnknownModel  UnknownRetriever
-│   └── UnknownJob  UnknownPair  UnknownReview  UnknownEvaluation  UnknownAnswer
+│   └── UnknownJob  UnknownPair  UnknownReview  UnknownEvaluation  UnknownTrial  UnknownAnswer
 ├── Unauthorized  Forbidden  RateLimited    401, 403, 429
 ├── Conflict                        409  the state does not allow it (now)
 │   ├── NothingIndexed  NoAcceptedPairs  NoQuestions  NoLiveAdapter
@@ -145,6 +145,10 @@ class UnknownReview(NotFound):
 
 class UnknownEvaluation(NotFound):
     """No such evaluation."""
+
+
+class UnknownTrial(NotFound):
+    """No such blind comparison."""
 
 
 class UnknownAnswer(NotFound):

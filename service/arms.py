@@ -38,6 +38,7 @@ class Arm:
         scale: factor on that adapter's effect.
         added: further adapters, ``name@version`` and scale, summed onto it.
         method: how passages are searched.
+        quantization: the type that the base model's weights are served in, "" for the one that serves.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Arm:
     scale: float = 1.0
     added: tuple[tuple[str, float], ...] = ()
     method: Method = "hybrid"
+    quantization: str = ""
 
     @property
     def mode(self) -> Mode:

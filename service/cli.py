@@ -15,6 +15,7 @@ import typer
 
 from service.commands import (
     adapters,
+    blind,
     bundle,
     calibration,
     collections,
@@ -88,6 +89,7 @@ app.command()(adapters.train)
 app.command()(adapters.export)
 app.command()(bundle.bundle)
 app.command()(evaluation.compare)
+app.command()(blind.blind)
 app.command()(calibration.calibrate)
 app.command()(loop.loop)
 app.add_typer(stages.commands, name="adapters")

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from data.errors import InvalidRequest
+from data.errors import InvalidRequest, QuestionInvalid
 from data.prompt import strip_citations
 from data.records import Adapter, Question
 from data.splits import QuestionIndex
+from service.answerer import check_question
 from service.arms import adapter_label, did_you_mean
 from service.feedback import FEEDBACK, feedback_questions
 
@@ -21,6 +22,20 @@ if TYPE_CHECKING:
 PAIRS = "pairs"
 """Origin of the questions of accepted pairs."""
 ORIGINS = (FEEDBACK, PAIRS)
+
+
+def check_askable(questions: Iterable[Question], max_chars: int) -> None:
+    """Refuse questions that no arm could be asked, by their id.
+
+    Raises:
+        QuestionInvalid: one is blank, no Unicode, or longer than ``max_chars``.
+    """
+    for question in questions:
+        try:
+            check_question(question.question, max_chars)
+        except QuestionInvalid as error:
+            got = f"question {ascii(question.id)[:80]}: {error.got}"
+            raise QuestionInvalid(error.detail, got=got, wanted=error.wanted, hint=error.hint) from error
 
 
 def stored_questions(

@@ -339,44 +339,6 @@ class StageBody(Body):
     reason: str = Field("", max_length=1000)
 
 
-class EvaluationBody(Body):
-    """``POST /v1/evaluations``: the arms over held-out questions; ``style`` are answers written as the house does.
-
-    ``origins`` adds stored questions: corrections ("feedback"), accepted pairs that were not trained on ("pairs").
-    """
-
-    questions: list[EvaluationQuestion] = Field(default_factory=list, max_length=10_000)
-    collection: str = "default"
-    arms: list[str] = Field(default_factory=list, max_length=16)
-    adapter: str | None = None
-    top_k: int = Field(4, ge=1, le=50)
-    style: list[str] = Field(default_factory=list, max_length=1000)
-    max_false_answer_rate: float | None = Field(None, gt=0, le=1)
-    origins: list[Literal["feedback", "pairs"]] = Field(default_factory=list, max_length=2)
-    methods: list[Method] = Field(default_factory=list, max_length=3)
-
-
-class CalibrationBody(Body):
-    """``POST /v1/calibrations``: learn what an arm's confidence means, from questions of known answers."""
-
-    questions: list[EvaluationQuestion] = Field(default_factory=list, max_length=10_000)
-    mode: str = "auto"
-    adapter: str | None = None
-    collection: str = "default"
-    top_k: int = Field(4, ge=1, le=50)
-
-
-class EvaluationQuestion(Body):
-    """One held-out question with every accepted answer."""
-
-    id: str
-    question: str
-    answers: list[str] = Field(default_factory=list)
-    answerable: bool = True
-    document: str | None = None
-    origin: str = Field("file", max_length=64)
-
-
 class FeedbackBody(Body):
     """``POST /v1/feedback``: a rating, a correction, or both."""
 
@@ -384,7 +346,3 @@ class FeedbackBody(Body):
     rating: int | None = Field(None, ge=-1, le=1)
     correction: str | None = Field(None, min_length=1, max_length=20_000)
     comment: str | None = Field(None, max_length=20_000)
-
-
-EvaluationBody.model_rebuild()
-CalibrationBody.model_rebuild()

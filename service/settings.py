@@ -90,6 +90,10 @@ class Settings(BaseSettings):
     teacher_model: str = "default"
     teacher_api_key: SecretStr | None = None
 
+    judge_url: str | None = Field(None, description="An OpenAI-compatible server that says which answer is better.")
+    judge_model: str = Field("", description="The model's name there; by default the only one it lists.")
+    judge_api_key: SecretStr | None = None
+
     lease_s: float = Field(15.0, gt=1, description="A job whose process is silent for so long is interrupted.")
     log_level: str = "INFO"
     demo_serve: bool = Field(

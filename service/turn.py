@@ -57,6 +57,11 @@ class Turn:
         (key, scale), *added = self.keys
         return replace(like, messages=messages, adapter=key, adapter_scale=scale, added_adapters=tuple(added))
 
+    @property
+    def max_tokens(self) -> int:
+        """At how many tokens the answer is cut."""
+        return self.ask.like.max_tokens if self.ask.like is not None else self.ask.max_tokens
+
     def drop_passage(self, error: ContextOverflow) -> None:
         """Leave out the lowest passage, or give up where none is left."""
         if not self.passages:
@@ -85,7 +90,9 @@ def judge(turn: Turn, result: GenerationResult, embedders: Embedders) -> Judged:
     # The confidence is of what the model wrote, its own marks included.
     cited = cite_passages(text, turn.passages)
     found = _signals(turn, text, cited, result, embedders)
-    confidence = turn.calibration.confidence(found) if turn.calibration is not None and found else None
+    held = turn.calibration
+    known = held is not None and held.saw(result, turn.max_tokens)
+    confidence = held.confidence(found) if held is not None and known and found else None
     judged = Judged(text, None, confidence, cited, signals=found or {})
     if turn.floor is not None and (confidence is None or confidence <= turn.floor):
         return _withheld(turn, judged, "confidence")

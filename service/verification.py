@@ -21,8 +21,14 @@ from service.support import Support, find_support, sentence_spans
 Unsupported = Literal["keep", "mark", "remove"]
 """What becomes of a sentence that no passage bears out."""
 
-_MARK = re.compile(r"\s+\[(\d{1,2})\]")
-"""As the answers' prompt asks for them; ``rows[1]`` in code is none."""
+_MARK = re.compile(r"(\s*)\[(\d{1,2})\]")
+"""A mark with the blanks before it. Without blanks it is one only where ``_TIGHT`` fits what stands before it."""
+_CJK = r"\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef“”‘’"
+"""Characters and punctuation of scripts that put no blank before a mark."""
+_TIGHT = re.compile(rf"(?:[{_CJK}]|(?:^|[^A-Za-z0-9_.,])\d[\d.,]*)$")
+"""What a mark may stand right behind, but for another mark: such a character, a number. ``x2[1]`` is code."""
+_BEFORE = 24
+"""Characters that ``_TIGHT`` looks back: longer than any number in prose."""
 _IN_A_ROW, _MARKED = 0.5, 0.1
 """What they weigh against the share of the question's words, see bench/RESULTS.md for others."""
 
@@ -50,15 +56,19 @@ class CheckedMarks:
         self._claim = ""
         self._cited: set[int] = set()
         self._last = ""
+        self._before = ""
+        self._chained = False
 
     def feed(self, piece: str) -> str:
         """Take a piece and return it with the marks that belong there."""
         shown, place = "", 0
-        for mark in _MARK.finditer(piece):
+        for mark in _marks(piece, self._before, chained=self._chained):
             shown += self._say(piece[place : mark.start()])
-            number = self._right(int(mark[1]))
-            shown += f"{mark[0][: mark[0].index('[')]}[{number}]" if number else ""
+            number = self._right(int(mark[2]))
+            shown += f"{mark[1]}[{number}]" if number else ""
             place = mark.end()
+        self._before = (self._before + piece)[-_BEFORE:]
+        self._chained = place == len(piece) if piece else self._chained
         return shown + self._say(piece[place:])
 
     def _say(self, text: str) -> str:
@@ -76,6 +86,17 @@ class CheckedMarks:
             return None
         self._cited.add(found[0])
         return found[0]
+
+
+def _marks(text: str, before: str = "", *, chained: bool = False) -> list[re.Match[str]]:
+    """Return the citation marks of a text that goes on from ``before``, whose end is a mark where ``chained``."""
+    found: list[re.Match[str]] = []
+    end = 0 if chained else -1
+    for mark in _MARK.finditer(text):
+        if mark[1] or mark.start() == end or _TIGHT.search((before + text[: mark.start()])[-_BEFORE:]):
+            found.append(mark)
+            end = mark.end()
+    return found
 
 
 def check_marks(text: str, passages: Sequence[Passage], question: str = "") -> str:
@@ -133,7 +154,7 @@ def _tie(sentence: str, passages: Sequence[Passage], question: str) -> tuple[int
     whole = best_support(sentence, passages, question, _numbers(sentence))
     if whole is not None:
         return whole
-    marks = list(_MARK.finditer(sentence))
+    marks = _marks(sentence)
     starts = [0, *(mark.end() for mark in marks)]
     ends = [*(mark.start() for mark in marks), len(sentence)]
     parts = [sentence[start:end] for start, end in zip(starts, ends, strict=True)]
@@ -145,7 +166,7 @@ def _tie(sentence: str, passages: Sequence[Passage], question: str) -> tuple[int
 
 
 def _numbers(claim: str) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(int(number) for number in _MARK.findall(f" {claim}")))
+    return tuple(dict.fromkeys(int(mark[2]) for mark in _marks(f" {claim}")))
 
 
 def _claims(text: str) -> list[tuple[int, int]]:

@@ -81,6 +81,7 @@ class Workspace:
         self.settings = settings
         self._embedder = embedder
         self._generator = generator
+        self.serves_here = generator is None and not settings.engine_url
         self._model = model
         self._loaded: set[str] = set()
         self._mutex = threading.RLock()
@@ -256,13 +257,13 @@ class Workspace:
         """The engine if it was started, None before: to look at it starts nothing and waits for nothing."""
         return self._generator
 
-    def new_engine(self) -> Any:
-        """Return a started engine of one's own (the caller closes it)."""
+    def new_engine(self, quantization: str = "") -> Any:
+        """Return a started engine of one's own (the caller closes it); in another quantization only weights differ."""
         from service.engine import Engine
         from service.engine.memory import check_memory, demand
 
-        model = self.model
-        options = self.engine_options(model)
+        options = self.engine_options(self.model)
+        model = self.models.quantized(self.model, quantization) if quantization else self.model
         check_memory(model.name, demand(model, options))
         engine = Engine(model, options)
         engine.start()

@@ -11,6 +11,7 @@ from types import TracebackType
 
 from data.store.adapters import Adapters, scope_of
 from data.store.answers import AnswerRow, Answers, Feedback, FeedbackRow
+from data.store.blind import VOTES, BlindTrials, Trial, Vote
 from data.store.chunks import Chunks
 from data.store.collections import Collections
 from data.store.database import Database
@@ -38,6 +39,7 @@ __all__ = [
     "MAX_INSTRUCTIONS",
     "SHOWN",
     "TRANSITIONS",
+    "VOTES",
     "AnswerRow",
     "AuditRow",
     "ChunkLink",
@@ -60,6 +62,8 @@ __all__ = [
     "Trace",
     "TrainedOn",
     "TrainedRow",
+    "Trial",
+    "Vote",
     "Webhook",
     "scope_of",
 ]
@@ -85,6 +89,7 @@ class Store:
         self.answers = Answers(database)
         self.feedback = Feedback(database)
         self.evaluations = Evaluations(database)
+        self.blind = BlindTrials(database)
         self.models = Models(database)
         self.keys = Keys(database)
         self.webhooks = Webhooks(database)

@@ -320,6 +320,22 @@ evaluations = sa.Table(
     sqlite_autoincrement=True,
 )
 
+blind_trials = sa.Table(
+    "blind_trials",
+    metadata,
+    _key(),
+    sa.Column("id", sa.String, nullable=False, unique=True),
+    sa.Column("collection", sa.String, nullable=False, index=True),
+    _text("question"),
+    _json("arms"),
+    _json("answers"),
+    sa.Column("vote", sa.String),
+    _text("voter"),
+    _time("created_at"),
+    _time("voted_at", nullable=True),
+    sqlite_autoincrement=True,
+)
+
 models = sa.Table(
     "models",
     metadata,

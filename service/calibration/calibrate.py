@@ -24,6 +24,7 @@ from service.calibration.signals import NAMES
 from service.compare.outcomes import Outcome, OutcomeFile
 from service.compare.run import MAX_TOKENS, Answers, ask_all, check_questions
 from service.promotion import check_base
+from service.questions import check_askable
 
 if TYPE_CHECKING:
     from service.workspace import Workspace
@@ -50,6 +51,7 @@ def plan(workspace: Workspace, request: CalibrationRequest) -> tuple[Arm, Fitted
         NothingIndexed: the arm uses passages and the collection holds none.
     """
     check_questions(request.questions)
+    check_askable(request.questions, workspace.settings.max_question_chars)
     check_collection(workspace.store, request.collection)
     arm = resolve_mode(
         request.mode, request.adapter, workspace.store, workspace.model, request.collection, named=find_adapter

@@ -16,10 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import CalibrationTooSmall
+from data.protocols import GenerationResult
 from data.records import content_id
 from service.calibration.conformal import threshold
 from service.calibration.logistic import LogisticModel, fit_logistic, rows_of
 
+ANSWER_TOKENS = 48
+"""Most tokens of an answer while calibrating, as in a comparison."""
 FEWEST = 10
 """Right and not-right answers that a fit needs, of each: with fewer a weight is mostly chance."""
 FOLDS = 5
@@ -86,6 +89,7 @@ class Calibration:
         made: whether they were made unanswerable by hiding the passages that hold their answers.
         report: n, AUROC, ECE and so on, as ``calibrate`` prints them.
         created_at: Unix seconds.
+        max_tokens: most tokens of the answers it was fitted on, at which longer ones were cut.
     """
 
     fitted_for: FittedFor
@@ -95,6 +99,18 @@ class Calibration:
     made: bool = False
     report: Mapping[str, Any] = field(default_factory=dict)
     created_at: float = 0.0
+    max_tokens: int = ANSWER_TOKENS
+
+    def saw(self, result: GenerationResult, max_tokens: int) -> bool:
+        """Tell whether answers of such a length were fitted on: ended by themselves within it, or cut just there.
+
+        Args:
+            result: what was generated.
+            max_tokens: at which it would have been cut.
+        """
+        if result.finish_reason == "length":
+            return max_tokens == self.max_tokens
+        return result.usage.completion_tokens <= self.max_tokens
 
     @property
     def id(self) -> str:
@@ -133,6 +149,7 @@ class Calibration:
             made=bool(stored["made"]),
             report=dict(stored["report"]),
             created_at=float(stored["created_at"]),
+            max_tokens=int(stored.get("max_tokens", ANSWER_TOKENS)),
         )
 
 

@@ -168,8 +168,8 @@ def arm_file(arm: Arm) -> str:
 
 
 def can_calibrate(arm: Arm) -> bool:
-    """Tell whether an arm's answers can be calibrated: one adapter at most, at its own strength."""
-    return not arm.added and arm.scale == 1.0
+    """Tell whether an arm's answers can be calibrated: one adapter at most, at its own strength, as it is served."""
+    return not arm.added and arm.scale == 1.0 and not arm.quantization
 
 
 def _identity(adapter: Adapter) -> str:

@@ -24,7 +24,27 @@ Sources = Annotated[
     list[str] | None,
     typer.Option(help="JSONL, feedback or pairs (accepted, not trained on); repeatable. The samples by default."),
 ]
+Adapter = Annotated[
+    str | None, typer.Option(help="Of tuned and combined: NAME (newest) or NAME@VERSION; else the live one.")
+]
+Retrievers = Annotated[
+    str | None,
+    typer.Option(
+        "--retrievers",
+        "--methods",
+        help="Comma-separated: hybrid, dense, lexical; every arm with passages once for each.",
+    ),
+]
+Quantizations = Annotated[str | None, typer.Option(help="Comma-separated: Q8_0, Q4_K_M ...; every arm once for each.")]
+Judge = Annotated[
+    str | None, typer.Option(help="URL of an OpenAI-compatible server that says which answers are better.")
+]
+Rate = Annotated[float | None, typer.Option(help="That calibrated arms keep to; see ragtune calibrate.", min=0, max=1)]
 _FILE: dict[str, Any] = {"exists": True, "dir_okay": False, "readable": True}
+Style = Annotated[
+    Path | None,
+    typer.Option(help="JSONL of rows or questions whose answers are in the house style: measures it.", **_FILE),
+]
 
 
 @evaluate.command("retrieval")
@@ -41,13 +61,18 @@ def evaluate_retrieval_command(
     collection: Collection = "default",
     methods: Annotated[str, typer.Option(help="Comma-separated: hybrid, dense, lexical.")] = ",".join(METHODS),
     disagreements: Annotated[int, typer.Option(min=0, help="Queries to name on which methods differ most.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="With --questions: folder for the report (page, JSON, CSV).", file_okay=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Rank a labelled corpus, or your own questions' passages: nDCG@10, recall, MRR with 95 % intervals."""
     chosen = _methods(methods)
+    if out is not None and questions is None:
+        raise typer.BadParameter("a report is made of --questions", param_hint="--out")
     with session(ctx).workspace() as workspace:
         if questions is not None and not (corpus or queries or qrels):
-            result = _evaluate_questions(workspace, questions, collection, chosen, disagreements)
+            result = _evaluate_questions(workspace, questions, collection, chosen, disagreements=disagreements, out=out)
         elif corpus and queries and qrels and questions is None:
             from retrieval.evaluate import evaluate_retrieval
 
@@ -64,7 +89,7 @@ def evaluate_retrieval_command(
 
 
 def _methods(methods: str) -> list[Method]:
-    named = _listed(methods)
+    named = listed(methods)
     unknown = [name for name in named if name not in METHODS]
     if unknown or not named:
         raise typer.BadParameter(f"{', '.join(unknown) or 'nothing'} is not among {', '.join(METHODS)}")
@@ -72,13 +97,22 @@ def _methods(methods: str) -> list[Method]:
 
 
 def _evaluate_questions(
-    workspace: Workspace, path: Path, collection: str, methods: list[Method], disagreements: int
+    workspace: Workspace, path: Path, collection: str, methods: list[Method], *, disagreements: int, out: Path | None
 ) -> dict[str, Any]:
-    from retrieval.evaluate import evaluate_questions
     from service.answerer import check_collection
+    from service.compare.searches import evaluate_searches
 
     check_collection(workspace.store, collection)
-    return evaluate_questions(read_question_file(path), workspace.retriever, collection, methods, disagreements)
+    words = ["--questions", str(path), "--methods", ",".join(methods), "--collection", collection]
+    return evaluate_searches(
+        workspace,
+        read_question_file(path),
+        collection,
+        methods,
+        disagreements=disagreements,
+        out=out,
+        command=f"ragtune evaluate retrieval {shlex.join(words)}",
+    )
 
 
 def _print_retrieval(result: dict[str, Any]) -> None:
@@ -123,22 +157,16 @@ def compare(
     *,
     questions: Sources = None,
     arms: Annotated[str | None, typer.Option(help="Comma-separated modes or adapters; else all that can run.")] = None,
-    adapter: Annotated[
-        str | None, typer.Option(help="Of tuned and combined: NAME (newest) or NAME@VERSION; else the live one.")
-    ] = None,
+    adapter: Adapter = None,
     collection: Collection = "default",
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=50)] = 4,
-    style: Annotated[
-        Path | None,
-        typer.Option(help="JSONL of rows or questions whose answers are in the house style: measures it.", **_FILE),
-    ] = None,
-    retrievers: Annotated[
-        str | None, typer.Option(help="Comma-separated: hybrid, dense, lexical; an arm with passages for each.")
-    ] = None,
+    style: Style = None,
+    retrievers: Retrievers = None,
+    quantizations: Quantizations = None,
+    judge: Judge = None,
+    judge_model: Annotated[str, typer.Option(help="Its model; else RAGTUNE_JUDGE_MODEL, or the only one.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder for the report; else under the state directory.")] = None,
-    max_false_answer_rate: Annotated[
-        float | None, typer.Option(help="That calibrated arms keep to; see ragtune calibrate.", min=0, max=1)
-    ] = None,
+    max_false_answer_rate: Rate = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ask again what an earlier run has answered.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -146,7 +174,7 @@ def compare(
     sources = questions or [str(sample_questions())]
     inputs = {
         "questions": [asdict(each) for source in sources for each in _from_file(source)],
-        "arms": _listed(arms),
+        "arms": listed(arms),
         "adapter": adapter,
         "collection": collection,
         "top_k": top_k,
@@ -154,13 +182,17 @@ def compare(
         "fresh": fresh,
         "questions_file": " --questions ".join(map(shlex.quote, sources)),
         "methods": _methods(retrievers) if retrievers is not None else [],
+        "quantizations": listed(quantizations),
         "style": style_examples(style),
+        "judge": judge,
+        "judge_model": judge_model,
         "max_false_answer_rate": max_false_answer_rate,
     }
     _compare(ctx, inputs, [source for source in sources if source in ORIGINS], as_json)
 
 
-def _listed(names: str | None) -> list[str]:
+def listed(names: str | None) -> list[str]:
+    """Return names that were given comma-separated."""
     return [name.strip() for name in (names or "").split(",") if name.strip()]
 
 

@@ -15,18 +15,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import CalibrationMissing, CalibrationStale, UnknownEvaluation
+from data.model_files import file_type
 from data.prompt import prompt_version
 from data.protocols import Report
 from data.records import Adapter, Method, Question
 from service.answerer import nothing_indexed
 from service.arms import Arm, adapter_label, find_adapter
+from service.calibration.kept import can_calibrate
+from service.compare.judge import find_judge, judge_answers, open_judge
+from service.compare.quantized import QuantizedAnswers, quantizations
 from service.compare.report import write_reports
 from service.compare.result import Comparison
-from service.compare.run import MAX_TOKENS, Setup, check_questions, choose_arms, compare, run_id, with_methods
+from service.compare.run import (
+    MAX_TOKENS,
+    Setup,
+    check_questions,
+    choose_arms,
+    compare,
+    run_id,
+    with_methods,
+    with_quantizations,
+)
 from service.compare.scores import similarity
-from service.compare.sharing import SharingAnswerer
 from service.compare.style import check_examples, style_summary
-from service.questions import leaked_questions, repeated_questions, stored_questions
+from service.questions import check_askable, leaked_questions, repeated_questions, stored_questions
 
 if TYPE_CHECKING:
     from service.workspace import Workspace
@@ -37,8 +49,11 @@ class EvaluationRequest:
     """What to compare. ``arms`` empty means all that can run; ``out`` None a folder of its own.
 
     ``max_false_answer_rate`` is kept by the arms whose abstention is calibrated; there must be one.
-    ``methods``: search methods, each of which makes an arm of every arm with passages. ``identity``: of the evaluation
-    (its job's); "" for a new one. ``style``: answers of the house, against whose style every arm's answers are
+    ``methods``: search methods, each of which makes an arm of every arm with passages. ``quantizations``: types of the
+    base model's weights, each of which makes an arm of every arm. ``judge``: URL of a server whose ``judge_model`` says
+    which answers are better; "" for none. ``identity``: of the evaluation
+    (its job's); "" for a new one. ``title`` heads the report. ``repeat_with``: the command that repeats it, where that
+    is not ``ragtune compare`` alone. ``style``: answers of the house, against whose style every arm's answers are
     measured; none, and they are not.
     """
 
@@ -54,17 +69,25 @@ class EvaluationRequest:
     style: tuple[str, ...] = ()
     max_false_answer_rate: float | None = None
     methods: tuple[Method, ...] = ()
+    quantizations: tuple[str, ...] = ()
+    judge: str = ""
+    judge_model: str = ""
     identity: str = ""
+    title: str = "Which arm answers best"
+    repeat_with: str = ""
 
     @property
     def command(self) -> str:
         """Return the command line that repeats this evaluation, "" if its questions are in no file."""
-        if not self.questions_file:
-            return ""
+        if self.repeat_with or not self.questions_file:
+            return self.repeat_with
         words = ["--top-k", str(self.top_k)]
         words += ["--arms", ",".join(self.arms)] if self.arms else []
         words += ["--adapter", self.adapter] if self.adapter else []
         words += ["--retrievers", ",".join(self.methods)] if self.methods else []
+        words += ["--quantizations", ",".join(self.quantizations)] if self.quantizations else []
+        words += ["--judge", self.judge] if self.judge else []
+        words += ["--judge-model", self.judge_model] if self.judge_model else []
         words += ["--collection", self.collection] if self.collection != "default" else []
         rate = self.max_false_answer_rate
         words += [] if rate is None else ["--max-false-answer-rate", f"{rate:g}"]
@@ -108,7 +131,7 @@ def plan(workspace: Workspace, request: EvaluationRequest) -> Setup:
     """
     model = workspace.model
     chosen = choose_arms(workspace.store, model, request.arms, request.adapter, request.collection)
-    arms = with_methods(chosen, request.methods)
+    arms = varied(workspace, chosen, request)
     passages = any(arm.passages for arm in arms)
     generation = workspace.retriever.generation(request.collection) if passages else None
     if passages and generation is None:
@@ -127,7 +150,18 @@ def plan(workspace: Workspace, request: EvaluationRequest) -> Setup:
         unsupported=str(workspace.settings.unsupported),
         engine=str(workspace.settings.engine_url or ""),
         prompt=prompt_version(workspace.store.houses.current(request.collection).instructions),
+        quantization=file_type(model.meta),
     )
+
+
+def varied(workspace: Workspace, arms: Sequence[Arm], request: EvaluationRequest) -> tuple[Arm, ...]:
+    """Return the arms once for each quantization and search method that is wanted.
+
+    Raises:
+        As ``with_methods``, ``quantizations`` and ``with_quantizations``.
+    """
+    kinds = quantizations(workspace, request.quantizations)
+    return with_quantizations(with_methods(arms, request.methods), kinds)
 
 
 def calibrated(workspace: Workspace, arms: Sequence[Arm], request: EvaluationRequest) -> dict[str, str]:
@@ -140,7 +174,7 @@ def calibrated(workspace: Workspace, arms: Sequence[Arm], request: EvaluationReq
     kept, rate = workspace.answerer.calibrations, request.max_false_answer_rate
     found: dict[str, str] = {}
     missing: CalibrationMissing | None = None
-    for arm in arms:
+    for arm in filter(can_calibrate, arms):
         wanted = kept.fitting(arm, request.collection, request.top_k, arm.method)
         try:
             held = kept.require(arm, wanted)
@@ -165,19 +199,27 @@ def evaluate(workspace: Workspace, request: EvaluationRequest, report: Report) -
         Everything ``plan`` and ``compare`` raise.
     """
     check_questions(request.questions)
+    check_askable(request.questions, workspace.settings.max_question_chars)
     check_examples(request.style)
     setup = plan(workspace, request)
+    if request.judge:
+        find_judge(workspace.settings, workspace.model, request.judge, request.judge_model)
     folder = request.out or workspace.state.reports / f"compare-{run_id(request.questions, setup)[:12]}"
     identity = request.identity or uuid.uuid4().hex
     fresh = identity if request.fresh else None
-    comparison = compare(SharingAnswerer(workspace), request.questions, setup, folder, report, fresh=fresh)
+    with QuantizedAnswers(workspace) as answers:
+        comparison = compare(answers, request.questions, setup, folder, report, fresh=fresh)
     if request.style:
         style = style_summary(request.style, comparison.outcomes)
         comparison = replace(comparison, result={**comparison.result, "style": style})
     comparison = _with_similarity(workspace, comparison, request.collection)
+    if request.judge:
+        found = _judged(workspace, request, comparison, folder, report)
+        comparison = replace(comparison, result={**comparison.result, "judge": found})
     comparison = replace(comparison, result=_named(workspace, request, setup, comparison.result))
     stored = dict(comparison.result) | {"id": identity, "folder": str(folder), "created_at": time.time()}
-    write_reports(comparison, folder, command=request.command, lineage=_lineage(workspace, setup, stored))
+    lineage = _lineage(workspace, setup, stored)
+    write_reports(comparison, folder, title=request.title, command=request.command, lineage=lineage)
     if not request.identity or not _stored(workspace, identity):  # else a run before this one was stopped at its end
         workspace.store.evaluations.add(identity, stored, request.collection)
     return Evaluation(identity, folder, comparison)
@@ -193,6 +235,20 @@ def _with_similarity(workspace: Workspace, comparison: Comparison, collection: s
         for arm, figures in comparison.result["arms"].items()
     }
     return replace(comparison, result={**comparison.result, "arms": arms, "memory_mb": _memory_mb(workspace)})
+
+
+def _judged(
+    workspace: Workspace, request: EvaluationRequest, comparison: Comparison, folder: Path, report: Report
+) -> dict[str, Any]:
+    """Return what the judge says; a judge that does not answer leaves all unscored, with the reason."""
+    url, name = request.judge, request.judge_model
+    unreachable = find_judge(workspace.settings, workspace.model, url, name)
+    if unreachable:
+        return {"model": name or None, "pairs": {}, "unscored": unreachable}
+    with open_judge(workspace.settings, url, name) as judge:
+        path = folder / "judgments.jsonl"
+        found = judge_answers(judge, comparison.questions, comparison.outcomes, path, report)
+    return {**found, "unscored": None}
 
 
 def _memory_mb(workspace: Workspace) -> float | None:

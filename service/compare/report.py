@@ -41,8 +41,9 @@ class Figure:
     note: str
 
 
-@lru_cache(maxsize=1)
-def _template() -> Template:
+@lru_cache(maxsize=4)
+def template(name: str) -> Template:
+    """Return a page's template, which escapes all that it is given."""
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -51,7 +52,7 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda rate: "–" if rate is None else f"{100 * rate:.0f} %"
-    return environment.get_template(_TEMPLATE)
+    return environment.get_template(name)
 
 
 def _questions(
@@ -136,6 +137,14 @@ def figures(result: Mapping[str, Any]) -> list[Figure]:
     return [*found, Figure("median time", f"{row['latency_ms_p50'] / 1000:.1f} s", p95)]
 
 
+def labels(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the quantization and the search of each arm, of what is not the same for all."""
+    several = [
+        name for name in ("quantization", "method") if len({row.get(name) for row in arms.values()} - {None}) > 1
+    ]
+    return {arm: ", ".join(row[name] for name in several if row.get(name)) for arm, row in arms.items()}
+
+
 def _charts(comparison: Comparison, favoured: str) -> dict[str, Markup]:
     """Return the charts; those that have nothing to show are left out. Names in them are escaped by matplotlib."""
     points = arm_points(whole_arms(comparison.result), favoured)
@@ -170,7 +179,7 @@ def render_report(
     """
     result = comparison.result
     favoured = favoured_arm(result)
-    return _template().render(
+    return template(_TEMPLATE).render(
         sides=lambda name: " − ".join(_sides(name, result["arms"])),
         title=title,
         command=command,
@@ -178,6 +187,7 @@ def render_report(
         favoured=favoured,
         headline=headline(result),
         figures=figures(result),
+        labels=labels(result["arms"]),
         charts=_charts(comparison, favoured),
         cases=instructive(comparison.questions, comparison.outcomes, favoured),
         rows=_questions(comparison.questions, comparison.outcomes),
@@ -198,11 +208,12 @@ def outcomes_csv(comparison: Comparison) -> str:
             asked = (arm, question.id, question.origin, question.question, accepted, question.answerable)
             scored = (outcome.text, outcome.abstained, f"{outcome.f1:.2f}", outcome.em)
             rest = (outcome.contained, f"{outcome.latency_ms:.1f}", outcome.adapter or "", outcome.error)
-            writer.writerow([_cell(value) for value in (*asked, *scored, *rest)])
+            writer.writerow([cell(value) for value in (*asked, *scored, *rest)])
     return out.getvalue()
 
 
-def _cell(value: object) -> object:
+def cell(value: object) -> object:
+    """Return a value for a CSV that no spreadsheet takes for a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 

@@ -102,6 +102,18 @@ def fit_router(
     return {**found, "held_out": held_out}
 
 
+def oracle(outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, Any]:
+    """Return how much a perfect router could gain: mean F1 (0-100) of the best single arm, and of each question's best.
+
+    Args:
+        outcomes: every arm's outcomes over the same questions.
+    """
+    f1 = {arm: np.array([row.f1 for row in rows]) for arm, rows in outcomes.items()}
+    best = max(f1, key=lambda arm: float(f1[arm].mean()))
+    means = float(f1[best].mean()), float(np.max(list(f1.values()), axis=0).mean())
+    return {"best_single": best, "best_single_f1": means[0], "f1": means[1]}
+
+
 def _off(reason: str) -> dict[str, Any]:
     return {"enabled": False, "reason": reason, "held_out": None}
 

@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from data.errors import (
     AdapterInert,
@@ -31,9 +31,10 @@ from data.records import METHODS, Answer, Method, Model, Progress, Question, con
 from data.state import map_os_error, write_atomic
 from service.answerer import AskRequest
 from service.arms import Arm, find_adapter, resolve_arm, resolve_mode
+from service.calibration.calibration import ANSWER_TOKENS
 from service.compare.outcomes import Outcome, OutcomeFile, failed, score_answer
 from service.compare.result import Comparison, summarize, summarize_failed
-from service.compare.router import fit_router
+from service.compare.router import fit_router, oracle
 from service.promotion import check_base
 
 if TYPE_CHECKING:
@@ -41,13 +42,15 @@ if TYPE_CHECKING:
 
 READER = "reader"
 """Name of the starter adapter that is shown as a row of its own."""
-MAX_TOKENS = 48
+MAX_TOKENS = ANSWER_TOKENS
 """Enough for any short answer with its mark; the same for every arm."""
 GIVE_UP = 5
 """Questions in a row on which an arm fails before it is asked no more: one bad question must not end it."""
 _LASTING = (UnknownAdapter, BaseModelMismatch, AdapterInert, InvalidModel)
 """Errors of an arm, not of a question: the next question would meet them too."""
 _RECENT = 32
+MOST_ARMS = 48
+"""Every two are compared, so that the work grows with the square."""
 
 
 class Answers(Protocol):
@@ -80,6 +83,7 @@ class Setup:
     """What a comparison runs with; equal setups over equal questions share their answers.
 
     ``calibrations`` are the ids of those that fit, by arm name; ``max_false_answer_rate`` is kept by these arms.
+    ``quantization`` is that of the model as it is served, None where it is not known.
     """
 
     arms: tuple[Arm, ...]
@@ -94,11 +98,20 @@ class Setup:
     rerank: str = "off"
     unsupported: str = "mark"
     engine: str = ""
+    quantization: str | None = None
     prompt: str = field(default_factory=prompt_version)
 
     def rate(self, arm: Arm) -> float | None:
         """Return the share of false answers that an arm keeps to, None where it answers as it likes."""
         return self.max_false_answer_rate if arm.name in self.calibrations else None
+
+    def labels(self, arm: Arm) -> dict[str, Any]:
+        """Return what an arm was run with that its name need not say."""
+        return {
+            "max_false_answer_rate": self.rate(arm),
+            "method": arm.method if arm.passages else None,
+            "quantization": arm.quantization or self.quantization,
+        }
 
 
 def check_questions(questions: Sequence[Question]) -> None:
@@ -144,6 +157,24 @@ def with_methods(arms: Sequence[Arm], methods: Sequence[Method]) -> tuple[Arm, .
             *(replace(arm, name=f"{arm.name}:{method}", method=method) for method in others if arm.passages),
         )
     )
+
+
+def with_quantizations(arms: Sequence[Arm], kinds: Mapping[str, str]) -> tuple[Arm, ...]:
+    """Return the arms once for each quantization: ``kinds`` says what to put behind the name, and the type.
+
+    Raises:
+        InvalidRequest: that makes more than ``MOST_ARMS``.
+    """
+    found = tuple(
+        replace(arm, name=arm.name + suffix, quantization=kind) for suffix, kind in kinds.items() for arm in arms
+    )
+    if len(found) > MOST_ARMS:
+        raise InvalidRequest(
+            "So many arms cannot be compared at once",
+            got=f"{len(found)} arms",
+            wanted=f"at most {MOST_ARMS}: arms times quantizations times search methods",
+        )
+    return found
 
 
 def choose_arms(
@@ -227,7 +258,7 @@ def compare(
     failures = Failures()
     started = time.perf_counter()
     with OutcomeFile(path, run_id(questions, setup)) as kept:
-        requests = [(question, arm, _request(question, arm, setup)) for question in questions for arm in setup.arms]
+        requests = _requests(questions, setup)
         for done in ask_all(answers, requests, kept, "compare", failures):
             report(done)
         found = dict(kept.kept)
@@ -244,11 +275,23 @@ def compare(
     }
     result["seconds"]["statistics"] = time.perf_counter() - started
     for arm in setup.arms:
-        result["arms"][arm.name]["max_false_answer_rate"] = setup.rate(arm)
+        result["arms"][arm.name] |= setup.labels(arm)
     calibrations = {arm: each for arm, each in setup.calibrations.items() if arm in outcomes}
-    result["router"] = fit_router(outcomes, questions, calibrations)
+    result["router"] = fit_router(outcomes, questions, calibrations) | {"oracle": oracle(outcomes)}
     result |= {"model": setup.model, "collection": setup.collection, "index_generation": setup.index_generation}
     return Comparison(tuple(questions), outcomes, result)
+
+
+def _requests(questions: Sequence[Question], setup: Setup) -> list[tuple[Question, Arm, AskRequest]]:
+    """Return what is asked, in order: one quantization after the other, in each the arms in turn for every question."""
+    kinds = dict.fromkeys(arm.quantization for arm in setup.arms)
+    return [
+        (question, arm, request_of(question, arm, setup))
+        for kind in kinds
+        for question in questions
+        for arm in setup.arms
+        if arm.quantization == kind
+    ]
 
 
 def _begin_anew(path: Path, name: str) -> None:
@@ -288,7 +331,8 @@ def ask_all(
         yield Progress(total - len(todo) + position, total, "answers", left, stage, {"arm": arm.name})
 
 
-def _request(question: Question, arm: Arm, setup: Setup) -> AskRequest:
+def request_of(question: Question, arm: Arm, setup: Setup) -> AskRequest:
+    """Return how a comparison asks a question of an arm."""
     return AskRequest(
         question.question,
         collection=setup.collection,

@@ -131,6 +131,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def sign_test(wins: int, losses: int) -> float:
+    """Return the exact two-sided p-value of so many wins and losses if both were equally likely; ties do not count."""
+    return float(binomtest(wins, wins + losses, 0.5).pvalue) if wins + losses else 1.0
+
+
 def mcnemar(a_right: Sequence[bool], b_right: Sequence[bool]) -> float:
     """Return the exact two-sided McNemar p-value: a binomial test on the questions they split on."""
     only_a = sum(a and not b for a, b in zip(a_right, b_right, strict=True))

@@ -9,6 +9,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from service.compare.preferences import preference_line
+
 _COLUMNS = ("arm", "F1", "95 %", "EM", "contains", "abstains", "cites", "p50 ms", "errors")
 
 
@@ -42,7 +44,7 @@ def comparison_table(result: Mapping[str, Any]) -> RenderableType:
         table.add_row(*_row(arm, figures), style="bold" if arm == best else "")
     notes = [
         *(*_warnings(result), *_adapters(result), *_differences(result)),
-        *(*_confidence(result), *_style(result)),
+        *(*_confidence(result), *_style(result), *_judge(result)),
     ]
     return Group(table, *notes, Text(), Text(result["verdict"], style="bold"))
 
@@ -112,6 +114,26 @@ def _style(result: Mapping[str, Any]) -> list[Text]:
         shown += f"facts +{facts['gained']} -{facts['lost']}, McNemar p {facts['p']:.2g}"
         lines.append(Text(f"{name:<18} {shown}", "dim"))
     return lines
+
+
+def _judge(result: Mapping[str, Any]) -> list[Text]:
+    """Return whom the judge prefers, and what it could not score; nothing where none was asked."""
+    judge = result.get("judge")
+    if judge is None:
+        return []
+    if judge["unscored"]:
+        return [Text(f"Unscored by the judge: {judge['unscored']}", "red")]
+    lines = [Text(), Text(f"Judge {judge['model']}, each pair of answers in both orders:")]
+    for name, found in judge["pairs"].items():
+        agreed = f"; the orders agree on {_percent(found['agreement'])}"
+        unscored = ", ".join(f"{n} {reason}" for reason, n in found["unscored"].items())
+        lines.append(Text(preference_line(*_two(name, result["arms"]), found) + agreed))
+        lines += [Text(f"{name}: unscored {unscored}", "red")] if unscored else []
+    return lines
+
+
+def _two(name: str, arms: Mapping[str, Any]) -> tuple[str, str]:
+    return next((a, b) for a in arms for b in arms if f"{a}-{b}" == name)
 
 
 def _interval(figures: Mapping[str, Any]) -> str:

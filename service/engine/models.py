@@ -9,6 +9,7 @@ serving or training.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data import hub
-from data.errors import InvalidModel, UnknownModel
-from data.model_files import STARTER, files_sha256, source_files, starter_gguf
+from data.errors import InvalidModel, InvalidRequest, UnknownModel
+from data.model_files import FILE_TYPES, STARTER, file_type, files_sha256, source_files, starter_gguf
 from data.protocols import Report
 from data.records import Model, content_id
 from data.state import StateDirectory, write_atomic
@@ -126,6 +127,29 @@ class ModelRegistry:
         served.unlink()
         return made
 
+    def quantized(self, model: Model, kind: str) -> Model:
+        """Return ``model`` as it is served in another type, made from its weights at the first call and then kept.
+
+        What the weights were rounded to before stays lost. The model itself where it is served in that type.
+
+        Args:
+            model: a resolved one.
+            kind: one of ``data.model_files.FILE_TYPES``.
+
+        Raises:
+            InvalidRequest: no such type.
+            InvalidModel, InsufficientStorage: the file cannot be made.
+        """
+        if kind not in FILE_TYPES:
+            raise InvalidRequest("No such quantization", got=kind, wanted=", ".join(FILE_TYPES))
+        if kind == file_type(model.meta):
+            return model
+        file = self._state.models("quantized") / f"{model.sha256[:32]}.{kind}.gguf"
+        if not file.exists():
+            self._write(file, Path(model.weights), kind)
+        facts = inspect(file)
+        return replace(model, gguf=str(file), architecture=facts.pop("architecture"), meta=facts)
+
     def tuning(self, model: Model) -> Tuning | None:
         """Return how ``model`` is served fastest on this machine, None where that was not measured."""
         return tuning.load(self._tuning_file(model), model)
@@ -191,15 +215,18 @@ class ModelRegistry:
     def _served_file(self, folder: Path, weights: Path, served_type: str | None) -> Path:
         if served_type is None:
             return weights
-        served = folder / f"{_slug(weights.stem)}.{served_type}.gguf"
+        return self._write(folder / f"{_slug(weights.stem)}.{served_type}.gguf", weights, served_type)
+
+    def _write(self, served: Path, weights: Path, served_type: str) -> Path:
+        """Write ``weights`` (a GGUF or a folder) in another type."""
         n_threads = self._settings.n_threads
         if weights.is_file():
             return quantize(weights, served, served_type, n_threads=n_threads)
         from finetune.convert import hf_to_gguf
         from finetune.vocabulary_check import check_vocabulary
 
-        converted = folder / "converted.f16.gguf"
-        folder.mkdir(parents=True, exist_ok=True)
+        converted = served.with_name(f"converted.{os.getpid()}.f16.gguf")
+        served.parent.mkdir(parents=True, exist_ok=True)
         try:
             hf_to_gguf(weights, converted)
             check_vocabulary(weights, converted)

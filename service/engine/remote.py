@@ -44,8 +44,16 @@ _TOO_LONG = re.compile(
 _FULL = re.compile(r"maximum pending requests|server busy")
 
 _REFUSALS: dict[int, tuple[type[RagtuneError], str, str]] = {
-    401: (Unauthorized, "The server refuses the API key", "Set RAGTUNE_ENGINE_API_KEY, or RAGTUNE_TEACHER_API_KEY."),
-    403: (Unauthorized, "The server refuses the API key", "Set RAGTUNE_ENGINE_API_KEY, or RAGTUNE_TEACHER_API_KEY."),
+    401: (
+        Unauthorized,
+        "The server refuses the API key",
+        "Set RAGTUNE_ENGINE_API_KEY (or ..._TEACHER_..., ..._JUDGE_...).",
+    ),
+    403: (
+        Unauthorized,
+        "The server refuses the API key",
+        "Set RAGTUNE_ENGINE_API_KEY (or ..._TEACHER_..., ..._JUDGE_...).",
+    ),
     404: (UnknownModel, "The server knows no such model or route", "Most servers want an address that ends in /v1."),
     408: (EngineTimeout, "The server did not answer in time", ""),
     504: (EngineTimeout, "The server did not answer in time", ""),

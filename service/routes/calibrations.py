@@ -11,7 +11,7 @@ from service.access import wants
 from service.calibration.calibrate import plan
 from service.calibration.views import calibration_view
 from service.deps import IdempotencyKey, RunnerDep, WorkspaceDep, accepted
-from service.schemas import CalibrationBody
+from service.measuring_schemas import CalibrationBody
 from service.work.calibrate import request_from
 
 router = APIRouter(prefix="/calibrations", tags=["evaluations"], dependencies=[wants("train")])

@@ -9,15 +9,16 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, JSONResponse
 
-from data.errors import NoQuestions, UnknownEvaluation, UnknownJob
+from data.errors import InvalidRequest, NoQuestions, UnknownEvaluation, UnknownJob
 from service import api_models as models
 from service.access import wants
 from service.answerer import check_collection
-from service.compare.evaluation import calibrated, questions_for_arms
-from service.compare.run import check_questions, choose_arms, with_methods
+from service.compare.evaluation import calibrated, questions_for_arms, varied
+from service.compare.run import check_questions, choose_arms
 from service.compare.style import check_examples
 from service.deps import IdempotencyKey, RunnerDep, WorkspaceDep, accepted
-from service.schemas import EvaluationBody
+from service.measuring_schemas import EvaluationBody
+from service.questions import check_askable
 from service.work.evaluate import question_from, request_from
 from service.workspace import Workspace
 
@@ -31,17 +32,30 @@ def create_evaluation(
     """Compare the arms over the questions, as a job; its id also names the evaluation."""
     check_collection(workspace.store, body.collection)
     check_examples(body.style)
-    inputs = body.model_dump(exclude={"origins"})
+    inputs = body.model_dump(exclude={"origins"}) | {"judge": _judge(workspace) if body.judge else ""}
     arms = choose_arms(workspace.store, workspace.model, body.arms, body.adapter, body.collection)
-    with_methods(arms, body.methods)
+    arms = varied(workspace, arms, request_from(inputs))
     stored = questions_for_arms(workspace, inputs, body.origins) if body.origins else []
     inputs["questions"] = [*inputs["questions"], *map(asdict, stored)]
     if not inputs["questions"]:
         raise NoQuestions("There are no questions to evaluate on", hint='Send "questions", or "origins".')
-    check_questions([question_from(question) for question in inputs["questions"]])
+    questions = [question_from(question) for question in inputs["questions"]]
+    check_questions(questions)
+    check_askable(questions, workspace.settings.max_question_chars)
     if body.max_false_answer_rate is not None:
         calibrated(workspace, arms, request_from(inputs))
     return accepted(workspace, runner, "evaluate", inputs, idempotency_key)
+
+
+def _judge(workspace: Workspace) -> str:
+    """Return the operator's judge: a URL from a request would make this server call any address."""
+    if not workspace.settings.judge_url:
+        raise InvalidRequest(
+            "No judge is configured here",
+            wanted="an OpenAI-compatible server with another model",
+            hint="The operator names one with RAGTUNE_JUDGE_URL (and RAGTUNE_JUDGE_MODEL, RAGTUNE_JUDGE_API_KEY).",
+        )
+    return workspace.settings.judge_url
 
 
 @router.get("", responses={200: {"model": models.EvaluationList}})

@@ -17,8 +17,9 @@ from service.compare.run import check_questions
 from service.compare.style import check_examples
 from service.deps import ActorDep, IdempotencyKey, RunnerDep, WorkspaceDep, accepted
 from service.loop import PROPOSALS
+from service.measuring_schemas import EvaluationQuestion
 from service.routes.adapters import checked_recipe
-from service.schemas import Body, EvaluationQuestion
+from service.schemas import Body
 from service.work.evaluate import question_from
 
 router = APIRouter(prefix="/loop", tags=["adapters"])

@@ -354,6 +354,15 @@ export const evaluations = {
   report: async (evaluationId) => (await send(`/v1/evaluations/${id(evaluationId)}/report`)).blob(),
 };
 
+export const blind = {
+  /** @param {{question: string, collection: string, arms: string[]}} body @param {AbortSignal} [signal] */
+  start: (body, signal) => post('/v1/blind', body, signal),
+  /** @param {string} trialId @param {'A' | 'B' | 'tie'} vote */
+  vote: (trialId, vote) => post(`/v1/blind/${id(trialId)}/vote`, { vote }),
+  /** @param {string} collection @param {AbortSignal} [signal] */
+  standings: (collection, signal) => get(`/v1/blind${query({ collection })}`, signal),
+};
+
 export const access = {
   /** @param {AbortSignal} [signal] @returns {Promise<{keys: any[]}>} */
   list: (signal) => get('/v1/keys', signal),

@@ -2,8 +2,8 @@
 
 Inputs: ``questions``, ``arms``, ``adapter``, ``collection``, ``top_k``, ``max_tokens``, ``out`` (a
 folder of one's own), ``fresh``, ``questions_file`` (named in the report), ``style`` (answers of the house),
-``max_false_answer_rate``, ``methods`` (of search), ``job_id`` (names the evaluation, so that a stopped job goes on
-with it).
+``max_false_answer_rate``, ``methods`` (of search), ``quantizations`` (of the base model), ``judge`` (its URL),
+``judge_model``, ``job_id`` (names the evaluation, so that a stopped job goes on with it).
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ def request_from(inputs: dict[str, Any]) -> EvaluationRequest:
         style=tuple(inputs.get("style", ())),
         max_false_answer_rate=inputs.get("max_false_answer_rate"),
         methods=tuple(inputs.get("methods", ())),
+        quantizations=tuple(inputs.get("quantizations", ())),
+        judge=inputs.get("judge") or "",
+        judge_model=inputs.get("judge_model", ""),
         identity=inputs.get("job_id", ""),
     )
 

@@ -111,6 +111,18 @@ def test_an_answer_under_the_threshold_is_withheld(statues):
     assert ask(statues, 20, 1.0).text == "1720"
 
 
+def test_an_answer_unlike_those_calibrated_on_in_length_has_no_confidence(statues, generator):
+    calibrated(statues)
+    generator.reply = lambda request: reply(request) + " and more" * 60
+    assert ask(statues, 1, max_tokens=48).confidence is not None, "cut where the calibration's answers were"
+    assert ask(statues, 1).confidence is None, "longer than any it was fitted on"
+    assert ask(statues, 1, max_tokens=10).confidence is None, "cut where none of them was"
+    withheld = ask(statues, 1, 0.3)
+    assert (withheld.abstained_by, withheld.confidence) == ("confidence", None)
+    generator.reply = reply
+    assert ask(statues, 1, max_tokens=10).confidence == ask(statues, 1).confidence, "short enough either way"
+
+
 def test_a_stream_shows_nothing_of_an_answer_that_is_withheld(statues):
     calibrated(statues)
     request = AskRequest("When was statue 20 cast?", mode="rag", max_false_answer_rate=0.1)

@@ -230,6 +230,15 @@ def test_evaluate_retrieval(shell, tmp_path):
     assert "lexical" in shell(*words, "--methods", "lexical").stdout
     shell(*words, "--methods", "magic", code=2)
     shell("evaluate", "retrieval", "--corpus", tmp_path / "absent", "--queries", queries, "--qrels", qrels, code=2)
+    shell(*words, "--out", tmp_path / "report", code=2)
+
+
+def test_evaluate_retrieval_writes_a_report_of_one_s_own_questions(filled, questions, tmp_path):
+    out = tmp_path / "report"
+    words = ("evaluate", "retrieval", "--questions", questions, "--methods", "lexical,dense", "--out", out)
+    assert set(filled.json(*words)["methods"]) == {"dense", "lexical"}
+    assert sorted(path.name for path in out.iterdir()) == ["index.html", "ranks.csv", "result.json"]
+    assert "ragtune evaluate retrieval --questions" in (out / "index.html").read_text()
 
 
 def test_compare_writes_a_report_and_prints_the_verdict(filled, questions, generator, tmp_path):

@@ -73,12 +73,24 @@ def test_each_arm_is_scored_on_every_question(tuned, tmp_path):
     assert set(arms["base"]["unscored"]) == {"ece", "aurc", "risk_coverage", "groundedness", "citation_precision"}
     assert arms["rag"]["completion_tokens"] == 2.0
     assert "two calibrated arms" in result["router"]["reason"]
+    assert result["router"]["oracle"] == {"best_single": "combined", "best_single_f1": 100.0, "f1": 100.0}
+    assert {row["method"] for row in arms.values()} == {None, "hybrid"}
     assert arms["combined"]["adapter"] == "house@1"
     assert result["difference"]["combined-rag"]["f1"] == 75.0
     assert {"combined-base", "combined-tuned", "tuned-rag", "rag-base"} <= set(result["difference"])
     assert "not decisive" in result["verdict"]  # four questions decide nothing
     assert result["recommendation"] is None
     assert result["seconds"]["answers"] > 0
+
+
+def test_the_report_has_the_title_and_the_command_that_are_wanted(tuned, tmp_path):
+    done = run(tuned, tmp_path, arms=("rag", "base"), title="Orrin", repeat_with="python -m again")
+    page = (done.folder / "index.html").read_text()
+    assert "<h1>Orrin" in page
+    assert "Repeat it with <code>python -m again</code>" in page
+    assert "An oracle that took each question" in page
+    oracle = done.result["router"]["oracle"]
+    assert (oracle["best_single_f1"], oracle["f1"]) == (25.0, 50.0), "each is right where the other is not"
 
 
 def test_citations_are_scored_by_whether_the_passage_holds_an_answer(tuned, tmp_path, generator):

@@ -50,12 +50,33 @@ def test_an_evaluation_measures_the_style_of_a_house(client, indexed):
         ({"collection": "no"}, 404, "unknown-collection"),
         ({"question": []}, 422, "invalid-request"),
         ({"style": ["Yes.", "No."]}, 422, "invalid-request"),
+        ({"questions": [{**QUESTIONS[0], "question": " "}]}, 422, "question-invalid"),
+        ({"questions": [QUESTIONS[1], {**QUESTIONS[0], "question": "why " * 30_000}]}, 422, "question-invalid"),
     ],
 )
 def test_evaluations_that_are_refused_at_once(client, changes, status, kind):
     response = start(client, **changes)
     assert (response.status_code, response.json()["type"]) == (status, kind)
     assert client.get("/v1/jobs").json()["jobs"] == []
+
+
+def test_a_question_that_cannot_be_asked_is_named_and_no_calibration_queued(client):
+    for text in ("", "why " * 30_000):
+        response = client.post(
+            "/v1/calibrations", json={"questions": [{**QUESTIONS[0], "question": text}], "mode": "rag"}
+        )
+        assert (response.status_code, response.json()["type"]) == (422, "question-invalid")
+        assert "q1" in response.json()["got"]
+    assert client.get("/v1/jobs").json()["jobs"] == []
+
+
+def test_fresh_asks_again_what_was_answered(client, indexed, generator):
+    assert run_job(indexed, start(client).json()["job_id"]).status == "succeeded"
+    asked = len(generator.requests)
+    assert run_job(indexed, start(client).json()["job_id"]).status == "succeeded"
+    assert len(generator.requests) == asked
+    assert run_job(indexed, start(client, fresh=True).json()["job_id"]).status == "succeeded"
+    assert len(generator.requests) == 2 * asked
 
 
 def test_unknown_evaluations(client, indexed):

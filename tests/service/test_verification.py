@@ -50,6 +50,13 @@ def test_a_claim_is_borne_out_by_its_words_names_and_numbers(claim, text, quote)
         ("Opened in 1889 [2], the wall is 两万多公里 [1].", "Opened in 1889 [1], the wall is 两万多公里 [2]."),
         ("它全长两万多公里。 [1]明朝曾大修。 [1]", "它全长两万多公里。 [2]明朝曾大修。 [2]"),
         ("rows[1] is the second", "rows[1] is the second"),
+        ("它全长两万多公里[1]。明朝曾大修[2]。", "它全长两万多公里[2]。明朝曾大修[2]。"),
+        ("清朝大修[2]。", "清朝大修。"),
+        ("它全长两万多公里。[1]明朝曾大修。", "它全长两万多公里。[2]明朝曾大修。"),
+        ("1889[2]", "1889[1]"),
+        ("Opened in 1889[2][1].", "Opened in 1889[1]."),
+        ("1901[1]", "1901"),
+        ("the array x2[1], v1.2[1] and rows[1][2]", "the array x2[1], v1.2[1] and rows[1][2]"),
         ("no mark", "no mark"),
     ],
 )
@@ -61,11 +68,21 @@ def test_a_mark_stands_only_where_its_passage_bears_the_claim_out(written, shown
     assert marks == shown
 
 
+def test_a_tight_mark_s_sentence_is_tied_and_cited():
+    text = "它全长两万多公里[2]。清朝大修[2]。"
+    found = verify(text, passages(TOWER, WALL), "keep")
+    assert [(text[s.start : s.end], s.supported) for s in found.sentences] == [
+        ("它全长两万多公里[2]。", True),
+        ("清朝大修[2]。", False),
+    ]
+    assert [citation.n for citation in found.citations] == [2]
+
+
 def _pieces(text: str) -> list[str]:
     """Cut a text anywhere but within a mark or before one, as the stream does."""
     import re
 
-    return re.findall(r"(?:\s+\[\d+\])|\s+|[^\s]", text)
+    return re.findall(r"(?:\s*\[\d+\])|\s+|[^\s]", text)
 
 
 def test_each_sentence_is_tied_to_a_span_of_its_document():

@@ -12,19 +12,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from data.errors import InvalidModel, InvalidRequest
+from data.model_files import FILE_TYPES
 from service.engine.llama.backend import check_magic, clear_log, load_error
 
-_FTYPES = {  # enum llama_ftype in llama.h
-    "f16": 1,
-    "q4_0": 2,
-    "q4_1": 3,
-    "q8_0": 7,
-    "q4_k_m": 15,
-    "q5_k_m": 17,
-    "q6_k": 18,
-    "bf16": 32,
-}
-QUANTIZATIONS = tuple(_FTYPES)
+QUANTIZATIONS = tuple(FILE_TYPES)
 
 
 def quantize_file(
@@ -38,11 +29,11 @@ def quantize_file(
         InvalidModel: ``source`` or ``importance`` is damaged, or they do not belong together.
         InvalidRequest: ``quantization`` is unknown.
     """
-    if quantization not in _FTYPES:
-        raise InvalidRequest("Unknown quantization", got=quantization, wanted=", ".join(_FTYPES))
+    if quantization not in FILE_TYPES:
+        raise InvalidRequest("Unknown quantization", got=quantization, wanted=", ".join(FILE_TYPES))
     check_magic(source)
     parameters = llama_cpp.llama_model_quantize_default_params()
-    parameters.ftype = _FTYPES[quantization]
+    parameters.ftype = FILE_TYPES[quantization]
     parameters.nthread = n_threads
     parameters.allow_requantize = True
     entries = None if importance is None else _Entries(importance)

@@ -1,8 +1,9 @@
 /** *Compare*: one question through several arms and adapters, side by side as they are written. */
 
-import { ask, isAbort } from '../api.js';
+import { ask, blind, isAbort } from '../api.js';
 import { armHelp, armName, offered } from '../components/arms.js';
 import { answerFacts, answerText, citationList, passageList } from '../components/answer.js';
+import { runBlind, standings } from '../components/blind.js';
 import { problemBox } from '../components/problem.js';
 import { announce, append, button, checkbox, field, fill, form, h } from '../dom.js';
 import { t } from '../i18n.js';
@@ -16,6 +17,8 @@ export default async function comparePage(view) {
     ...arms.filter((arm) => arm !== 'auto').map((arm) => ({ label: armName(arm), ask: { mode: arm } })),
     ...adapters.map((name) => ({ label: name, ask: { mode: 'combined', adapter: name } })),
   ];
+  const blindly = checkbox(t('blind.mode'));
+  const isBlind = () => blindly.querySelector('input').checked;
   const boxes = choices.map((choice) => checkbox(choice.label, { checked: !('adapter' in choice.ask) }));
   const input = h(
     'textarea',
@@ -23,6 +26,7 @@ export default async function comparePage(view) {
     view.params.get('question') || '',
   );
   const results = h('div', { class: 'arms' });
+  const past = standings(await blind.standings(view.collection, view.signal));
   const send = h('button', { class: 'primary' }, t('compare.start'));
   let running = null;
   const stop = button(t('ask.stop'), () => running?.abort(), { hidden: true });
@@ -33,13 +37,28 @@ export default async function comparePage(view) {
     view.signal.addEventListener('abort', () => running.abort());
     [send.disabled, stop.hidden] = [true, false];
     const question = { question: input.value.trim(), collection: view.collection };
+    if (isBlind()) await blindRun(chosen, question);
+    else await openRun(chosen, question);
+    [send.disabled, stop.hidden] = [false, true];
+  };
+  const blindRun = async (chosen, question) => {
+    results.className = '';
+    const arms = chosen.map((choice) => choice.ask.adapter || choice.ask.mode);
+    try {
+      if (arms.length !== 2) fill(results, h('p', { class: 'hint', role: 'alert' }, t('blind.two')));
+      else await runBlind(results, { ...question, arms }, running.signal);
+    } catch (error) {
+      fill(results, isAbort(error) ? h('p', { class: 'hint' }, t('ask.stopped')) : problemBox(error));
+    }
+  };
+  const openRun = async (chosen, question) => {
+    results.className = 'arms';
     const columns = chosen.map((choice) => column(choice));
     fill(
       results,
       columns.map((each) => each.element),
     );
     await atOnce(columns.map((each) => () => each.run(question, running.signal)));
-    [send.disabled, stop.hidden] = [false, true];
     announce(t('compare.ready'));
   };
   append(view.main, [
@@ -47,10 +66,12 @@ export default async function comparePage(view) {
       run,
       field(t('ask.question'), input),
       h('fieldset', {}, h('legend', {}, t('compare.arms')), h('div', { class: 'row' }, boxes)),
+      h('div', { class: 'row' }, blindly),
       h('div', { class: 'row' }, send, stop),
       armHelp(),
     ),
     results,
+    past && h('details', {}, h('summary', {}, t('blind.past')), past),
   ]);
 }
 

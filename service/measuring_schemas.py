@@ -1,0 +1,71 @@
+"""The JSON that HTTP clients send to measure: evaluations, calibrations, blind comparisons. As ``schemas``, checked."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from data.records import Method
+from data.store import Vote
+from service.answerer import AskRequest
+from service.schemas import Body, Sampling
+
+
+class EvaluationQuestion(Body):
+    """One held-out question with every accepted answer."""
+
+    id: str
+    question: str
+    answers: list[str] = Field(default_factory=list)
+    answerable: bool = True
+    document: str | None = None
+    origin: str = Field("file", max_length=64)
+
+
+class EvaluationBody(Body):
+    """``POST /v1/evaluations``: the arms over held-out questions; ``style`` are answers written as the house does.
+
+    ``judge`` lets the operator's judge compare the answers; ``fresh`` asks again what an earlier run has answered.
+    ``origins`` adds stored questions: corrections ("feedback"), accepted pairs that were not trained on ("pairs").
+    """
+
+    questions: list[EvaluationQuestion] = Field(default_factory=list, max_length=10_000)
+    collection: str = "default"
+    arms: list[str] = Field(default_factory=list, max_length=16)
+    adapter: str | None = None
+    top_k: int = Field(4, ge=1, le=50)
+    style: list[str] = Field(default_factory=list, max_length=1000)
+    max_false_answer_rate: float | None = Field(None, gt=0, le=1)
+    origins: list[Literal["feedback", "pairs"]] = Field(default_factory=list, max_length=2)
+    methods: list[Method] = Field(default_factory=list, max_length=3)
+    quantizations: list[str] = Field(default_factory=list, max_length=4)
+    judge: bool = False
+    fresh: bool = False
+
+
+class CalibrationBody(Body):
+    """``POST /v1/calibrations``: learn what an arm's confidence means, from questions of known answers."""
+
+    questions: list[EvaluationQuestion] = Field(default_factory=list, max_length=10_000)
+    mode: str = "auto"
+    adapter: str | None = None
+    collection: str = "default"
+    top_k: int = Field(4, ge=1, le=50)
+
+
+class BlindBody(Sampling):
+    """``POST /v1/blind``: two arms, by mode or adapter; combined and rag, else rag and base, where none are named."""
+
+    question: str
+    arms: list[str] = Field(default_factory=list, max_length=2)
+
+    def ask(self) -> AskRequest:
+        """Return it as the answerer's request, without an arm."""
+        return self._ask(question=self.question)
+
+
+class VoteBody(Body):
+    """Which of a blind comparison's answers is better."""
+
+    vote: Vote
