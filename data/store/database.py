@@ -37,7 +37,7 @@ try:
 except ImportError:  # no wheel for this platform: the SQLite that Python links
     import sqlite3
 
-HEAD = "0008"
+HEAD = "0009"
 """Revision of the newest migration. A database that is there already needs no Alembic at all."""
 
 BUSY_TIMEOUT_S = 30.0
