@@ -111,9 +111,7 @@ def _warm(workspace: Workspace) -> None:
     except RagtuneError as error:
         log.warning("the engine is not ready: %s", error)
     try:
-        workspace.ingestor.status(
-            "default"
-        )  # loads what the page's first request for documents and index would wait for
+        workspace.ingestor.status("default")  # loads what the first request for the index would wait for
     except RagtuneError as error:
         log.warning("the index is not ready: %s", error)
 
