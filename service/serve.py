@@ -110,6 +110,10 @@ def _warm(workspace: Workspace) -> None:
         workspace.warm()
     except RagtuneError as error:
         log.warning("the engine is not ready: %s", error)
+    try:
+        workspace.ingestor.status("default")  # loads what the first request for the index would wait for
+    except RagtuneError as error:
+        log.warning("the index is not ready: %s", error)
 
 
 class _Server(uvicorn.Server):
