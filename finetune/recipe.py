@@ -127,6 +127,7 @@ class Recipe:
         self._require("max_steps", self.max_steps == -1 or self.max_steps >= 1, "-1, or at least 1")
         for name in ("warmup_steps", "weight_decay", "max_grad_norm", "seed", "early_stopping_patience"):
             self._require(name, getattr(self, name) >= 0, "at least 0")
+        self._require("seed", self.seed < 2**32, "below 2**32, where numpy's seeds end")
         self._require("loraplus_lr_ratio", 1 <= self.loraplus_lr_ratio <= 1000, "1 to 1000")
         self._require("eval_share", 0 <= self.eval_share <= 0.5, "0 to 0.5")
         self._check_initial_weights()

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 
 from data.errors import RagtuneError
 from service.access import KeyGuard
+from service.description import ERRORS, DescribedApp
 from service.guards import BodyGuard, HostGuard
 from service.metrics import Metrics, MetricsMiddleware
 from service.problems import invalid_request, problem
@@ -103,20 +104,21 @@ def create_app(workspace: Workspace, *, run_jobs: bool = True) -> FastAPI:
             await run_sync(runner.stop)
             await run_sync(sender.stop)
 
-    app = FastAPI(
+    app = DescribedApp(
         title="ragtune",
         version="1",
         description="Question answering over your own documents, tuned on them.",
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a path that is no route is refused, whatever it resembles
     )
     app.state.workspace, app.state.runner, app.state.metrics = workspace, runner, metrics
     app.state.shadow = shadow
     app.include_router(page.router)
-    app.include_router(health.router)
+    app.include_router(health.router, responses=ERRORS)
     for module in _ROUTERS:
-        app.include_router(module.router, prefix="/v1")
+        app.include_router(module.router, prefix="/v1", responses=ERRORS)
     if tools is not None:
         app.router.routes.extend(tools.routes)
     _add_guards(app, workspace, metrics, shadow)

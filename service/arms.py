@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from data.errors import InvalidRequest, NoLiveAdapter, UnknownAdapter, UnknownMode
+from data.numbers import whole_number
 from data.records import MODES, Adapter, Method, Mode, Model
 
 if TYPE_CHECKING:
@@ -92,12 +93,12 @@ def serving_adapter(store: Store, name: str) -> Adapter:
 def _split(store: Store, name: str) -> tuple[str, int | None]:
     bare, _, version = name.partition("@")
     known = {adapter.name for adapter in store.adapters.list()}
-    if bare not in known or (version and not version.isdigit()):
+    if bare not in known or (version and whole_number(version) is None):
         hint = did_you_mean(bare, known) or "List them with: ragtune adapters list"
         raise UnknownAdapter(
             "No such adapter", got=name, wanted=", ".join(sorted(known)) or "none exist yet", hint=hint
         )
-    return bare, int(version) if version else None
+    return bare, whole_number(version)
 
 
 def live_and_latest(

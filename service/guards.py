@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from data.errors import BodyTooLarge
+from data.numbers import MOST_DIGITS
 from service.replies import error_response, problem_response
 
 MULTIPART = frozenset(("/v1/documents", "/v1/documents/preview", "/v1/pairs/import", "/v1/adapters/import"))
@@ -71,8 +72,8 @@ class BodyGuard:
         Raises:
             BodyTooLarge: at the first byte over the limit.
         """
-        if declared.isdecimal() and int(declared) > self._max_bytes:
-            raise self._too_large(f"{declared} bytes")
+        if declared.isdecimal() and (len(declared) > MOST_DIGITS or int(declared) > self._max_bytes):
+            raise self._too_large(f"{declared[:50]} bytes")
         messages: list[Message] = []
         size, more = 0, True
         while more:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import InvalidRequest, JobCancelled, RagtuneError
+from data.numbers import whole_number
 from data.protocols import Report
 from data.records import Adapter, Question, content_id
 from data.state import check_name, write_atomic
@@ -359,6 +360,7 @@ def interval_s(text: str) -> float:
     """
     units = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
     number, unit = text[:-1], text[-1:]
-    if unit not in units or not number.isdecimal() or not int(number):
+    count = whole_number(number)
+    if unit not in units or not count:
         raise InvalidRequest("This is no interval", got=text, wanted="a number and s, m, h or d: 90s, 30m, 6h, 1d")
-    return float(int(number) * units[unit])
+    return float(count * units[unit])

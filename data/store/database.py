@@ -29,6 +29,7 @@ from data.errors import (
     StateNotWritable,
     StorageCorrupt,
 )
+from data.numbers import whole_number
 from data.state import map_os_error
 
 try:
@@ -89,9 +90,10 @@ def parse_cursor(cursor: str | None) -> int:
     """
     if cursor is None:
         return 0
-    if not cursor.isascii() or not cursor.isdigit() or len(cursor) > 18:
+    key = whole_number(cursor)
+    if key is None:
         raise InvalidRequest("Invalid page cursor.", got=cursor, wanted="the next_cursor of the page before")
-    return int(cursor)
+    return key
 
 
 def check_limit(limit: int) -> int:

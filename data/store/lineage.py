@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import sqlalchemy as sa
 
 from data.errors import InvalidRequest, NotFound
+from data.numbers import whole_number
 from data.store.database import Database, check_limit
 from data.store.links import GOLD, adapter_chunks, adapter_documents, adapter_rows, answer_adapters, answer_chunks
 from data.store.schema import adapters, answers, chunks, documents, pair_chunks, pairs
@@ -143,7 +144,7 @@ def _label(table: sa.Table) -> sa.ColumnElement[str]:
 
 def _at(table: sa.Table, label: str) -> sa.ColumnElement[bool]:
     name, _, version = label.partition("@")
-    return (table.c.name == name) & (table.c.version == (int(version) if version.isdigit() else -1))
+    return (table.c.name == name) & (table.c.version == (whole_number(version) or -1))
 
 
 def _known(connection: sa.Connection, kind: Kind, identity: str) -> bool:

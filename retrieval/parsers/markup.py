@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from data.errors import DamagedDocument
+from data.numbers import whole_number
 
 _SKIPPED = {"script", "style", "head", "template", "noscript", "svg", "iframe", "object", "canvas", "button", "select"}
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
@@ -203,5 +204,4 @@ def _rows(element: Any) -> Iterator[list[Any]]:
 
 
 def _span(cell: Any, name: str) -> int:
-    value = cell.get(name) or "1"
-    return min(max(int(value), 1), 100) if value.isdigit() else 1
+    return min(max(whole_number(cell.get(name) or "1") or 1, 1), 100)

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Header
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from data.errors import InvalidRequest
+from data.numbers import whole_number
 from data.records import Job, JobStatus
 from data.store.jobs import FINAL
 from service import api_models as models
@@ -52,9 +53,10 @@ def last_event(last_event_id: Annotated[str | None, Header(alias="Last-Event-ID"
     """Return the number of the last event a client has seen."""
     if last_event_id is None or last_event_id == "":
         return 0
-    if not last_event_id.isdigit():
+    number = whole_number(last_event_id)
+    if number is None:
         raise InvalidRequest("Last-Event-ID is no event number", got=last_event_id, wanted="the id of an earlier event")
-    return int(last_event_id)
+    return number
 
 
 def is_over(job: Job) -> bool:

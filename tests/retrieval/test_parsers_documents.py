@@ -157,6 +157,15 @@ def test_tables_of_a_page_keep_caption_and_inner_table(tmp_path: Path) -> None:
     assert outer + "\n\n| Type | Sound |\n| --- | --- |\n| Short | quak |" in text
 
 
+@pytest.mark.parametrize("span", ["²", "9" * 5000, "two", "-1", "0", ""])
+def test_a_span_that_is_no_number_costs_no_document(tmp_path: Path, span: str) -> None:
+    path = tmp_path / "page.html"
+    words = "Ducks live on ponds and rivers, where they look for food in the mud. " * 5
+    rows = f'<tr><td colspan="{span}">Sound</td><td rowspan="{span}">quak</td></tr><tr><td>Food</td><td>reed</td></tr>'
+    path.write_text(f"<html><body><article><p>{words}</p><table>{rows}</table></article></body></html>", "utf-8")
+    assert "quak" in load(path).text
+
+
 def test_mail_brings_its_attachments_along_or_names_them(tmp_path: Path) -> None:
     message = EmailMessage()
     message["Subject"], message["From"], message["Date"] = "预算", "a@example.org", "Mon, 03 Jun 2024 10:00:00 +0200"

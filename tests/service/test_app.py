@@ -90,12 +90,28 @@ def test_metrics_count_requests_by_route_and_answers_by_mode(client):
 
 @pytest.mark.parametrize(
     ("method", "path", "status", "kind"),
-    [("GET", "/v1/nothing", 404, "no-such-route"), ("PUT", "/v1/answers", 405, "method-not-allowed")],
+    [
+        ("GET", "/v1/nothing", 404, "no-such-route"),
+        ("PUT", "/v1/answers", 405, "method-not-allowed"),
+        ("DELETE", "/v1/adapters/", 404, "no-such-route"),
+    ],
 )
 def test_what_is_no_route_is_a_problem(empty_client, method, path, status, kind):
     response = empty_client.request(method, path)
     assert (response.status_code, response.json()["type"]) == (status, kind)
     assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_every_route_describes_its_errors_as_they_are(empty_client):
+    described = empty_client.get("/openapi.json").json()
+    shown = described["components"]["schemas"]["Problem"]
+    for path, operations in described["paths"].items():
+        for method, operation in operations.items():
+            error = operation["responses"]["default"]["content"]["application/problem+json"]["schema"]
+            assert error == {"$ref": "#/components/schemas/Problem"}, (method, path)
+            assert "422" not in operation["responses"], (method, path)
+    for answer in (empty_client.get("/v1/nothing"), empty_client.post("/v1/answers", json={"x": 1})):
+        assert set(shown["required"]) <= set(answer.json()) <= set(shown["properties"])
 
 
 def test_every_route_of_the_design_exists(empty_client):

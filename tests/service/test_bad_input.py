@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from data.errors import NothingIndexed
-from data.records import Question
+from data.records import QAPair, Question
 from service.compare.evaluation import EvaluationRequest, evaluate
+from tests.service.parts import adapter
 
 HALF_A_CHARACTER = "a\\ud800"
 """In JSON: a lone surrogate, which no UTF-8 can carry."""
@@ -68,3 +69,31 @@ def test_an_evaluation_before_anything_is_indexed_measures_nothing(workspace, ge
     assert workspace.store.evaluations.latest("default") is None
     done = evaluate(workspace, EvaluationRequest((question,), arms=("base",)), lambda _progress: None)
     assert set(done.comparison.outcomes) == {"base"}
+
+
+NO_NUMBERS = ("²", "9" * 30, "9" * 5000, "١", "-1", "1.0")
+"""What Python's str.isdigit, int or a 64-bit column take for more than it is."""
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS)
+def test_what_looks_like_a_number_is_refused_wherever_one_stands(client, indexed, number):
+    indexed.store.adapters.add(adapter("house"))
+    job = indexed.store.jobs.create("rebuild", {"collection": "default"}).id
+    events = f"/v1/jobs/{job}/events"
+    refused = [
+        client.get(events, headers=[(b"last-event-id", number.encode("latin-1", "replace"))]),
+        client.post("/v1/answers", json={"question": "x", "mode": "tuned", "adapter": f"house@{number}"}),
+        client.get(f"/v1/lineage/adapter/house@{number}"),
+        client.get("/v1/documents", params={"cursor": number}),
+    ]
+    for answer in refused:
+        assert answer.status_code in {404, 422}, answer.url
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_a_recipes_seed_is_one_that_every_library_takes(client, indexed):
+    chunk = next(chunk for _, chunk, _ in indexed.store.chunks.iterate("default"))
+    indexed.store.pairs.add("default", None, [QAPair("p1", "Who?", "Venn", (chunk.id,), "span", "human", "accepted")])
+    for seed, status in ((2**32 - 1, 202), (2**32, 422), (-1, 422)):
+        sent = client.post("/v1/adapters", json={"recipe": {"seed": seed}})
+        assert sent.status_code == status, (seed, sent.text)

@@ -1,4 +1,4 @@
-"""The long runs: ``python -m tests.torture [--kills N] [--index N] [--database N] [--lock N] [--page]``.
+"""The long runs: ``python -m tests.torture [--kills N] [--index N] [--database N] [--lock N] [--fuzz N] [--page]``.
 
 Runs add up: each goes on with seeds that none before has had, and is recorded with its date and commit as it ends.
 """
@@ -19,15 +19,24 @@ from tests.torture.damage import damage, second_process
 from tests.torture.kills import run
 from tests.torture.matrix import PAGE, RESULTS, page
 
+
+def fuzz(trials: int, seed: int, folder: Path) -> dict[str, int]:
+    """Send made requests; imported here, because the other runs fork and need no library for it."""
+    from tests.torture.fuzz import run
+
+    return run(trials, seed, folder)
+
+
 RUNS: dict[str, Callable[[int, int, Path], dict[str, Any]]] = {
     "kills": run,
     "index": partial(damage, database=False),
     "database": partial(damage, database=True),
     "lock": second_process,
+    "fuzz": fuzz,
 }
-DEFAULTS = {"kills": 3000, "index": 1000, "database": 200, "lock": 100}
-A_PIECE = 100
-"""Trials between two records: what is stopped loses at most these."""
+DEFAULTS = {"kills": 3000, "index": 1000, "database": 200, "lock": 100, "fuzz": 50_000}
+A_PIECE = {"fuzz": 5000}
+"""Trials between two records, 100 where nothing is said: what is stopped loses at most these."""
 
 
 def record(name: str, found: dict[str, Any]) -> None:
@@ -53,11 +62,12 @@ def main() -> None:
     options = vars(parser.parse_args())
     wanted = {name: options[name] for name in RUNS if options[name] is not None} or DEFAULTS
     for name, trials in {} if options["page"] else wanted.items():
-        for start in range(0, trials, A_PIECE):
+        piece = A_PIECE.get(name, 100)
+        for start in range(0, trials, piece):
             known = {} if options["unrecorded"] else json.loads(RESULTS.read_text(encoding="utf-8"))
             done = known.get(name, {}).get("trials", 0)
             with tempfile.TemporaryDirectory(prefix="torture-") as folder:
-                found = RUNS[name](min(A_PIECE, trials - start), 10_000 + int(done), Path(folder))
+                found = RUNS[name](min(piece, trials - start), 10_000 + int(done), Path(folder))
             if not options["unrecorded"]:
                 record(name, found)
             print(json.dumps({name: found}), flush=True)  # noqa: T201

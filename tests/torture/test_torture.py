@@ -18,7 +18,7 @@ def tortured(name, trials):
     """Run a piece in a process of its own: it forks, and this one has threads by now."""
     command = [sys.executable, "-m", "tests.torture", f"--{name}", str(trials), "--unrecorded"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=True)
-    return json.loads(done.stdout)[name]
+    return json.loads(done.stdout.splitlines()[-1])[name]
 
 
 @slow
@@ -39,6 +39,14 @@ def test_damage_is_never_an_answer(name):
 @slow
 def test_a_second_process_is_refused():
     assert tortured("lock", 5) == {"trials": 5, "entered": 0}
+
+
+@slow
+def test_made_requests_meet_no_unexpected_error():
+    found = tortured("fuzz", 900)
+    assert {kind: found[kind] for kind in FAILURES["fuzz"]} == dict.fromkeys(FAILURES["fuzz"], 0)
+    assert found["2xx"] > 100
+    assert found["4xx"] > 300
 
 
 def test_the_page_is_what_the_table_and_the_recorded_runs_give():
