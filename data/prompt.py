@@ -11,14 +11,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
 
 from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from data.errors import InvalidModel
 from data.records import Chunk, Message, Passage, Segment, content_id
+from data.templates import render_template
 
 _CJK = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
 _MARK = re.compile(r"\s*\[(\d{1,2})\]")
@@ -193,18 +191,6 @@ def abstains(text: str) -> bool:
     return not bare or bool(_ABSTAIN.match(bare))
 
 
-@lru_cache(maxsize=8)
-def _template(source: str) -> Any:
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda _format: ""
-    return environment.from_string(source)
-
-
 def render(
     messages: Sequence[Message],
     template: str,
@@ -237,7 +223,8 @@ def render(
         parts.extend(message.parts)
         shown.append({"role": message.role, "content": "".join(marks)})
     try:
-        text = _template(template).render(
+        text = render_template(
+            template,
             messages=shown,
             add_generation_prompt=add_generation_prompt,
             bos_token=bos_token,

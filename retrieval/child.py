@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,11 +61,11 @@ class _Crashed(Exception):
 class _Child:
     """One child program, with the file's turn ended from outside when its time is over."""
 
-    def __init__(self, memory_bytes: int) -> None:
-        self.memory_bytes = memory_bytes
+    def __init__(self, memory_bytes: int, folder: Path) -> None:
+        self.memory_bytes, self.folder = memory_bytes, folder
         self._told: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "retrieval.parsers", str(memory_bytes)],
+            [sys.executable, "-m", "retrieval.parsers", str(memory_bytes), str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._told,
@@ -143,6 +144,7 @@ class Parsers:
     def __init__(self) -> None:
         self._idle: list[_Child] = []
         self._lock = threading.Lock()
+        self._folder: Path | None = None
         self.peak_bytes = 0
 
     def __enter__(self) -> Parsers:
@@ -150,6 +152,21 @@ class Parsers:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def folder(self) -> Path:
+        """The one folder that the children may write into; it goes with ``close``.
+
+        Raises:
+            StateError: it cannot be made.
+        """
+        with self._lock:
+            if self._folder is None:
+                try:
+                    self._folder = Path(tempfile.mkdtemp(prefix="ragtune-parsers-"))
+                except OSError as error:
+                    raise map_os_error(error, tempfile.gettempdir()) from error
+            return self._folder
 
     def ask(self, request: Mapping[str, Any], data: bytes, name: str, limits: Limits) -> tuple[dict[str, Any], bytes]:
         """Have one request answered; after a crash once more by a fresh child: other files may have spoiled this one.
@@ -193,16 +210,17 @@ class Parsers:
         return header, payload
 
     def _take(self, memory_bytes: int, *, fresh: bool) -> _Child:
+        folder = self.folder
         with self._lock:
             for child in [] if fresh else reversed(self._idle):
-                if child.memory_bytes == memory_bytes:
+                if (child.memory_bytes, child.folder) == (memory_bytes, folder):
                     self._idle.remove(child)
                     if child.is_alive():
                         return child
                     child.close()
                     break
         try:
-            return _Child(memory_bytes)
+            return _Child(memory_bytes, folder)
         except OSError as error:
             raise map_os_error(error, tempfile.gettempdir()) from error
 
@@ -216,16 +234,20 @@ class Parsers:
             one.close()
 
     def close(self) -> None:
-        """End every idle child."""
+        """End every idle child and remove what they wrote."""
         with self._lock:
             idle, self._idle = self._idle, []
+            folder, self._folder = self._folder, None
         for child in idle:
             child.close()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def forget(self) -> None:
         """Let go of the children without ending them: they belong to the process this one was forked from."""
         self._idle = []
         self._lock = threading.Lock()
+        self._folder = None
 
 
 SHARED = Parsers()

@@ -15,6 +15,7 @@ from typing import Any
 
 from data import errors
 from data.errors import DocumentTooLarge, EmptyDocument, UnreadableDocument, UnsupportedMedia
+from data.numbers import whole_number
 from retrieval.child import SHARED, Limits, Parsers
 from retrieval.reading import Content, find_files, read
 from retrieval.sniff import HTML, MARKDOWN, PDF, PLAIN, ZIP, Kind, sniff
@@ -148,6 +149,18 @@ def is_archive(content: Content) -> bool:
         return False
 
 
+def _unpacked(folder: Path, name: str) -> Path:
+    """Return the path of an unpacked member; a child that a file took over could name any file, or link to it.
+
+    Raises:
+        DamagedDocument: it is none that was unpacked.
+    """
+    path = folder / name
+    if whole_number(name) is None or path.is_symlink():
+        raise errors.DamagedDocument("The archive's parser named a file that it did not unpack.", got=name)
+    return path
+
+
 def expand(
     content: Content, *, limits: Limits | None = None, parsers: Parsers | None = None
 ) -> Iterator[Content | UnreadableDocument]:
@@ -164,15 +177,16 @@ def expand(
         yield content
         return
     limits = limits or Limits()
-    with tempfile.TemporaryDirectory(prefix="ragtune-") as folder:
+    parsers = parsers or SHARED
+    with tempfile.TemporaryDirectory(prefix="unpacked-", dir=parsers.folder) as folder:
         request = {"op": "unpack", "folder": folder}
-        header, _ = (parsers or SHARED).ask(request, content.data, content.source, limits)
+        header, _ = parsers.ask(request, content.data, content.source, limits)
         for member in header["members"]:
             source = f"{content.source}/{member['name']}"
             if "error" in member:
                 yield getattr(errors, member["error"])(member["detail"], got=source, hint=member["hint"])
                 continue
-            path = Path(folder) / member["file"]
+            path = _unpacked(Path(folder), str(member["file"]))
             try:
                 inner = read(path, max_bytes=limits.max_bytes, source=source)
             except UnreadableDocument as error:

@@ -22,7 +22,7 @@ from service.asking import AskRequest
 from service.calibration.conformal import check_rate
 from service.calibration.kept import Calibrations
 from service.compare.router import Router, router_of
-from service.hangup import Hangup, generation
+from service.hangup import Hangup, charge_usage, generation
 from service.houses import instructions_of
 from service.lineage import check_fresh, is_stale
 from service.settings import Rerank, Settings
@@ -150,9 +150,11 @@ class Answerer:
         while True:
             try:
                 result = self._parts.generator.generate(turn.request(self._parts.settings.engine_timeout_s))
-                return self._finish(turn, result)
             except ContextOverflow as error:
                 turn.drop_passage(error)
+            else:
+                charge_usage(result)
+                return self._finish(turn, result)
 
     def stream(self, ask: AskRequest, hangup: Hangup | None = None) -> Events[AnswerEvent, None, None]:
         """Yield the passages, the text as it comes, and the answer. Closing it stops the generation.
@@ -324,7 +326,6 @@ class Answerer:
             sentences=judged.sentences,
             signals=judged.signals,
         )
-        current().charge(result.usage.prompt_tokens + result.usage.completion_tokens)
         if turn.ask.keep:
             self._parts.store.answers.add(answer, turn.ask.question, turn.ask.collection)
         return answer

@@ -14,7 +14,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from data.access import current
 from data.errors import InvalidRequest
 from data.protocols import TokenChoice, WrittenToken
 from data.records import Answer, Message, Usage
@@ -121,7 +120,6 @@ def _follow(workspace: Workspace, chat: Chat, hangup: Hangup) -> Generator[_Piec
             if delta.text or delta.tokens:
                 yield _Piece(delta.text, delta.tokens)
             if (result := delta.result) is not None:
-                current().charge(result.usage.prompt_tokens + result.usage.completion_tokens)
                 took = {"queue": result.queued_ms, "prefill": result.prefill_ms, "generate": result.generate_ms}
                 yield _End(result.text, result.finish_reason, result.usage, took)
 

@@ -1,18 +1,26 @@
 """What happens to a generation when its client leaves: it ends at once, wherever it is.
 
 A client can leave while its request waits, while its prompt is read or between two tokens. The thread that follows
-the generation is blocked then, so another one has to end it: that which hears the connection close. Knows nothing of
-connections, and of generations only that they can be cancelled.
+the generation is blocked then, so another one has to end it: that which hears the connection close. What was read and
+written until then is charged to its key, as what a finished answer took is. Knows nothing of connections, and of
+generations only that they can be cancelled.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from data.errors import ClientLeft
-from data.protocols import Delta, GenerationRequest, Generator
+from data.access import current
+from data.errors import ClientLeft, RagtuneError
+from data.protocols import Delta, GenerationRequest, GenerationResult, Generator
+
+_CHARACTERS_A_TOKEN = 4
+"""Of English in the vocabularies of the models that are served here; of Chinese a character is about a token."""
+_FIRST_WIDE = "\u2e80"
+"""Where the characters begin that stand for more than a sound (CJK radicals)."""
 
 
 class Hangup:
@@ -60,9 +68,13 @@ def generation(generator: Generator, request: GenerationRequest, hangup: Hangup)
     """
     hangup.check()
     deltas = generator.stream(request)
+    told = _Told(request)
     try:
         hangup.then(getattr(deltas, "cancel", None))
-        yield _until_left(deltas, hangup)
+        yield told.until_left(deltas, hangup)
+    except (ClientLeft, GeneratorExit):
+        told.charge_the_rest(deltas)
+        raise
     finally:
         hangup.then(None)
         close = getattr(deltas, "close", None)
@@ -70,7 +82,54 @@ def generation(generator: Generator, request: GenerationRequest, hangup: Hangup)
             close()
 
 
-def _until_left(deltas: Iterator[Delta], hangup: Hangup) -> Iterator[Delta]:
-    for delta in deltas:
-        hangup.check()
-        yield delta
+class _Told:
+    """What a generation has told of itself, and whether its key was charged for it."""
+
+    def __init__(self, request: GenerationRequest) -> None:
+        self._request = request
+        self._pieces = 0
+        self._charged = False
+
+    def until_left(self, deltas: Iterator[Delta], hangup: Hangup) -> Iterator[Delta]:
+        """Yield the deltas until the client has left; what it took is charged before the result is handed out."""
+        for delta in deltas:
+            self._note(delta)
+            hangup.check()
+            yield delta
+
+    def charge_the_rest(self, deltas: Iterator[Delta]) -> None:
+        """Charge for a generation whose end nobody waited for.
+
+        One that can be cancelled tells what it took. Of another it is an estimate: the prompt by its characters, and a
+        token for each piece of text.
+        """
+        self._cancel(deltas)
+        if self._charged:
+            return
+        text = "".join(message.content for message in self._request.messages)
+        wide = sum(character >= _FIRST_WIDE for character in text)
+        current().charge(wide + math.ceil((len(text) - wide) / _CHARACTERS_A_TOKEN) + self._pieces)
+
+    def _cancel(self, deltas: Iterator[Delta]) -> None:
+        cancel = getattr(deltas, "cancel", None)
+        if cancel is None or self._charged:
+            return
+        cancel()
+        try:
+            for delta in deltas:
+                self._note(delta)
+                if self._charged:
+                    return
+        except RagtuneError:  # the engine is gone: it will not tell any more
+            return
+
+    def _note(self, delta: Delta) -> None:
+        self._pieces += bool(delta.text)
+        if delta.result is not None and not self._charged:
+            self._charged = True
+            charge_usage(delta.result)
+
+
+def charge_usage(result: GenerationResult) -> None:
+    """Take what a generation took off what the key of whoever asked may spend."""
+    current().charge(result.usage.prompt_tokens + result.usage.completion_tokens)

@@ -1,8 +1,8 @@
 """The child program: parses file after file from standard input under a memory limit.
 
 A request is ``{"op": "parse" | "unpack", ...}`` with the file's bytes; the answer has the text as its
-payload, or names an error. It connects to no network, and ends when its parent is gone or has nothing
-for it for a minute.
+payload, or names an error. It makes no socket, writes into one folder only, and ends when its parent is gone
+or has nothing for it for a minute.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from data.confine import confine
 from data.errors import RagtuneError
 from retrieval.frames import read_frame, write_frame
 from retrieval.parsers.parsed import Budget, Parsed, check_size
@@ -72,11 +73,17 @@ def _document(parsed: Parsed, budget: Budget) -> tuple[dict[str, Any], bytes]:
     return header, payload
 
 
-def main(memory_bytes: int, source: BinaryIO, target: BinaryIO) -> int:
-    """Answer requests until there are none; memory beyond the limit ends the request or the process."""
+def main(memory_bytes: int, folder: Path, source: BinaryIO, target: BinaryIO) -> int:
+    """Answer requests until there are none; memory beyond the limit ends the request or the process.
+
+    What a request unpacks, and what libraries write while they work, lies in ``folder``. The audit hook is for machines
+    whose kernel cannot confine a process; it holds for Python code alone.
+    """
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.putenv("OMP_THREAD_LIMIT", "1")  # Tesseract's own threads cost more than they bring
+    os.environ["TMPDIR"] = str(folder)
+    confine([folder])
     sys.addaudithook(_refuse_network)
     while select.select([source], [], [], _IDLE_S)[0]:
         found = read_frame(source, _ANY_SIZE)
@@ -95,4 +102,4 @@ if __name__ == "__main__":
     with os.fdopen(os.dup(0), "rb", buffering=0) as raw_input, answers:
         from io import BufferedReader
 
-        sys.exit(main(int(sys.argv[1]), BufferedReader(raw_input), answers))
+        sys.exit(main(int(sys.argv[1]), Path(sys.argv[2]), BufferedReader(raw_input), answers))

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ _STDERR_TAIL_BYTES = 600
 class Child:
     """A running worker process."""
 
-    def __init__(self) -> None:
-        """Start the process.
+    def __init__(self, writable: Sequence[Path] = ()) -> None:
+        """Start the process; it makes no connection and writes beneath ``writable`` alone (``data.confine``).
 
         Raises:
             EngineUnavailable: the operating system refuses.
@@ -36,8 +36,10 @@ class Child:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         ours, theirs = socket.socketpair()
         try:
+            for folder in writable:
+                folder.mkdir(parents=True, exist_ok=True)
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "service.engine.worker", str(theirs.fileno())],
+                [sys.executable, "-m", "service.engine.worker", str(theirs.fileno()), *map(str, writable)],
                 cwd=_ROOT,
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
@@ -81,20 +83,21 @@ class Child:
         return f"{ended}; {tail}" if tail else ended
 
 
-def run_once(order: Mapping[str, Any], *, path: Path, timeout_s: float) -> Any:
+def run_once(order: Mapping[str, Any], *, path: Path, timeout_s: float, writable: Sequence[Path] = ()) -> Any:
     """Have a fresh process carry out one order and return its answer.
 
     Args:
         order: for the worker, without its id.
         path: the file the order is about, for the error message of a crash.
         timeout_s: how long it may take.
+        writable: the folders it may write into.
 
     Raises:
         InvalidModel: the process crashed on the file.
         EngineTimeout: no answer in time.
         Whatever the order raises.
     """
-    child = Child()
+    child = Child(writable)
     try:
         child.channel.set_timeout(timeout_s)
         child.channel.send({**order, "id": 0})

@@ -310,7 +310,8 @@ class Engine:
             )
 
     def _begin(self) -> Session:
-        session = Session()
+        folder = self._options.kv_folder
+        session = Session(() if folder is None else (folder.resolve(),))
         try:
             return self._open(session)
         except EngineUnavailable as error:

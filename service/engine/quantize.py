@@ -64,7 +64,7 @@ def quantize(
 
 def _run(order: dict[str, Any], source: Path, target: Path) -> None:
     try:
-        run_once(order, path=source, timeout_s=QUANTIZE_TIMEOUT_S)
+        run_once(order, path=source, timeout_s=QUANTIZE_TIMEOUT_S, writable=(target.parent,))
     except InvalidModel as error:
         if shutil.disk_usage(target.parent).free < _FULL_BYTES:  # llama.cpp does not say why a write failed
             raise InsufficientStorage(

@@ -8,7 +8,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from data.errors import EngineBusy, EngineTimeout, EngineUnavailable
@@ -31,8 +32,8 @@ QUEUED_OPS = ("generate", "score")
 class Session:
     """One child's life: its reader thread and the calls that wait for it."""
 
-    def __init__(self) -> None:
-        self.child = Child()
+    def __init__(self, writable: Sequence[Path] = ()) -> None:
+        self.child = Child(writable)
         self.info: dict[str, Any] = {}
         self.dead: str | None = None
         self._hung: str | None = None

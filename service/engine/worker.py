@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import queue
+import resource
 import socket
 import sys
 import threading
@@ -20,6 +21,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from data.confine import confine
 from data.errors import EngineError, InvalidRequest, RagtuneError
 from data.protocols import GenerationResult, TokenScores, WrittenToken
 from service.engine.decoder import Decoder, DecoderOptions
@@ -36,6 +38,8 @@ from service.engine.protocol import (
 
 Order = dict[str, Any]
 
+_DEVICES = Path("/dev")
+"""A GPU's driver is talked to through files in it, which are opened for writing."""
 _GRAMMAR_S = 8.0
 """How long a grammar may take for one token before the process gives itself up: milliseconds are usual."""
 
@@ -214,7 +218,12 @@ def _quantize(order: Order, reply: _Reply) -> None:
 
 
 def main() -> None:
-    """Serve the socket whose number is the first argument."""
+    """Serve the socket whose number is the first argument; the others are the folders that may be written.
+
+    A model file or an adapter that takes this process over can so neither send what it sees away nor change a file.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    confine([_DEVICES, *map(Path, sys.argv[2:])], unix_sockets=True)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     start_backend()
     Worker(channel).run()

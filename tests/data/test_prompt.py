@@ -214,6 +214,39 @@ def test_templates_run_in_a_sandbox(template):
         render([Message("user", ("U",))], template)
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% for a in 'x' * 9999 %}{% for b in 'x' * 9999 if false %}{% endfor %}{% endfor %}",
+        "{% set x = namespace(v='aa') %}{% for i in range(99) %}{% set x.v = x.v ~ x.v %}{% endfor %}",
+        "{% set x = namespace(v='aa') %}{% for i in range(99) %}{% set x.v = x.v + x.v %}{% endfor %}",
+        "{% set x = namespace(v=[1]) %}{% for i in range(99) %}{% set x.v = x.v + x.v %}{% endfor %}",
+        "{% set x = namespace(v=9) %}{% for i in range(99) %}{% set x.v = x.v * x.v %}{% endfor %}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{{ 'x' * 10**12 }}",
+        "{{ 10**10**10 }}",
+        "{{ 1 / 0 }}",
+        "{% include '/etc/passwd' %}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{{ (messages | attr('__class__')).__mro__ }}",
+    ],
+)
+def test_templates_that_never_end_or_lead_out_are_refused(template):
+    with pytest.raises(InvalidModel, match="template"):
+        render([Message("user", ("U",))], "{{ messages[0].content }}" + template)
+
+
+def test_what_templates_do_is_done_as_without_a_count():
+    template = (
+        "{% macro said(m) %}{{ '<' ~ m.role ~ '>' + m.content }}{% endmacro %}"
+        "{% for m in messages if m.content %}{{ said(m) }}{% if not loop.last %}{{ '\n' * 2 }}{% endif %}{% endfor %}"
+        "{{ '%s' % loop_count }}{{ 7 % 4 }}"
+    )
+    segments = render([Message("system", ("S",)), Message("user", ("U",))], template)
+    assert "".join(segment.text for segment in segments) == "<system>S\n\n<user>U3"
+
+
 def test_template_that_trims_content_still_gets_all_of_it():
     template = "{% for message in messages %}{{ message['content'] | trim }}{% endfor %}"
     segments = render([Message("user", ("  spaced  ",))], template)

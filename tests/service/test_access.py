@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 
+import httpx
 import pytest
 
 from data.access import MACHINE, SCOPES, Access, acting
@@ -13,8 +15,8 @@ from service.access import OPEN_PATHS
 from service.app import create_app
 from service.jobs import run_job, submitter
 from service.limits import RateLimits, rate_headers
-from tests.service.conftest import open_client
-from tests.service.parts import MODEL, adapter
+from tests.service.conftest import open_client, real_server
+from tests.service.parts import MODEL, adapter, wait_until
 
 ASK = {"question": "When was the lighthouse of Orrin built?"}
 
@@ -243,6 +245,27 @@ def test_tokens_of_an_answer_are_taken_off_the_key(service, shared):
         assert service.post("/v1/chat/completions", json=chat, headers=headers).status_code == 200
         assert service.post("/v1/chat/completions", json=chat, headers=headers).status_code == 429
     assert service.get("/v1/models", headers=streamed).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("answers", ASK),
+        ("chat/completions", {"model": "rag", "messages": [{"role": "user", "content": ASK["question"]}]}),
+        ("chat/completions", {"model": MODEL.name, "messages": [{"role": "user", "content": ASK["question"]}]}),
+    ],
+)
+def test_a_stream_that_its_client_leaves_is_charged_too(shared, generator, route, body):
+    """Otherwise a key could ask without end, and leave each time before the last word."""
+    generator.reply = "one two three four"
+    generator.hold = threading.Event()
+    headers = key(shared, "query", tokens_per_minute=1)
+    with real_server(shared) as url:
+        with httpx.stream("POST", f"{url}/v1/{route}", json={**body, "stream": True}, headers=headers) as response:
+            assert any("one" in line for line in response.iter_lines())
+        generator.hold.set()
+        assert generator.closed.wait(10)
+        wait_until(lambda: httpx.get(f"{url}/v1/me", headers=headers).status_code == 429)
 
 
 def test_a_bucket_fills_evenly():
