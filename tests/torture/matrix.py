@@ -127,7 +127,11 @@ ROWS = (
     Row(28, "foreign Host and Origin are refused", "tests/service/test_guards.py"),
     Row(29, "another tenant's ids are unknown, in the same words", "tests/service/test_access.py"),
     Row(30, "names that would leave the state directory are refused", "tests/service/test_bad_input.py"),
-    Row(31, "fetching of URLs", gap="there is none: no route and no command takes the address of a document"),
+    Row(
+        31,
+        "what a client names to be told of (webhooks) is a public address, looked at once; documents are not fetched",
+        "tests/service/test_webhooks.py",
+    ),
     Row(
         32,
         "broken model files are refused, or end the child that reads them",
