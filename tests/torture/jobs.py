@@ -20,16 +20,16 @@ from tests.service.conftest import small_workspace
 from tests.service.parts import ScriptedGenerator
 from tests.torture.forks import Say, run_forked
 
-LATEST_KILL_S = 1.5
+LATEST_KILL_S = 2.5
 A_LIFE = 25
 """So many jobs a state, then a fresh one begins: they are looked at together."""
 FAULTS = ("lost", "doubled", "other_job", "failed", "stuck")
-_LEASE_S = 0.05
+_LEASE_S = 1.01
+"""As short as the settings allow: the next process has to wait until the dead one's has run out."""
 
 
 def opened(root: Path) -> Workspace:
-    """Open the state; a dead process's lease has run out by the time it is."""
-    time.sleep(2 * _LEASE_S)
+    """Open the state."""
     return small_workspace(root / "state", ScriptedGenerator(), lease_s=_LEASE_S)
 
 
@@ -50,7 +50,9 @@ def live(root: Path, keys: list[str], say: Say) -> None:
     """Take up what was left, then ask for every key again and run what is new."""
     with opened(root) as workspace:
         jobs = workspace.store.jobs
-        jobs.interrupt_expired()
+        while jobs.list("running", 1):
+            jobs.interrupt_expired()
+            time.sleep(0.05)
         for job in jobs.list("interrupted", 500):
             jobs.requeue(job.id)
         for job in jobs.list("queued", 500):
