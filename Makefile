@@ -78,8 +78,8 @@ bench: install
 torture: install
 	$(BIN)/python -m tests.torture
 
-soak: install
-	$(BIN)/python -m tests.soak --minutes $(MINUTES)
+soak: $(TOOLS)/.installed
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) --locust $(TOOLS)/bin/locust
 
 # What looks at the installed environment lies in an environment of its own.
 $(TOOLS)/.installed: tests/supply/tools.lock | install

@@ -21,6 +21,11 @@ _COMMON = {
     "cp932": (((0x81, 0x83), (0x88, 0x97)), 0x40),
     "big5": (((0xA1, 0xA3), (0xA4, 0xC6)), 0x40),
 }
+_UNSEEN = re.compile("[\u200b\u2060-\u2064\ufeff\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
+"""Characters without a shape of their own: zero-width spaces and operators, overrides of the writing direction, tags.
+
+They carry text past a reader's eye to a model, and hide a word from the search. The joiners U+200C and U+200D stay:
+Persian, Indian scripts and emoji need them."""
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
@@ -30,15 +35,20 @@ def decode(raw: bytes) -> str:
 
 
 def normalize(text: str) -> str:
-    r"""Return ``text`` with every newline as \n, and without NUL and lone surrogates."""
+    r"""Return ``text`` with every newline as \n, and without NUL, lone surrogates and characters that nobody sees."""
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-    text = text.replace("\x00", "")
+    text = without_unseen(text.replace("\x00", ""))
     try:
         text.encode()
     except UnicodeEncodeError:
         text = text.encode(errors="replace").decode()
     return text
+
+
+def without_unseen(text: str) -> str:
+    """Return ``text`` without the characters that nobody sees."""
+    return text if text.isascii() else _UNSEEN.sub("", text)
 
 
 def decode_as(raw: bytes) -> tuple[str, str]:

@@ -23,6 +23,10 @@ _INLINE = frozenset(
     )
 )
 _DEEPEST = 200
+_HIDING = re.compile(
+    r"(?:^|[;\s])(?:display\s*:\s*none|visibility\s*:\s*hidden|opacity\s*:\s*0*(?:\.0*)?(?![\d.])|font-size\s*:\s*0(?![\d.]))",
+    re.IGNORECASE,
+)
 _SPACE = re.compile(r"[ \t\n\r\f\u200b]+")
 
 
@@ -36,10 +40,29 @@ def parse_tree(markup: str) -> Any:
 
     try:
         raw = markup.encode(errors="replace")  # as bytes, since lxml refuses a string that declares an encoding
-        return html.document_fromstring(raw, parser=html.HTMLParser(encoding="utf-8", no_network=True, huge_tree=True))
+        parser = html.HTMLParser(encoding="utf-8", no_network=True, huge_tree=True)
+        return _without_hidden(html.document_fromstring(raw, parser=parser))
     except (etree.ParserError, etree.XMLSyntaxError, ValueError) as error:
         detail = f"No HTML tree can be built: {error}."
         raise DamagedDocument(detail, hint="Open it in a browser and save it again.") from error
+
+
+def _without_hidden(root: Any) -> Any:
+    """Take out what a browser does not show: comments, and elements that are hidden where they stand.
+
+    What a style sheet or script hides, or a colour, is not known here.
+    """
+    for element in list(root.iter()):
+        if element.getparent() is not None and _tag(element) != "body" and _is_hidden(element):
+            element.drop_tree()
+    return root
+
+
+def _is_hidden(element: Any) -> bool:
+    if not isinstance(element.tag, str) or _tag(element) == "template":
+        return True
+    named = element.get("hidden", "until-found") != "until-found"  # which a search in the page does show
+    return named or _HIDING.search(element.get("style", "")) is not None
 
 
 def to_markdown(markup: str) -> str:

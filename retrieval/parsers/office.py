@@ -23,6 +23,9 @@ p[style-name='Intense Quote'] => blockquote > p:fresh
 _EQUATION = re.compile(rb"<m:oMath\b[^>]*>.*?</m:oMath>", re.DOTALL)
 _EQUATION_FRAME = re.compile(rb"</?m:oMathPara\b[^>]*>|<m:oMathParaPr\b.*?</m:oMathParaPr>", re.DOTALL)
 _EQUATION_TEXT = re.compile(rb"<m:t\b[^>]*>(.*?)</m:t>", re.DOTALL)
+_HIDDEN_RUN = re.compile(
+    rb"<w:r\b[^>]*>(?:(?!</w:r>).)*?<w:vanish(?:\s+w:val=\"(?:1|true|on)\")?\s*/>(?:(?!</w:r>).)*</w:r>", re.DOTALL
+)
 _CORE_TITLE = re.compile(rb"<dc:title\b[^>]*>(.*?)</dc:title>", re.DOTALL)
 _DEEPEST_GROUP = 20
 
@@ -40,7 +43,7 @@ def parse_docx(raw: bytes, budget: Budget) -> Parsed:
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as packed:
             title = _core_title(packed)
-            whole = _with_plain_equations(packed) or raw
+            whole = _as_shown(packed) or raw
         found = mammoth.convert_to_html(
             io.BytesIO(whole), style_map=_STYLES, convert_image=mammoth.images.img_element(lambda _: {})
         )
@@ -59,11 +62,15 @@ def _core_title(packed: zipfile.ZipFile) -> str:
     return unescape(found[1].decode("utf-8", errors="replace")).strip() if found else ""
 
 
-def _with_plain_equations(packed: zipfile.ZipFile) -> bytes | None:
-    """Return the document with each equation as a run of text, None if there is none: mammoth drops them."""
+def _as_shown(packed: zipfile.ZipFile) -> bytes | None:
+    """Return the document without hidden text and with each equation as a run of text; None if it has neither.
+
+    Mammoth gives hidden text out as if it were shown, and drops equations.
+    """
     body = packed.read("word/document.xml")
-    if b"<m:oMath" not in body:
+    if b"<m:oMath" not in body and b"<w:vanish" not in body:
         return None
+    body = _HIDDEN_RUN.sub(b"", body)
     body = _EQUATION.sub(_plain_equation, _EQUATION_FRAME.sub(b"", body))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as copy:

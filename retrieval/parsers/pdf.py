@@ -15,6 +15,7 @@ from typing import Any
 
 from data.errors import DamagedDocument, EncryptedDocument, ScannedDocument
 from retrieval.parsers.parsed import Budget, Parsed, check_size
+from retrieval.text import without_unseen
 
 _WINDOW_PAGES = 128
 _LAYOUT_PAGES = 2000
@@ -276,6 +277,7 @@ def assemble(pages: Sequence[str], named: Named) -> Parsed:
     Without an outline the lines that the layout made headings count, if they read like one and are no
     entry of a table of contents. Other ``#`` marks are taken off.
     """
+    pages = [without_unseen(page) for page in pages]
     named = named or _listed_headings(pages)
     starts, headings, lines, position = [], [], [], 0
     for number, page in enumerate(pages):

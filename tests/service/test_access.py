@@ -261,11 +261,12 @@ def test_a_stream_that_its_client_leaves_is_charged_too(shared, generator, route
     generator.hold = threading.Event()
     headers = key(shared, "query", tokens_per_minute=1)
     with real_server(shared) as url:
-        with httpx.stream("POST", f"{url}/v1/{route}", json={**body, "stream": True}, headers=headers) as response:
+        sent = {**body, "stream": True}
+        with httpx.stream("POST", f"{url}/v1/{route}", json=sent, headers=headers, timeout=60) as response:
             assert any("one" in line for line in response.iter_lines())
         generator.hold.set()
-        assert generator.closed.wait(10)
-        wait_until(lambda: httpx.get(f"{url}/v1/me", headers=headers).status_code == 429)
+        assert generator.closed.wait(30)
+        wait_until(lambda: httpx.get(f"{url}/v1/me", headers=headers, timeout=60).status_code == 429)
 
 
 def test_a_bucket_fills_evenly():

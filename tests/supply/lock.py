@@ -23,10 +23,13 @@ _PIN = re.compile(r"^([A-Za-z0-9._-]+)==")
 
 
 def compile_lock(*sources: str) -> str:
-    """Return the pins and hashes that ``sources`` resolve to, on every platform from Python 3.11 on."""
-    command = [sys.executable, "-m", "uv", "pip", "compile", "--universal", "--python-version", "3.11", "--quiet"]
+    """Return the pins and hashes that ``sources`` resolve to, on every platform, from Python 3.11.5 on.
+
+    soupsieve, which the documentation's theme brings, asks for that.
+    """
+    command = [sys.executable, "-m", "uv", "pip", "compile", "--universal", "--python-version", "3.11.5", "--quiet"]
     command += ["--generate-hashes", "--no-annotate", "--no-header", *sources]
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def without(text: str, left_out: re.Pattern[str]) -> str:

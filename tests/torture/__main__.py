@@ -1,4 +1,5 @@
-"""The long runs: ``python -m tests.torture [--kills N] [--index N] [--database N] [--lock N] [--fuzz N] [--page]``.
+"""The long runs: ``python -m tests.torture [--kills N] [--index N] [--database N] [--lock N] [--jobs N]
+[--crossings N] [--models N] [--fuzz N] [--page]``.
 
 Runs add up: each goes on with seeds that none before has had, and is recorded with its date and commit as it ends.
 """
@@ -12,19 +13,20 @@ import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tests.torture import jobs
 from tests.torture.damage import damage, second_process
 from tests.torture.kills import run
 from tests.torture.matrix import PAGE, RESULTS, page
 
 
-def fuzz(trials: int, seed: int, folder: Path) -> dict[str, int]:
-    """Send made requests; imported here, because the other runs fork and need no library for it."""
-    from tests.torture.fuzz import run
-
-    return run(trials, seed, folder)
+def later(name: str, trials: int, seed: int, folder: Path) -> dict[str, int]:
+    """Run what needs threads or heavy libraries: imported here, because the other runs fork."""
+    found: dict[str, int] = import_module(f"tests.torture.{name}").run(trials, seed, folder)
+    return found
 
 
 RUNS: dict[str, Callable[[int, int, Path], dict[str, Any]]] = {
@@ -32,10 +34,20 @@ RUNS: dict[str, Callable[[int, int, Path], dict[str, Any]]] = {
     "index": partial(damage, database=False),
     "database": partial(damage, database=True),
     "lock": second_process,
-    "fuzz": fuzz,
+    "jobs": jobs.run,
+    **{name: partial(later, name) for name in ("crossings", "models", "fuzz")},
 }
-DEFAULTS = {"kills": 3000, "index": 1000, "database": 200, "lock": 100, "fuzz": 50_000}
-A_PIECE = {"fuzz": 5000}
+DEFAULTS = {
+    "kills": 3000,
+    "index": 1000,
+    "database": 200,
+    "lock": 100,
+    "jobs": 1000,
+    "crossings": 10_000,
+    "models": 5000,
+    "fuzz": 50_000,
+}
+A_PIECE = {"fuzz": 5000, "crossings": 2000}
 """Trials between two records, 100 where nothing is said: what is stopped loses at most these."""
 
 

@@ -42,6 +42,26 @@ def test_a_second_process_is_refused():
 
 
 @slow
+def test_each_job_has_its_effect_once_however_often_it_is_killed():
+    found = tortured("jobs", 10)
+    assert found["kills"] > 0
+    assert {kind: found[kind] for kind in FAILURES["jobs"]} == dict.fromkeys(FAILURES["jobs"], 0)
+
+
+@slow
+def test_nothing_crosses_collections():
+    found = tortured("crossings", 250)
+    assert {kind: found[kind] for kind in FAILURES["crossings"]} == {"crossed": 0, "blind": 0}
+
+
+@slow
+def test_broken_models_end_their_child_at_most():
+    found = tortured("models", 8)
+    assert {kind: found[kind] for kind in FAILURES["models"]} == {"untyped": 0, "hung": 0}
+    assert found["refused"] + found["crashed"] > 2
+
+
+@slow
 def test_made_requests_meet_no_unexpected_error():
     found = tortured("fuzz", 900)
     assert {kind: found[kind] for kind in FAILURES["fuzz"]} == dict.fromkeys(FAILURES["fuzz"], 0)
