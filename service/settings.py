@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True)
 
     state_dir: Path = Field(Path("var"), description="Where everything is kept.")
+    database_url: SecretStr | None = Field(
+        None, description="A PostgreSQL server instead of the file in the state directory; several servers share it."
+    )
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     api_key: SecretStr | None = Field(None, description="A key that is always accepted; required off loopback.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -95,11 +95,18 @@ class Workspace:
     def lock(self, url: str = "") -> AbstractContextManager[None]:
         """Return the lock on the state directory, held by one server or one command at a time.
 
+        Where the store is on a server they share the directory: leases and the database's own locks keep them apart.
+
         Raises:
             StateLocked: another process holds it.
             StateNotWritable: the state directory cannot be made or written.
         """
-        return self.state.lock(url)
+        return self.state.lock(url, shared=self.shares_state)
+
+    @property
+    def shares_state(self) -> bool:
+        """Whether other servers may work on the same store and state directory at the same time."""
+        return self.settings.database_url is not None
 
     @cached_property
     def state(self) -> StateDirectory:
@@ -113,8 +120,9 @@ class Workspace:
         """The SQL store, migrated."""
         from data.store import Store
 
+        url = self.settings.database_url
         with self._mutex:
-            return Store.open(self.state.db)
+            return Store.open(self.state.db if url is None else url.get_secret_value())
 
     @cached_property
     def embedder(self) -> Embedder:
@@ -199,7 +207,7 @@ class Workspace:
         """
         if self._model is not None:
             return self._model
-        with self._mutex:
+        with self._mutex, self._alone("model"):
             if "model" in self.settings.model_fields_set:
                 return self.models.resolve(self.settings.model)
             if self.settings.engine_url:
@@ -341,7 +349,13 @@ class Workspace:
         """Register the packaged adapters where the base model is the starter; return their names."""
         from service.starter import register_starter_adapters
 
-        return register_starter_adapters(self.store, self.state, self.model)
+        model = self.model
+        with self._alone("starter"):
+            return register_starter_adapters(self.store, self.state, model)
+
+    def _alone(self, what: str) -> AbstractContextManager[None]:
+        """Keep other servers of the same state directory from making the same files at the same time."""
+        return self.state.turn(what) if self.shares_state else nullcontext()
 
     def ensure_tuned(self) -> None:
         """Measure how the base model is served fastest here, unless that is known or another server serves it."""
