@@ -105,6 +105,11 @@ class Settings(BaseSettings):
         description="Whether the demo ends by serving.",
     )
 
+    @field_validator("database_url")
+    @classmethod
+    def _none_if_empty(cls, value: SecretStr | None) -> SecretStr | None:
+        return value if value is not None and value.get_secret_value() else None
+
     @field_validator("allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:

@@ -274,9 +274,9 @@ def test_a_server_that_goes_in_the_middle_of_a_transaction_leaves_nothing_of_it(
 
 def test_credentials_are_never_told(postgres, migrated_database, caplog):
     caplog.set_level(logging.DEBUG)
-    with Store.open(postgres.url(migrated_database, "wrong-secret")) as store:
-        with pytest.raises(DatabaseUnavailable, match="authentication") as refused:
-            store.collections.names()
+    store = Store.open(postgres.url(migrated_database, "wrong-secret"))
+    with store, pytest.raises(DatabaseUnavailable, match="authentication") as refused:
+        store.collections.names()
     with pytest.raises(InvalidRequest) as bad_port:
         Store.open("postgresql://ragtune:wrong-secret@host:port/db")
     with pytest.raises(InvalidRequest) as bad_driver:

@@ -181,7 +181,7 @@ def variables(text: str) -> set[str]:
 
 
 SETTINGS = {f"RAGTUNE_{name.upper()}" for name in Settings.model_fields}
-COMPOSE_ONLY = {"RAGTUNE_PUBLISH_PORT", "RAGTUNE_DOCUMENTS"}
+COMPOSE_ONLY = {"RAGTUNE_PUBLISH_PORT", "RAGTUNE_DOCUMENTS", "RAGTUNE_GATEWAY_PORT", "RAGTUNE_EXTRAS"}
 """What docker-compose.yml itself reads."""
 
 
