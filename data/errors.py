@@ -32,7 +32,7 @@ RagtuneError
 ├── JobCancelled                    409
 └── StateError                      503
     ├── StateLocked  StateNotWritable  StorageCorrupt  InsufficientMemory  PortTaken
-    ├── DatabaseUnavailable
+    ├── DatabaseUnavailable  IndexUnavailable
     └── InsufficientStorage         507
 
 An error names what was wrong (``detail``), the offending value (``got``), what would have been
@@ -376,6 +376,10 @@ class StateLocked(StateError):
 
 class DatabaseUnavailable(StateError):
     """The database server is down, starting, or does not let ragtune in."""
+
+
+class IndexUnavailable(StateError):
+    """The index server is down or does not answer."""
 
 
 class StateNotWritable(StateError):

@@ -22,6 +22,7 @@ from retrieval.duplicates import collapse
 from retrieval.embedders import Embedders, Find
 from retrieval.generation import Generation, open_generation
 from retrieval.hybrid import Found, mix, understands
+from retrieval.legs import DenseLegs
 from retrieval.rerank import CANDIDATES, Reranker, rerank
 from retrieval.vectors import embed_cached
 
@@ -47,9 +48,17 @@ class Retrieved:
 class Retriever:
     """Finds passages; safe to share between threads."""
 
-    def __init__(self, store: Store, state: StateDirectory, embedder: Embedder, find: Find | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        state: StateDirectory,
+        embedder: Embedder,
+        find: Find | None = None,
+        legs: DenseLegs | None = None,
+    ) -> None:
         """Keep what searches need; ``find`` knows embedders of indexes that ``embedder`` did not build."""
         self._store = store
+        self._legs = legs
         self._state = state
         self._embedders = Embedders(store, embedder, find)
         self._open: dict[str, _Opened] = {}
@@ -175,7 +184,7 @@ class Retriever:
         with self._lock:
             opened = self._open.get(collection)
             if opened is None or opened.generation.number != number:
-                generation = open_generation(self._state.index(collection, number))
+                generation = open_generation(self._state.index(collection, number), self._legs)
                 embedder = self._embedders.named(generation.manifest["embedder"])
                 if embedder is None:
                     raise IndexMismatch(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from data.state import StateDirectory
 from data.store import PairFilter, Store
 from service.arms import adapter_label
+from service.places import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,15 +57,14 @@ class Overview:
 def overview(settings: Settings) -> Overview:
     """Return what there is under the state directory, which need not exist and is not made."""
     state = StateDirectory(settings.state_dir)
-    url = settings.database_url
-    if url is None and not state.db.is_file():
+    if settings.database_url is None and not state.db.is_file():
         first = (
             NextStep("ragtune ingest FOLDER", "your own documents, to ask questions about"),
             NextStep("ragtune demo", "the whole loop on the sample documents, in about ten minutes"),
         )
         return Overview(str(state.root), settings.model, None, next=first)
     holder = state.holder()
-    with Store.open(state.db if url is None else url.get_secret_value()) as store:
+    with open_store(settings, state) as store:
         found = tuple(_collection(store, name) for name in store.collections.names())
         adapters = store.adapters.list()
         jobs = {status: store.jobs.list(status, 1000) for status in ("queued", "running", "failed", "interrupted")}

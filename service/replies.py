@@ -15,13 +15,19 @@ from data.errors import (
     EngineBusy,
     EngineError,
     EngineUnavailable,
+    IndexUnavailable,
     RagtuneError,
     RateLimited,
     Unauthorized,
 )
 from service.problems import MEDIA_TYPE, problem
 
-_RETRY_AFTER_S: dict[type[RagtuneError], int] = {EngineBusy: 2, EngineUnavailable: 5, DatabaseUnavailable: 5}
+_RETRY_AFTER_S: dict[type[RagtuneError], int] = {
+    EngineBusy: 2,
+    EngineUnavailable: 5,
+    DatabaseUnavailable: 5,
+    IndexUnavailable: 5,
+}
 """When to come back: a place in the queue is free soon, an engine or a database that died takes a moment to start."""
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from data.errors import InvalidModel
-from data.records import Model, content_id
+from data.protocols import TokenScores
+from data.records import Message, Model, content_id
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -19,6 +20,25 @@ if TYPE_CHECKING:
     from service.engine.tuning import Tuning
 
 _ARCHITECTURE = "served by URL"
+
+
+@runtime_checkable
+class AdapterHost(Protocol):
+    """A generator that adapters are given to: the local engine loads them, a server finds or loads them."""
+
+    def add_adapter(self, key: str, gguf_path: str, base_sha256: str, attention: str = "full") -> float:
+        """Make ``key`` usable in requests; return how much it changes the logits (NaN where they are not seen)."""
+
+    def remove_adapter(self, key: str) -> None:
+        """Forget ``key``."""
+
+
+@runtime_checkable
+class ScoringEngine(AdapterHost, Protocol):
+    """An engine that also shows logits; a server does not."""
+
+    def score(self, messages: tuple[Message, ...], completion: str, adapter: str | None = None) -> TokenScores:
+        """Return the logits of ``completion`` after ``messages``."""
 
 
 def local_options(settings: Settings, tuning: Tuning | None, kv_folder: Path) -> EngineOptions:

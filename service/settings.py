@@ -41,6 +41,10 @@ class Settings(BaseSettings):
     )
 
     model: str = Field("starter", description="Base model: starter, a .gguf path, a folder, a hub id or a name.")
+    milvus_uri: str | None = Field(
+        None, description="A Milvus server (or a file for Milvus Lite) that holds the vectors instead of files here."
+    )
+    milvus_token: SecretStr | None = Field(None, description="Its user:password, or an API key.")
     embedder: str = Field("starter", description="Embedding model: starter, a folder or a hub id.")
     embed_batch_size: int = Field(32, ge=1)
     rerank: Rerank = Field("off", description="Reads the best passages again: off, likelihood or cross-encoder.")
@@ -105,10 +109,10 @@ class Settings(BaseSettings):
         description="Whether the demo ends by serving.",
     )
 
-    @field_validator("database_url")
+    @field_validator("database_url", "milvus_token", "milvus_uri", mode="before")
     @classmethod
-    def _none_if_empty(cls, value: SecretStr | None) -> SecretStr | None:
-        return value if value is not None and value.get_secret_value() else None
+    def _none_if_empty(cls, value: Any) -> Any:
+        return value or None
 
     @field_validator("allowed_hosts", mode="before")
     @classmethod

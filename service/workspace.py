@@ -12,22 +12,24 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from data.errors import EngineUnavailable, InvalidRequest, UnknownAdapter
 from data.prompt import answer_messages
-from data.protocols import Embedder, GenerationRequest, Generator, TokenScores
-from data.records import Adapter, Message, Model
+from data.protocols import Embedder, GenerationRequest, Generator
+from data.records import Adapter, Model
 from data.state import StateDirectory
 from service.answerer import Answerer
 from service.arms import adapter_label
-from service.serving import local_options, open_server, require_weights, server_model
+from service.places import open_legs, open_store
+from service.serving import AdapterHost, ScoringEngine, local_options, open_server, require_weights, server_model
 from service.settings import Rerank, Settings
 
 if TYPE_CHECKING:
     from data.store import Store
     from retrieval.embedders import Embedders
     from retrieval.ingest import Ingestor
+    from retrieval.legs import DenseLegs
     from retrieval.rerank import Reranker
     from retrieval.retriever import Retriever
     from retrieval.tuned import TunedEmbedders
@@ -39,25 +41,6 @@ if TYPE_CHECKING:
 ADAPTER_GGUF = "adapter.gguf"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
-
-
-@runtime_checkable
-class AdapterHost(Protocol):
-    """A generator that adapters are given to: the local engine loads them, a server finds or loads them."""
-
-    def add_adapter(self, key: str, gguf_path: str, base_sha256: str, attention: str = "full") -> float:
-        """Make ``key`` usable in requests; return how much it changes the logits (NaN where they are not seen)."""
-
-    def remove_adapter(self, key: str) -> None:
-        """Forget ``key``."""
-
-
-@runtime_checkable
-class ScoringEngine(AdapterHost, Protocol):
-    """An engine that also shows logits; a server does not."""
-
-    def score(self, messages: tuple[Message, ...], completion: str, adapter: str | None = None) -> TokenScores:
-        """Return the logits of ``completion`` after ``messages``."""
 
 
 class Workspace:
@@ -118,11 +101,8 @@ class Workspace:
     @cached_property
     def store(self) -> Store:
         """The SQL store, migrated."""
-        from data.store import Store
-
-        url = self.settings.database_url
         with self._mutex:
-            return Store.open(self.state.db if url is None else url.get_secret_value())
+            return open_store(self.settings, self.state)
 
     @cached_property
     def embedder(self) -> Embedder:
@@ -154,11 +134,16 @@ class Workspace:
         return Embedders(self.store, self.embedder, self.tuned.find)
 
     @cached_property
+    def legs(self) -> DenseLegs:
+        """Where the vectors of index generations are."""
+        return open_legs(self.settings, self.state)
+
+    @cached_property
     def retriever(self) -> Retriever:
         """The production retriever."""
         from retrieval.retriever import Retriever
 
-        return Retriever(self.store, self.state, self.embedder, self.tuned.find)
+        return Retriever(self.store, self.state, self.embedder, self.tuned.find, self.legs)
 
     def reranker(self, kind: Rerank | None = None) -> Reranker | None:
         """Return what reads the best passages again, None if nothing does; ``kind`` None takes the configured one.
@@ -189,7 +174,7 @@ class Workspace:
         """What turns files into documents, chunks and index generations."""
         from retrieval.ingest import Ingestor
 
-        return Ingestor(self.store, self.state, self.embedder, self.settings, find=self.tuned.find)
+        return Ingestor(self.store, self.state, self.embedder, self.settings, find=self.tuned.find, legs=self.legs)
 
     @cached_property
     def models(self) -> ModelRegistry:
