@@ -16,6 +16,7 @@ from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.engine import EngineOptions
+    from service.engine.fleet import Fleet
     from service.engine.openai import OpenAIGenerator
     from service.engine.tuning import Tuning
 
@@ -69,8 +70,8 @@ def local_options(settings: Settings, tuning: Tuning | None, kv_folder: Path) ->
     return options
 
 
-def open_server(settings: Settings, local: Model | None) -> OpenAIGenerator:
-    """Return the configured server as a generator, without asking it anything.
+def open_server(settings: Settings, local: Model | None) -> OpenAIGenerator | Fleet:
+    """Return the configured server, or several of them, as a generator, without asking it anything.
 
     Args:
         settings: with ``engine_url``.
@@ -83,12 +84,14 @@ def open_server(settings: Settings, local: Model | None) -> OpenAIGenerator:
 
     assert settings.engine_url is not None
     key = settings.engine_api_key
-    return OpenAIGenerator(
-        settings.engine_url,
-        key.get_secret_value() if key else "",
-        settings.engine_model or "",
-        base_sha256=_sha256(settings) if local is None else local.sha256,
-    )
+    secret, sha256 = key.get_secret_value() if key else "", _sha256(settings) if local is None else local.sha256
+    urls = list(dict.fromkeys(filter(None, map(str.strip, settings.engine_url.split(",")))))
+    servers = [OpenAIGenerator(url, secret, settings.engine_model or "", base_sha256=sha256) for url in urls or [""]]
+    if len(servers) == 1:
+        return servers[0]
+    from service.engine.fleet import Fleet
+
+    return Fleet(servers)
 
 
 def server_model(settings: Settings, name: str, url: str) -> Model:

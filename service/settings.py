@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     promotion_policy: Path | None = Field(None, description="A TOML file: what an adapter must show before it serves.")
 
     engine_url: str | None = Field(
-        None, description="An OpenAI-compatible server that generates instead of the local engine."
+        None, description="OpenAI-compatible servers that generate instead of the local engine; comma-separated."
     )
     engine_model: str | None = Field(None, description="The model's name there; by default the only one it lists.")
     engine_api_key: SecretStr | None = None

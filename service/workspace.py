@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from retrieval.retriever import Retriever
     from retrieval.tuned import TunedEmbedders
     from service.engine import EngineOptions
+    from service.engine.fleet import Fleet
     from service.engine.models import ModelRegistry
     from service.engine.openai import OpenAIGenerator
     from service.engine.tuning import Tuning
@@ -208,7 +209,7 @@ class Workspace:
                 self._generator = self._server() if self.settings.engine_url else self.new_engine()
             return self._generator
 
-    def _server(self) -> OpenAIGenerator:
+    def _server(self) -> OpenAIGenerator | Fleet:
         said = self._model is not None or "model" in self.settings.model_fields_set
         return open_server(self.settings, self.model if said else None)
 
@@ -219,10 +220,11 @@ class Workspace:
             EngineError: it cannot be started, or does not answer.
             Unauthorized: the server refuses the key.
         """
+        from service.engine.fleet import Fleet
         from service.engine.openai import OpenAIGenerator
 
         generator = self.generator
-        if not isinstance(generator, OpenAIGenerator):
+        if not isinstance(generator, OpenAIGenerator | Fleet):
             return f"{self.model.name} ({self.model.architecture})"
         found = generator.check()
         return f"{generator.url} ({found.dialect.name}) with {', '.join(found.models) or 'no list of models'}"
