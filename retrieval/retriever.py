@@ -8,6 +8,7 @@ since are left out. Knows nothing of prompts or answers.
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,9 @@ _MIN_HEAD = 5
 _HEAD_FACTOR = 4
 """Of what was found, so many times the passages wanted are read from the store and compared; more only if need be."""
 _OPEN_ATTEMPTS = 3
+MOST_OPEN = 500
+"""Collections kept open, those opened last: each takes a thread and eight maps of files, of which Linux allows a
+process 65,530 (docs/scale.md)."""
 _CONTEXT_SHARE = 0.4
 """Measured on follow-ups whose names were replaced by pronouns, and on changes of subject (bench/RESULTS.md)."""
 
@@ -61,7 +65,7 @@ class Retriever:
         self._legs = legs
         self._state = state
         self._embedders = Embedders(store, embedder, find)
-        self._open: dict[str, _Opened] = {}
+        self._open: OrderedDict[str, _Opened] = OrderedDict()
         self._lock = threading.Lock()
 
     def search(
@@ -195,6 +199,9 @@ class Retriever:
                     )
                 opened = _Opened(generation, embedder)
                 self._open[collection] = opened
+                self._open.move_to_end(collection)
+                while len(self._open) > MOST_OPEN:
+                    self._open.popitem(last=False)
         return opened
 
     def _search(self, opened: _Opened, asked: _Asked, wanted: int) -> list[Passage]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from data.errors import EngineBusy, EngineError, EngineUnavailable, UnknownAdapter
 from data.protocols import Delta, GenerationRequest, GenerationResult
@@ -23,6 +23,7 @@ from service.engine.openai import OpenAIGenerator
 from service.engine.routing import Seat, order, prefix_blocks
 
 log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
@@ -225,7 +226,7 @@ class Fleet:
             with self._mutex:
                 seat.running -= 1
 
-    def _first(self, ask: Callable[[OpenAIGenerator], Any]) -> Any:
+    def _first(self, ask: Callable[[OpenAIGenerator], _T]) -> _T:
         """Ask the servers in turn, those that are down last, and return the first answer."""
         last: EngineError | None = None
         with self._mutex:
