@@ -160,6 +160,19 @@ def test_a_worker_that_died_is_noticed_by_another_store_and_cannot_end_the_job_a
     assert stores[3].jobs.finish(job.id, "succeeded", {}, worker="alive").status == "succeeded"
 
 
+def test_a_notice_is_delivered_by_one_of_many_stores(stores):
+    stores[0].webhooks.add("https://example.com/hook")
+    for _ in range(3):
+        job = stores[0].jobs.create("ingest", {})
+        stores[0].jobs.claim("w", 60)
+        stores[0].jobs.finish(job.id, "succeeded", {})
+    now = time.time() + 1
+    taken = [due.notice.id for found in together(lambda n: stores[n % 4].webhooks.due(now)) for due in found]
+    assert len(taken) == len(set(taken)) == 3
+    assert stores[1].webhooks.due(now) == []
+    assert len(stores[1].webhooks.due(now + 120)) == 3  # whoever took them may have died
+
+
 def test_one_idempotency_key_makes_one_job(stores):
     made = together(lambda number: stores[number % 4].jobs.create("ingest", {"a": 1}, "key").id)
     assert len(set(made)) == 1
