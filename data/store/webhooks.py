@@ -181,7 +181,7 @@ class Webhooks:
             return [Notice(*row) for row in connection.execute(query.limit(check_limit(limit)))]
 
     def due(self, now: float, limit: int = 20) -> Sequence[Due]:
-        """Return the notices whose time has come, the oldest first; of several servers one gets each (for ``HELD_S``)."""
+        """Return the notices whose time has come, the oldest first; one of several servers gets each (``HELD_S``)."""
         query = sa.select(*_NOTICE, webhooks.c.url, webhooks.c.secret).join(
             webhooks, webhooks.c.id == notices.c.webhook_id
         )
