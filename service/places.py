@@ -5,8 +5,10 @@ Knows nothing of what is in them.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from data.errors import InvalidRequest
 from data.state import StateDirectory
 from service.settings import Settings
 
@@ -28,11 +30,19 @@ def open_store(settings: Settings, state: StateDirectory) -> Store:
 
 
 def open_legs(settings: Settings, state: StateDirectory) -> DenseLegs:
-    """Return where dense legs are: in files, or on the Milvus server of ``RAGTUNE_MILVUS_URI``."""
+    """Return where dense legs are: in files, or on the Milvus server of ``RAGTUNE_MILVUS_URI``.
+
+    Raises:
+        InvalidRequest: there is a server, and its client is not installed.
+    """
     if not settings.milvus_uri:
         from retrieval.legs import FaissLegs
 
         return FaissLegs()
+    if find_spec("pymilvus") is None:
+        raise InvalidRequest(
+            "Milvus needs its client.", got="no package pymilvus", hint="Run: pip install 'ragtune[cluster]'"
+        )
     from retrieval.milvus import MilvusLegs, MilvusServer
 
     token = settings.milvus_token

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import secrets
 import shutil
 import signal
@@ -48,14 +49,18 @@ class PostgresServer:
     """A server in a temporary folder; ``url(name)`` is the address of one of its databases."""
 
     def __init__(self, folder: Path) -> None:
-        self._bin = programs()
-        assert self._bin is not None
+        found = programs()
+        assert found is not None
         self._data = folder / "data"
         self._sockets = folder
         self.password = f"secret-{secrets.token_hex(8)}"
         self.port = free_port()
         # initdb refuses to run as root.
-        self._as = {"user": _UNPRIVILEGED, "group": "nogroup"} if os.geteuid() == 0 else {}
+        self._as: dict[str, int] = {}
+        if os.geteuid() == 0:
+            account = pwd.getpwnam(_UNPRIVILEGED)
+            self._as = {"user": account.pw_uid, "group": account.pw_gid}
+        self._bin = self._usable(found, folder)
         if self._as:
             shutil.chown(folder, **self._as)
         password = folder / "password"
@@ -68,6 +73,21 @@ class PostgresServer:
             check=True, stdout=subprocess.DEVNULL, cwd=folder, extra_groups=[] if self._as else None, **self._as,
         )  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
+
+    def _usable(self, programs: Path, folder: Path) -> Path:
+        """Return a folder of the programs that the server's user may enter: a copy where a parent is closed to it."""
+        try:
+            subprocess.run(
+                [programs / "postgres", "--version"], check=True, capture_output=True, cwd=folder, **self._as
+            )
+        except (PermissionError, subprocess.CalledProcessError):
+            package = programs.parents[1]
+            copied = shutil.copytree(package, folder / "site" / package.name)
+            libraries = package.parent / f"{package.name}.libs"  # found by a relative path
+            if libraries.is_dir():
+                shutil.copytree(libraries, folder / "site" / libraries.name)
+            return Path(copied) / programs.relative_to(package)
+        return programs
 
     def start(self) -> None:
         """Start the server and wait until it takes connections."""

@@ -26,9 +26,9 @@ SERVER = """
 from service.serve import serve
 from service.settings import Settings
 from service.workspace import Workspace
-from tests.service.parts import MODEL, HashEmbedder, ScriptedGenerator
+from tests.service.parts import MODEL, ScriptedGenerator
 
-workspace = Workspace(Settings.load(), embedder=HashEmbedder(), generator=ScriptedGenerator(), model=MODEL)
+workspace = Workspace(Settings.load(), generator=ScriptedGenerator(), model=MODEL)
 serve(workspace, on_ready=lambda url: print(url, flush=True))
 """
 
