@@ -32,7 +32,7 @@ RagtuneError
 ├── JobCancelled                    409
 └── StateError                      503
     ├── StateLocked  StateNotWritable  StorageCorrupt  InsufficientMemory  PortTaken
-    ├── DatabaseUnavailable  IndexUnavailable
+    ├── DatabaseUnavailable
     └── InsufficientStorage         507
 
 An error names what was wrong (``detail``), the offending value (``got``), what would have been
@@ -375,11 +375,7 @@ class StateLocked(StateError):
 
 
 class DatabaseUnavailable(StateError):
-    """The database server is down, starting, or does not let ragtune in."""
-
-
-class IndexUnavailable(StateError):
-    """The index server is down or does not answer."""
+    """The database server, or the index server, is down, starting, or does not let ragtune in."""
 
 
 class StateNotWritable(StateError):

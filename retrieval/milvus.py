@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import IndexMismatch, IndexUnavailable, StorageCorrupt
+from data.errors import DatabaseUnavailable, IndexMismatch, StorageCorrupt
 from data.protocols import Hit, Index, Keys, Vectors
 from data.records import content_id
 from data.state import map_os_error, write_atomic
@@ -55,11 +55,11 @@ def _mapped() -> Iterator[None]:
                 got=error.message,
                 hint="Build it anew: ragtune index rebuild.",
             ) from error
-        raise IndexUnavailable(
+        raise DatabaseUnavailable(
             f"Milvus failed: {error.message}", hint="Check the server of RAGTUNE_MILVUS_URI."
         ) from error
     except (RpcError, ConnectionError, ValueError) as error:
-        raise IndexUnavailable(
+        raise DatabaseUnavailable(
             f"Milvus does not answer: {type(error).__name__}", hint="Check the server of RAGTUNE_MILVUS_URI."
         ) from error
 
@@ -81,7 +81,7 @@ class MilvusServer:
         """Call a method of pymilvus' client.
 
         Raises:
-            IndexUnavailable: the server is down, refuses, or does not answer in time.
+            DatabaseUnavailable: the server is down, refuses, or does not answer in time.
             StorageCorrupt: the collection is not there.
         """
         with _mapped():
@@ -144,7 +144,7 @@ class MilvusIndex:
     broken by Milvus, all others by key.
 
     Raises:
-        IndexUnavailable: the server is down.
+        DatabaseUnavailable: the server is down.
         IndexMismatch: the vectors there have another length than ``dimension``.
     """
 

@@ -15,7 +15,6 @@ from data.errors import (
     EngineBusy,
     EngineError,
     EngineUnavailable,
-    IndexUnavailable,
     RagtuneError,
     RateLimited,
     Unauthorized,
@@ -26,7 +25,6 @@ _RETRY_AFTER_S: dict[type[RagtuneError], int] = {
     EngineBusy: 2,
     EngineUnavailable: 5,
     DatabaseUnavailable: 5,
-    IndexUnavailable: 5,
 }
 """When to come back: a place in the queue is free soon, an engine or a database that died takes a moment to start."""
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from data.errors import IndexMismatch, IndexUnavailable, StorageCorrupt
+from data.errors import DatabaseUnavailable, IndexMismatch, StorageCorrupt
 from data.protocols import Vectors
 from retrieval.generation import KEPT_GENERATIONS, GenerationBuilder, open_generation
 from retrieval.milvus import MilvusLegs, MilvusServer
@@ -165,7 +165,7 @@ def test_vectors_of_another_length_are_refused(legs, state):
 
 def test_a_server_that_is_down_is_unavailable(state):
     legs = MilvusLegs(MilvusServer("http://127.0.0.1:1", "root:secret-token"), state.root / "index")
-    with pytest.raises(IndexUnavailable, match="Milvus") as down:
+    with pytest.raises(DatabaseUnavailable, match="Milvus") as down:
         legs.open(state.index("default", 1), 4)
     assert down.value.status == 503
     assert "secret-token" not in f"{down.value}"
