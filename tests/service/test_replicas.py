@@ -38,7 +38,7 @@ def replica(state, database_url):
     """Run a server; yields its process and a client of it."""
     environment = {
         **os.environ, "RAGTUNE_STATE_DIR": str(state), "RAGTUNE_PORT": "0", "RAGTUNE_API_KEY": KEY,
-        "RAGTUNE_DATABASE_URL": database_url, "RAGTUNE_LEASE_S": "2",
+        "RAGTUNE_DATABASE_URL": database_url,
     }  # fmt: skip
     command = [sys.executable, "-c", SERVER]
     with subprocess.Popen(
