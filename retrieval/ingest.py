@@ -35,6 +35,7 @@ from retrieval.facts import (
     sha256_of,
 )
 from retrieval.generation import GenerationBuilder, read_manifest
+from retrieval.legs import DenseLegs
 from retrieval.load import Content, Limits, expand, find_files, is_archive, parse, read
 from retrieval.verify import Verifier
 from retrieval.writer import Window, Writer
@@ -114,16 +115,15 @@ class Ingestor:
         window: Window | None = None,
         *,
         find: Find | None = None,
+        legs: DenseLegs | None = None,
     ) -> None:
         """Keep what ingesting needs; an index whose own embedder ``find`` knows goes on with that one."""
-        self._store = store
-        self._state = state
-        self._embedder = embedder
-        self._embedders = Embedders(store, embedder, find)
-        self._window = window or Window()
-        self._limits = Limits(max_bytes=settings.max_document_bytes)
+        self._store, self._state = store, state
+        self._embedder, self._embedders = embedder, Embedders(store, embedder, find)
+        self._window, self._limits = window or Window(), Limits(max_bytes=settings.max_document_bytes)
         self._chunking = {"chunk_size": settings.chunk_size, "chunk_overlap": settings.chunk_overlap}
-        self._builder = GenerationBuilder(store, state, embedder, {"chunker": CHUNKER, **self._chunking}, find=find)
+        noted = {"chunker": CHUNKER, **self._chunking}
+        self._builder = GenerationBuilder(store, state, embedder, noted, find=find, legs=legs)
 
     @property
     def settings_fingerprint(self) -> str:
@@ -221,7 +221,7 @@ class Ingestor:
 
     def verify(self, collection: str, report: Report = ignore_progress, *, repair: bool = False) -> dict[str, Any]:
         """Check every invariant of a collection and its index; see ``retrieval.verify``."""
-        return Verifier(self._store, self._state, self).verify(collection, report, repair=repair)
+        return Verifier(self._store, self._state, self, self._builder.legs).verify(collection, report, repair=repair)
 
     def compact(self, collection: str, report: Report = ignore_progress) -> dict[str, Any]:
         """Join the segments of a collection's index, then drop what nothing needs any more.

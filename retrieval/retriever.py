@@ -8,6 +8,7 @@ since are left out. Knows nothing of prompts or answers.
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from retrieval.duplicates import collapse
 from retrieval.embedders import Embedders, Find
 from retrieval.generation import Generation, open_generation
 from retrieval.hybrid import Found, mix, understands
+from retrieval.legs import DenseLegs
 from retrieval.rerank import CANDIDATES, Reranker, rerank
 from retrieval.vectors import embed_cached
 
@@ -32,6 +34,9 @@ _MIN_HEAD = 5
 _HEAD_FACTOR = 4
 """Of what was found, so many times the passages wanted are read from the store and compared; more only if need be."""
 _OPEN_ATTEMPTS = 3
+MOST_OPEN = 500
+"""Collections kept open, those opened last: each takes a thread and eight maps of files, of which Linux allows a
+process 65,530 (docs/scale.md)."""
 _CONTEXT_SHARE = 0.4
 """Measured on follow-ups whose names were replaced by pronouns, and on changes of subject (bench/RESULTS.md)."""
 
@@ -47,12 +52,20 @@ class Retrieved:
 class Retriever:
     """Finds passages; safe to share between threads."""
 
-    def __init__(self, store: Store, state: StateDirectory, embedder: Embedder, find: Find | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        state: StateDirectory,
+        embedder: Embedder,
+        find: Find | None = None,
+        legs: DenseLegs | None = None,
+    ) -> None:
         """Keep what searches need; ``find`` knows embedders of indexes that ``embedder`` did not build."""
         self._store = store
+        self._legs = legs
         self._state = state
         self._embedders = Embedders(store, embedder, find)
-        self._open: dict[str, _Opened] = {}
+        self._open: OrderedDict[str, _Opened] = OrderedDict()
         self._lock = threading.Lock()
 
     def search(
@@ -175,7 +188,7 @@ class Retriever:
         with self._lock:
             opened = self._open.get(collection)
             if opened is None or opened.generation.number != number:
-                generation = open_generation(self._state.index(collection, number))
+                generation = open_generation(self._state.index(collection, number), self._legs)
                 embedder = self._embedders.named(generation.manifest["embedder"])
                 if embedder is None:
                     raise IndexMismatch(
@@ -186,6 +199,9 @@ class Retriever:
                     )
                 opened = _Opened(generation, embedder)
                 self._open[collection] = opened
+                self._open.move_to_end(collection)
+                while len(self._open) > MOST_OPEN:
+                    self._open.popitem(last=False)
         return opened
 
     def _search(self, opened: _Opened, asked: _Asked, wanted: int) -> list[Passage]:

@@ -17,12 +17,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from data.errors import RagtuneError, StorageCorrupt
-from data.protocols import Keys, Report
+from data.protocols import Index, Keys, Report
 from data.records import Progress
 from data.state import StateDirectory, sha256_file
 from data.store import DocumentRow, GenerationRow, Store
 from retrieval.generation import read_manifest
-from retrieval.index import FaissIndex
+from retrieval.legs import DenseLegs
 from retrieval.lexical import TantivyIndex
 
 _SHOWN = 5
@@ -76,8 +76,8 @@ class Repairs(Protocol):
 class Verifier:
     """Checks one collection, and what all collections share."""
 
-    def __init__(self, store: Store, state: StateDirectory, repairs: Repairs) -> None:
-        self._store, self._state, self._repairs = store, state, repairs
+    def __init__(self, store: Store, state: StateDirectory, repairs: Repairs, legs: DenseLegs) -> None:
+        self._store, self._state, self._repairs, self._legs = store, state, repairs, legs
 
     def verify(self, collection: str, report: Report, *, repair: bool = False) -> dict[str, Any]:
         """Check everything; ``repair`` what can be, then check again.
@@ -180,7 +180,7 @@ class Verifier:
         for text_hash in self._store.embeddings.misshapen(manifest["embedder"], 4 * int(manifest["dimension"])):
             found.add("cached-vector", text_hash, "It has another length than the index.")
         try:
-            held = dict(_leg_keys(folder, int(manifest["dimension"])))
+            held = dict(_leg_keys(folder, int(manifest["dimension"]), self._legs))
         except RagtuneError as error:
             found.add("generation-damaged", what, str(error))
             return
@@ -235,9 +235,9 @@ def _name(collection: str, row: GenerationRow) -> str:
     return f"index/{collection}/{row.number}"
 
 
-def _leg_keys(folder: Path, dimension: int) -> Iterator[tuple[str, Keys]]:
-    opened: tuple[tuple[str, Callable[[], FaissIndex | TantivyIndex]], ...] = (
-        ("dense", lambda: FaissIndex(folder / "dense", dimension)),
+def _leg_keys(folder: Path, dimension: int, legs: DenseLegs) -> Iterator[tuple[str, Keys]]:
+    opened: tuple[tuple[str, Callable[[], Index]], ...] = (
+        ("dense", lambda: legs.open(folder, dimension)),
         ("lexical", lambda: TantivyIndex(folder / "lexical")),
     )
     for name, open_leg in opened:

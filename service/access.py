@@ -20,7 +20,7 @@ from starlette.types import Scope as Connection
 from data.access import MACHINE, SCOPES, Access, Scope, acting, current, require, require_whole
 from data.errors import RagtuneError, Unauthorized
 from service.assets import page_assets
-from service.limits import RateLimits, rate_headers
+from service.limits import MemoryBuckets, RateLimits, rate_headers
 from service.replies import error_response
 from service.signon import check_same_site, key_of, signed_on, signs_on
 
@@ -49,7 +49,7 @@ class KeyGuard:
     def __init__(self, app: ASGIApp, workspace: Workspace) -> None:
         self._app = app
         self._workspace = workspace
-        self._limits = RateLimits()
+        self._memory = MemoryBuckets()
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401 or 429."""
@@ -70,11 +70,16 @@ class KeyGuard:
     def _identify(self, headers: Headers, method: str, peer: str) -> tuple[Access, dict[str, str]]:
         """Return whoever asks: by a key of its own, else by a trusted proxy's word."""
         authorization = headers.get("authorization")
+        limits = self._limits()
         user = None if authorization else signed_on(self._workspace.settings, headers, peer)
         if user is None:
-            return identify(self._workspace, authorization, self._limits)
+            return identify(self._workspace, authorization, limits)
         check_same_site(headers, method)
-        return _as_key(key_of(self._workspace.store, user), user, self._limits)
+        return _as_key(key_of(self._workspace.store, user), user, limits)
+
+    def _limits(self) -> RateLimits:
+        """Return the limits: shared with the other servers of a database server, else this process's own."""
+        return RateLimits(self._workspace.store.buckets if self._workspace.shares_state else self._memory)
 
     async def _watched(self, scope: Connection, receive: Receive, send: Send, headers: dict[str, str]) -> None:
         status = 500

@@ -11,6 +11,7 @@ import argparse
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -99,6 +100,7 @@ def run_job(
     watch: Report | None = None,
     on_stuck: Callable[[], None] | None = None,
     on_interrupt: JobStatus = "interrupted",
+    worker: str | None = None,
 ) -> Job:
     """Run one queued job to its end and return it.
 
@@ -111,13 +113,14 @@ def run_job(
         watch: also receives every progress report (a terminal's progress bar, say).
         on_interrupt: what a stopped job becomes; a server takes an ``interrupted`` one up again.
         on_stuck: called when the job was cancelled and does not react within ``GRACE_S``.
+        worker: has claimed the job already; None claims it here.
 
     Raises:
         UnknownJob: there is none.
         Conflict: it runs already, or has ended.
     """
     jobs = workspace.store.jobs
-    worker = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    worker = worker or worker_name()
     job = jobs.claim_one(job_id, worker, workspace.settings.lease_s)
     pulse = Pulse(workspace.store, job_id, worker, watch=watch, on_stuck=on_stuck)
     try:
@@ -136,6 +139,11 @@ def run_job(
         log.exception("job %s (%s) failed", job_id, job.kind)
         return _over(workspace, job_id, "failed", error=problem(error), worker=worker)
     return _over(workspace, job_id, "succeeded", outputs=outputs, worker=worker)
+
+
+def worker_name() -> str:
+    """Return a name that no other worker has, on this machine or another."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 def _over(workspace: Workspace, job_id: str, status: JobStatus, **ending: Any) -> Job:
@@ -234,6 +242,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m service.jobs", description="Run one queued job.")
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--job", required=True)
+    parser.add_argument("--worker", help="has claimed the job")
     options = parser.parse_args(arguments)
 
     from service.settings import Settings
@@ -245,14 +254,15 @@ def main(arguments: list[str] | None = None) -> int:
     _end_with_parent()
     os.nice(_NICE)
     with Workspace(settings) as workspace:
-        workspace.state.join()
+        if not workspace.shares_state:
+            workspace.state.join()
 
         def stuck() -> None:
-            end_job(workspace.store, options.job, "cancelled")
+            end_job(workspace.store, options.job, "cancelled", worker=options.worker)
             os.killpg(os.getpgid(0), signal.SIGKILL)
 
         try:
-            job = run_job(workspace, options.job, on_stuck=stuck)
+            job = run_job(workspace, options.job, on_stuck=stuck, worker=options.worker)
         except KeyboardInterrupt:
             return 1
     return 0 if job.status == "succeeded" else 1

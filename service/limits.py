@@ -1,7 +1,8 @@
-"""How much a key may ask for: requests and tokens a minute, as token buckets in this process's memory.
+"""How much a key may ask for: requests and tokens a minute, as token buckets.
 
 A bucket holds a minute's worth and fills evenly. Tokens are known when an answer ends, so its bucket may go below
-nothing, and the key waits until it is filled again. Several processes have buckets of their own each.
+nothing, and the key waits until it is filled again. The buckets are in this process's memory, or in the database
+that several servers share.
 """
 
 from __future__ import annotations
@@ -9,21 +10,61 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from data.errors import RateLimited
+from data.store.buckets import MINUTE_S, refilled
 from data.store.keys import KeyRow
 
-_MINUTE_S = 60
+_MINUTE_S = int(MINUTE_S)
+
+
+class Buckets(Protocol):
+    """Where the buckets are: here, or in a database."""
+
+    def draw(
+        self, key_id: str, quotas: Mapping[str, int], amounts: Mapping[str, float], least: float | None = None
+    ) -> dict[str, float]:
+        """Take ``amounts`` and return what was there before; nothing where a bucket holds less than ``least``."""
 
 
 @dataclass(slots=True)
 class _Bucket:
-    """What is left, as it was at a moment of the monotonic clock."""
+    """What is left, as it was at a moment of the clock."""
 
     left: float
     at: float
+
+
+class MemoryBuckets:
+    """The buckets of one process.
+
+    Args:
+        clock: seconds of a clock that never goes back.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._buckets: dict[tuple[str, str], _Bucket] = {}
+        self._lock = threading.Lock()
+
+    def draw(
+        self, key_id: str, quotas: Mapping[str, int], amounts: Mapping[str, float], least: float | None = None
+    ) -> dict[str, float]:
+        """Take ``amounts`` out of a key's buckets, as ``data.store.buckets`` does."""
+        with self._lock:
+            now = self._clock()
+            held = {}
+            for kind, quota in quotas.items():
+                bucket = self._buckets.setdefault((key_id, kind), _Bucket(quota, now))
+                bucket.left, bucket.at = refilled(bucket.left, now - bucket.at, quota), now
+                held[kind] = bucket.left
+            if least is None or min(held.values(), default=least) >= least:
+                for kind in held:
+                    self._buckets[key_id, kind].left -= amounts.get(kind, 0.0)
+            return held
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,51 +78,42 @@ class Budget:
 
 
 class RateLimits:
-    """The buckets of every key.
+    """The limits of every key.
 
     Args:
-        clock: seconds of a clock that never goes back.
+        buckets: where what is left is kept.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._buckets: dict[tuple[str, str], _Bucket] = {}
-        self._lock = threading.Lock()
+    def __init__(self, buckets: Buckets | None = None) -> None:
+        self._buckets = MemoryBuckets() if buckets is None else buckets
 
     def admit(self, key: KeyRow) -> list[Budget]:
         """Take one request off a key's bucket and return what it has left, of every limit it has.
 
         Raises:
             RateLimited: no request or no token is left; nothing is taken.
+            DatabaseUnavailable: the buckets are in a database that is down.
         """
-        quotas = {"requests": key.grant.requests_per_minute, "tokens": key.grant.tokens_per_minute}
-        limits = {kind: quota for kind, quota in quotas.items() if quota is not None}
-        with self._lock:
-            for kind, quota in limits.items():
-                bucket = self._filled(key.id, kind, quota)
-                if bucket.left < 1:
-                    raise _refused(key, kind, quota, (1 - bucket.left) * _MINUTE_S / quota)
-            if "requests" in limits:
-                self._buckets[key.id, "requests"].left -= 1
-            return [self._budget(key.id, kind, quota) for kind, quota in limits.items()]
+        asked = {"requests": key.grant.requests_per_minute, "tokens": key.grant.tokens_per_minute}
+        quotas = {kind: quota for kind, quota in asked.items() if quota is not None}
+        if not quotas:
+            return []
+        amounts = {"requests": 1.0} if "requests" in quotas else {}
+        held = self._buckets.draw(key.id, quotas, amounts, least=1.0)
+        for kind, quota in quotas.items():
+            if held[kind] < 1:
+                raise _refused(key, kind, quota, (1 - held[kind]) * _MINUTE_S / quota)
+        return [_budget(kind, quota, held[kind] - amounts.get(kind, 0.0)) for kind, quota in quotas.items()]
 
     def charge(self, key: KeyRow, tokens: int) -> None:
         """Take the tokens of a finished answer off a key's bucket."""
         quota = key.grant.tokens_per_minute
         if quota is not None:
-            with self._lock:
-                self._filled(key.id, "tokens", quota).left -= tokens
+            self._buckets.draw(key.id, {"tokens": quota}, {"tokens": float(tokens)})
 
-    def _filled(self, key_id: str, kind: str, quota: int) -> _Bucket:
-        now = self._clock()
-        bucket = self._buckets.setdefault((key_id, kind), _Bucket(quota, now))
-        bucket.left = min(float(quota), bucket.left + (now - bucket.at) * quota / _MINUTE_S)
-        bucket.at = now
-        return bucket
 
-    def _budget(self, key_id: str, kind: str, quota: int) -> Budget:
-        left = self._buckets[key_id, kind].left
-        return Budget(kind, quota, max(0, math.floor(left)), math.ceil((quota - left) * _MINUTE_S / quota))
+def _budget(kind: str, quota: int, left: float) -> Budget:
+    return Budget(kind, quota, max(0, math.floor(left)), math.ceil((quota - left) * _MINUTE_S / quota))
 
 
 def rate_headers(budgets: list[Budget]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from data.errors import StateError
 from data.records import Answer, JobStatus
 from service.telemetry import EngineCollector
 
@@ -44,6 +45,7 @@ class Metrics:
         )
         self.answers = Counter("ragtune_answers", "Answers by mode.", ("mode", "abstained"), registry=self.registry)
         self.tokens = Counter("ragtune_tokens", "Tokens by kind.", ("kind",), registry=self.registry)
+        self.store_up = Gauge("ragtune_store_up", "Whether the database answers.", registry=self.registry)
         self.jobs = Gauge("ragtune_jobs", "Jobs by status.", ("status",), registry=self.registry)
 
     def count(self, answer: Answer) -> None:
@@ -55,8 +57,13 @@ class Metrics:
 
     def render(self, workspace: Workspace) -> bytes:
         """Return the exposition text, the jobs counted now."""
-        for status in _JOB_STATUSES:
-            self.jobs.labels(status).set(len(workspace.store.jobs.list(status, 1000)))
+        try:
+            for status in _JOB_STATUSES:
+                self.jobs.labels(status).set(len(workspace.store.jobs.list(status, 1000)))
+            self.store_up.set(1)
+        except StateError:
+            self.jobs.clear()  # rather no figure than an old one
+            self.store_up.set(0)
         return generate_latest(self.registry)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from data.state import StateDirectory
 from data.store import PairFilter, Store
 from service.arms import adapter_label
+from service.places import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,28 +57,28 @@ class Overview:
 def overview(settings: Settings) -> Overview:
     """Return what there is under the state directory, which need not exist and is not made."""
     state = StateDirectory(settings.state_dir)
-    if not state.db.is_file():
+    if settings.database_url is None and not state.db.is_file():
         first = (
             NextStep("ragtune ingest FOLDER", "your own documents, to ask questions about"),
             NextStep("ragtune demo", "the whole loop on the sample documents, in about ten minutes"),
         )
         return Overview(str(state.root), settings.model, None, next=first)
     holder = state.holder()
-    with Store.open(state.db) as store:
+    with open_store(settings, state) as store:
         found = tuple(_collection(store, name) for name in store.collections.names())
         adapters = store.adapters.list()
         jobs = {status: store.jobs.list(status, 1000) for status in ("queued", "running", "failed", "interrupted")}
         live = next((adapter_label(adapter) for adapter in adapters if adapter.stage == "live"), None)
-        url = str(holder["url"]) if holder is not None and holder["url"] else None
+        serving_at = str(holder["url"]) if holder is not None and holder["url"] else None
         return Overview(
             str(state.root),
             settings.model,
-            url,
+            serving_at,
             found,
             tuple(f"{adapter_label(adapter)} ({adapter.stage})" for adapter in adapters),
             live,
             {status: len(rows) for status, rows in jobs.items() if rows},
-            tuple(_next_steps(found, adapters, jobs["interrupted"] + jobs["failed"], url)),
+            tuple(_next_steps(found, adapters, jobs["interrupted"] + jobs["failed"], serving_at)),
         )
 
 

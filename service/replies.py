@@ -10,11 +10,23 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
-from data.errors import EngineBusy, EngineError, EngineUnavailable, RagtuneError, RateLimited, Unauthorized
+from data.errors import (
+    DatabaseUnavailable,
+    EngineBusy,
+    EngineError,
+    EngineUnavailable,
+    RagtuneError,
+    RateLimited,
+    Unauthorized,
+)
 from service.problems import MEDIA_TYPE, problem
 
-_RETRY_AFTER_S: dict[type[RagtuneError], int] = {EngineBusy: 2, EngineUnavailable: 5}
-"""When to come back: a place in the queue is free soon, an engine that died takes a moment to start."""
+_RETRY_AFTER_S: dict[type[RagtuneError], int] = {
+    EngineBusy: 2,
+    EngineUnavailable: 5,
+    DatabaseUnavailable: 5,
+}
+"""When to come back: a place in the queue is free soon, an engine or a database that died takes a moment to start."""
 
 
 def problem_response(body: dict[str, Any], headers: dict[str, str] | None = None) -> JSONResponse:

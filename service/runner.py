@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data.errors import DatabaseUnavailable
 from data.records import Job, JobStatus
-from service.jobs import BEAT_S, GRACE_S, HEAVY, RESUMABLE, end_job
+from service.jobs import BEAT_S, GRACE_S, HEAVY, RESUMABLE, WORK, end_job, worker_name
 from service.uploads import release_upload, sweep_uploads
 
 if TYPE_CHECKING:
@@ -28,18 +29,27 @@ log = logging.getLogger(__name__)
 
 STOP_S = 5.0
 """How long children get to stop by themselves when the server stops."""
+START_S = 60.0
+"""The lease of a job whose child has not begun: loading the libraries takes seconds, a minute on a busy machine."""
+RETRY_S = 2.0
+"""How long to leave a database that is down alone."""
+DAY_S = 86_400.0
 _LISTED = 200
 
 
 @dataclass(slots=True)
 class _Child:
     job_id: str
+    worker: str
     process: subprocess.Popen[bytes]
     kill_at: float | None = None
 
 
 class JobRunner:
-    """Starts, watches, cancels and ends the job processes of one server."""
+    """Starts, watches, cancels and ends the job processes of one server.
+
+    Several servers may take jobs from one store: each job is claimed before its child starts.
+    """
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
@@ -47,11 +57,14 @@ class JobRunner:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._mutex = threading.Lock()
+        self._swept = False
         self._thread = threading.Thread(target=self._run, name="job-runner", daemon=True)
 
     def start(self) -> None:
         """Begin running queued jobs, the ones a former server left behind included."""
-        sweep_uploads(self._workspace.state, self._workspace.store)
+        if not self._workspace.shares_state:
+            sweep_uploads(self._workspace.state, self._workspace.store)
+            self._swept = True
         self._thread.start()
 
     def wake(self) -> None:
@@ -95,13 +108,23 @@ class JobRunner:
         while not self._stopping.is_set():
             try:
                 with self._mutex:
+                    self._sweep_shared()
                     self._reap()
                     self._requeue()
                     self._start_queued()
+            except DatabaseUnavailable as error:
+                log.warning("no jobs are run: %s", error.detail)
+                self._stopping.wait(RETRY_S)
             except Exception:
                 log.exception("the job runner failed; it goes on")
             self._wake.wait(BEAT_S)
             self._wake.clear()
+
+    def _sweep_shared(self) -> None:
+        """Remove the files of jobs that are no more, but none that another server may be receiving now."""
+        if not self._swept:
+            sweep_uploads(self._workspace.state, self._workspace.store, older_than_s=DAY_S)
+            self._swept = True
 
     def _reap(self) -> None:
         for lane, child in list(self._children.items()):
@@ -117,7 +140,7 @@ class JobRunner:
         """Record the end of a job whose process ended without doing so."""
         store = self._workspace.store
         job = store.jobs.get(child.job_id)
-        if job.status not in ("running", "queued"):
+        if job.status != "running":
             release_upload(self._workspace.state, job)
             return
         error = None
@@ -133,7 +156,8 @@ class JobRunner:
                 "wanted": "",
                 "hint": f"See {self._log_path(child.job_id)}; a kill signal often means too little memory.",
             }
-        release_upload(self._workspace.state, end_job(store, child.job_id, status, error=error))
+        # Ends only what is still this worker's: a lease that ran out meanwhile may have given the job to another.
+        release_upload(self._workspace.state, end_job(store, child.job_id, status, error=error, worker=child.worker))
 
     def _requeue(self) -> None:
         jobs = self._workspace.store.jobs
@@ -143,15 +167,18 @@ class JobRunner:
                 jobs.requeue(job.id)
 
     def _start_queued(self) -> None:
-        queued = sorted(self._workspace.store.jobs.list("queued", _LISTED), key=lambda job: job.created_at)
-        for job in queued:
-            lane = "heavy" if job.kind in HEAVY else "light"
-            if lane not in self._children:
-                self._children[lane] = self._spawn(job)
+        for lane, kinds in (("heavy", HEAVY), ("light", WORK.keys() - HEAVY)):
+            if lane in self._children:
+                continue
+            worker = worker_name()
+            job = self._workspace.store.jobs.claim(worker, START_S, kinds)
+            if job is not None:
+                self._children[lane] = self._spawn(job, worker)
 
-    def _spawn(self, job: Job) -> _Child:
+    def _spawn(self, job: Job, worker: str) -> _Child:
         settings = self._workspace.settings
         command = [sys.executable, "-m", "service.jobs", "--state", str(settings.state_dir.resolve()), "--job", job.id]
+        command += ["--worker", worker]
         path = self._log_path(job.id)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as out:
@@ -164,7 +191,7 @@ class JobRunner:
                 start_new_session=True,
             )
         log.info("job %s (%s) runs in process %d", job.id, job.kind, process.pid)
-        return _Child(job.id, process)
+        return _Child(job.id, worker, process)
 
     def _log_path(self, job_id: str) -> Path:
         return self._workspace.state.logs / f"job-{job_id}.log"

@@ -10,11 +10,12 @@ import logging
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 import uvicorn
 
-from data.errors import InvalidRequest, PortTaken, RagtuneError
+from data.errors import DatabaseUnavailable, InvalidRequest, PortTaken, RagtuneError
 from service.settings import Settings
 from service.workspace import Workspace
 
@@ -22,15 +23,18 @@ log = logging.getLogger(__name__)
 
 _BACKLOG = 128
 _STOP_S = 3
+RETRY_S = 2.0
+"""How long to leave a database that is down alone."""
 
 
-def check_exposure(settings: Settings, *, keys: bool) -> None:
+def check_exposure(settings: Settings, keys: Callable[[], bool]) -> None:
     """Refuse to be reachable from elsewhere without an API key.
 
     Raises:
         InvalidRequest: the host is not a loopback address, and no key exists.
+        DatabaseUnavailable: whether one exists only a database that is down can tell.
     """
-    if settings.loopback or settings.api_key is not None or keys:
+    if settings.loopback or settings.api_key is not None or keys():
         return
     raise InvalidRequest(
         "Serving beyond this machine needs an API key",
@@ -75,7 +79,7 @@ def serve(workspace: Workspace, *, on_ready: Callable[[str], None] | None = None
         PortTaken, StateLocked, StateNotWritable, InvalidRequest: nothing was started.
     """
     settings = workspace.settings
-    check_exposure(settings, keys=any(key.valid for key in workspace.store.keys.list()))
+    check_exposure(settings, lambda: any(key.valid for key in workspace.store.keys.list()))
     with bind(settings.host, settings.port) as listener:
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = f"http://{shown}:{listener.getsockname()[1]}"
@@ -105,15 +109,24 @@ def _run(workspace: Workspace, listener: socket.socket, url: str, on_ready: Call
 
 def _warm(workspace: Workspace) -> None:
     """Load the models before the first question; what is wrong is told again when one is asked."""
-    try:
-        workspace.ensure_starter_adapters()
-        workspace.warm()
-    except RagtuneError as error:
-        log.warning("the engine is not ready: %s", error)
-    try:
-        workspace.ingestor.status("default")  # loads what the first request for the index would wait for
-    except RagtuneError as error:
-        log.warning("the index is not ready: %s", error)
+    _load("starter adapters", workspace.ensure_starter_adapters)
+    _load("engine", workspace.warm)
+    _load("index", lambda: workspace.ingestor.status("default"))  # what the first request for it would wait for
+
+
+def _load(what: str, load: Callable[[], object]) -> None:
+    """Load something; where only the database is missing, as soon as that is there."""
+    while True:
+        try:
+            load()
+        except DatabaseUnavailable as error:
+            log.warning("waiting for the database: %s", error.detail)
+            time.sleep(RETRY_S)
+        except RagtuneError as error:
+            log.warning("the %s is not ready: %s", what, error)
+            return
+        else:
+            return
 
 
 class _Server(uvicorn.Server):

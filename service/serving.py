@@ -7,18 +7,39 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from data.errors import InvalidModel
-from data.records import Model, content_id
+from data.protocols import TokenScores
+from data.records import Message, Model, content_id
 from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.engine import EngineOptions
+    from service.engine.fleet import Fleet
     from service.engine.openai import OpenAIGenerator
     from service.engine.tuning import Tuning
 
 _ARCHITECTURE = "served by URL"
+
+
+@runtime_checkable
+class AdapterHost(Protocol):
+    """A generator that adapters are given to: the local engine loads them, a server finds or loads them."""
+
+    def add_adapter(self, key: str, gguf_path: str, base_sha256: str, attention: str = "full") -> float:
+        """Make ``key`` usable in requests; return how much it changes the logits (NaN where they are not seen)."""
+
+    def remove_adapter(self, key: str) -> None:
+        """Forget ``key``."""
+
+
+@runtime_checkable
+class ScoringEngine(AdapterHost, Protocol):
+    """An engine that also shows logits; a server does not."""
+
+    def score(self, messages: tuple[Message, ...], completion: str, adapter: str | None = None) -> TokenScores:
+        """Return the logits of ``completion`` after ``messages``."""
 
 
 def local_options(settings: Settings, tuning: Tuning | None, kv_folder: Path) -> EngineOptions:
@@ -49,8 +70,8 @@ def local_options(settings: Settings, tuning: Tuning | None, kv_folder: Path) ->
     return options
 
 
-def open_server(settings: Settings, local: Model | None) -> OpenAIGenerator:
-    """Return the configured server as a generator, without asking it anything.
+def open_server(settings: Settings, local: Model | None) -> OpenAIGenerator | Fleet:
+    """Return the configured server, or several of them, as a generator, without asking it anything.
 
     Args:
         settings: with ``engine_url``.
@@ -63,12 +84,14 @@ def open_server(settings: Settings, local: Model | None) -> OpenAIGenerator:
 
     assert settings.engine_url is not None
     key = settings.engine_api_key
-    return OpenAIGenerator(
-        settings.engine_url,
-        key.get_secret_value() if key else "",
-        settings.engine_model or "",
-        base_sha256=_sha256(settings) if local is None else local.sha256,
-    )
+    secret, sha256 = key.get_secret_value() if key else "", _sha256(settings) if local is None else local.sha256
+    urls = list(dict.fromkeys(filter(None, map(str.strip, settings.engine_url.split(",")))))
+    servers = [OpenAIGenerator(url, secret, settings.engine_model or "", base_sha256=sha256) for url in urls or [""]]
+    if len(servers) == 1:
+        return servers[0]
+    from service.engine.fleet import Fleet
+
+    return Fleet(servers)
 
 
 def server_model(settings: Settings, name: str, url: str) -> Model:

@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True)
 
     state_dir: Path = Field(Path("var"), description="Where everything is kept.")
+    database_url: SecretStr | None = Field(
+        None, description="A PostgreSQL server instead of the file in the state directory; several servers share it."
+    )
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     api_key: SecretStr | None = Field(None, description="A key that is always accepted; required off loopback.")
@@ -38,6 +41,10 @@ class Settings(BaseSettings):
     )
 
     model: str = Field("starter", description="Base model: starter, a .gguf path, a folder, a hub id or a name.")
+    milvus_uri: str | None = Field(
+        None, description="A Milvus server (or a file for Milvus Lite) that holds the vectors instead of files here."
+    )
+    milvus_token: SecretStr | None = Field(None, description="Its user:password, or an API key.")
     embedder: str = Field("starter", description="Embedding model: starter, a folder or a hub id.")
     embed_batch_size: int = Field(32, ge=1)
     rerank: Rerank = Field("off", description="Reads the best passages again: off, likelihood or cross-encoder.")
@@ -66,7 +73,7 @@ class Settings(BaseSettings):
     promotion_policy: Path | None = Field(None, description="A TOML file: what an adapter must show before it serves.")
 
     engine_url: str | None = Field(
-        None, description="An OpenAI-compatible server that generates instead of the local engine."
+        None, description="OpenAI-compatible servers that generate instead of the local engine; comma-separated."
     )
     engine_model: str | None = Field(None, description="The model's name there; by default the only one it lists.")
     engine_api_key: SecretStr | None = None
@@ -101,6 +108,11 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("demo_serve", "RAGTUNE_DEMO_SERVE", "DEMO_SERVE"),
         description="Whether the demo ends by serving.",
     )
+
+    @field_validator("database_url", "milvus_token", "milvus_uri", mode="before")
+    @classmethod
+    def _none_if_empty(cls, value: Any) -> Any:
+        return value or None
 
     @field_validator("allowed_hosts", mode="before")
     @classmethod

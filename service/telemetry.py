@@ -6,7 +6,7 @@ counts come about; one that is missing there is missing here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -37,12 +37,26 @@ _COUNTERS = (
     ("guessed_tokens", "guessed_tokens", "Draft tokens: guessed ahead of a text."),
     ("guessed_right", "accepted_tokens", "Draft tokens that proved right."),
     ("restarts", "restarts", "Times the engine's process died or hung and was replaced."),
+    ("resumed", "resumed_requests", "Answers that another server went on with because theirs was lost."),
 )
 _KV_COUNTERS = (
     ("lookups", "kv_lookups", "Blocks of keys and values that were looked up."),
     ("damaged", "kv_damaged_blocks", "Blocks on disk that could not be read."),
 )
 _TIERS = ("memory", "disk")
+_REPLICAS: tuple[tuple[str, str, str, type[CounterMetricFamily | GaugeMetricFamily]], ...] = (
+    ("up", "up", "Whether the server answered when it was last asked.", GaugeMetricFamily),
+    ("running", "running_requests", "Requests under way there.", GaugeMetricFamily),
+    ("requests", "requests", "Requests sent there.", CounterMetricFamily),
+    ("failures", "failures", "Requests that found the server gone, or lost it.", CounterMetricFamily),
+    ("prefix_blocks", "prefix_blocks", "Blocks of prompts sent there.", CounterMetricFamily),
+    (
+        "prefix_blocks_matched",
+        "prefix_blocks_matched",
+        "Of these, blocks that it had read before.",
+        CounterMetricFamily,
+    ),
+)
 
 
 class EngineCollector(Collector):
@@ -71,6 +85,7 @@ class EngineCollector(Collector):
         if found.get("streams"):
             share = found.get("running", 0) / found["streams"]
             yield GaugeMetricFamily(f"{_PREFIX}batch_occupancy_ratio", "Streams in use, 0 to 1.", value=share)
+        yield from _of_replicas(found.get("replicas", ()))
         kv = found.get("kv", {})
         yield from _plain(kv, _KV_COUNTERS, CounterMetricFamily)
         yield from _by_tier(kv, "hits", CounterMetricFamily(f"{_PREFIX}kv_hits", "Blocks found.", labels=("tier",)))
@@ -83,6 +98,16 @@ def _plain(
     for key, name, text in names:
         if key in found:
             yield family(_PREFIX + name, text, value=float(found[key]))
+
+
+def _of_replicas(each: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    """Yield the series of several servers, by their addresses."""
+    for key, name, text, family in _REPLICAS:
+        series = family(f"ragtune_replica_{name}", text, labels=("url",))
+        for one in each:
+            series.add_metric((str(one["url"]),), float(one[key]))
+        if series.samples:
+            yield series
 
 
 def _by_tier(

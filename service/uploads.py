@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -125,14 +126,17 @@ def release_upload(state: StateDirectory, job: Job) -> None:
         discard_upload(state, job.inputs)
 
 
-def sweep_uploads(state: StateDirectory, store: Store) -> None:
-    """Remove the files of jobs that are no more, left behind by a crash; only while no request is served."""
+def sweep_uploads(state: StateDirectory, store: Store, older_than_s: float = 0.0) -> None:
+    """Remove the files of jobs that are no more, left behind by a crash.
+
+    Files younger than ``older_than_s`` stay: while requests are served their job may not have been made yet.
+    """
     awaited = [job for status in ("queued", "running", "interrupted") for job in store.jobs.list(status, _LISTED)]
     if len(awaited) >= _LISTED:
         return  # not all are listed: rather keep a file too many
     kept = {job.inputs.get(UPLOAD) for job in awaited}
     for folder in state.uploads.iterdir():
-        if folder.name not in kept:
+        if folder.name not in kept and time.time() - folder.stat().st_mtime >= older_than_s:
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -8,30 +8,33 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from data.errors import EngineUnavailable, InvalidRequest, UnknownAdapter
 from data.prompt import answer_messages
-from data.protocols import Embedder, GenerationRequest, Generator, TokenScores
-from data.records import Adapter, Message, Model
+from data.protocols import Embedder, GenerationRequest, Generator
+from data.records import Adapter, Model
 from data.state import StateDirectory
 from service.answerer import Answerer
 from service.arms import adapter_label
-from service.serving import local_options, open_server, require_weights, server_model
+from service.places import open_legs, open_store
+from service.serving import AdapterHost, ScoringEngine, local_options, open_server, require_weights, server_model
 from service.settings import Rerank, Settings
 
 if TYPE_CHECKING:
     from data.store import Store
     from retrieval.embedders import Embedders
     from retrieval.ingest import Ingestor
+    from retrieval.legs import DenseLegs
     from retrieval.rerank import Reranker
     from retrieval.retriever import Retriever
     from retrieval.tuned import TunedEmbedders
     from service.engine import EngineOptions
+    from service.engine.fleet import Fleet
     from service.engine.models import ModelRegistry
     from service.engine.openai import OpenAIGenerator
     from service.engine.tuning import Tuning
@@ -39,25 +42,6 @@ if TYPE_CHECKING:
 ADAPTER_GGUF = "adapter.gguf"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
-
-
-@runtime_checkable
-class AdapterHost(Protocol):
-    """A generator that adapters are given to: the local engine loads them, a server finds or loads them."""
-
-    def add_adapter(self, key: str, gguf_path: str, base_sha256: str, attention: str = "full") -> float:
-        """Make ``key`` usable in requests; return how much it changes the logits (NaN where they are not seen)."""
-
-    def remove_adapter(self, key: str) -> None:
-        """Forget ``key``."""
-
-
-@runtime_checkable
-class ScoringEngine(AdapterHost, Protocol):
-    """An engine that also shows logits; a server does not."""
-
-    def score(self, messages: tuple[Message, ...], completion: str, adapter: str | None = None) -> TokenScores:
-        """Return the logits of ``completion`` after ``messages``."""
 
 
 class Workspace:
@@ -95,11 +79,18 @@ class Workspace:
     def lock(self, url: str = "") -> AbstractContextManager[None]:
         """Return the lock on the state directory, held by one server or one command at a time.
 
+        Where the store is on a server they share the directory: leases and the database's own locks keep them apart.
+
         Raises:
             StateLocked: another process holds it.
             StateNotWritable: the state directory cannot be made or written.
         """
-        return self.state.lock(url)
+        return self.state.lock(url, shared=self.shares_state)
+
+    @property
+    def shares_state(self) -> bool:
+        """Whether other servers may work on the same store and state directory at the same time."""
+        return self.settings.database_url is not None
 
     @cached_property
     def state(self) -> StateDirectory:
@@ -111,10 +102,8 @@ class Workspace:
     @cached_property
     def store(self) -> Store:
         """The SQL store, migrated."""
-        from data.store import Store
-
         with self._mutex:
-            return Store.open(self.state.db)
+            return open_store(self.settings, self.state)
 
     @cached_property
     def embedder(self) -> Embedder:
@@ -146,11 +135,16 @@ class Workspace:
         return Embedders(self.store, self.embedder, self.tuned.find)
 
     @cached_property
+    def legs(self) -> DenseLegs:
+        """Where the vectors of index generations are."""
+        return open_legs(self.settings, self.state)
+
+    @cached_property
     def retriever(self) -> Retriever:
         """The production retriever."""
         from retrieval.retriever import Retriever
 
-        return Retriever(self.store, self.state, self.embedder, self.tuned.find)
+        return Retriever(self.store, self.state, self.embedder, self.tuned.find, self.legs)
 
     def reranker(self, kind: Rerank | None = None) -> Reranker | None:
         """Return what reads the best passages again, None if nothing does; ``kind`` None takes the configured one.
@@ -181,7 +175,7 @@ class Workspace:
         """What turns files into documents, chunks and index generations."""
         from retrieval.ingest import Ingestor
 
-        return Ingestor(self.store, self.state, self.embedder, self.settings, find=self.tuned.find)
+        return Ingestor(self.store, self.state, self.embedder, self.settings, find=self.tuned.find, legs=self.legs)
 
     @cached_property
     def models(self) -> ModelRegistry:
@@ -199,7 +193,7 @@ class Workspace:
         """
         if self._model is not None:
             return self._model
-        with self._mutex:
+        with self._mutex, self._alone("model"):
             if "model" in self.settings.model_fields_set:
                 return self.models.resolve(self.settings.model)
             if self.settings.engine_url:
@@ -215,7 +209,7 @@ class Workspace:
                 self._generator = self._server() if self.settings.engine_url else self.new_engine()
             return self._generator
 
-    def _server(self) -> OpenAIGenerator:
+    def _server(self) -> OpenAIGenerator | Fleet:
         said = self._model is not None or "model" in self.settings.model_fields_set
         return open_server(self.settings, self.model if said else None)
 
@@ -226,10 +220,11 @@ class Workspace:
             EngineError: it cannot be started, or does not answer.
             Unauthorized: the server refuses the key.
         """
+        from service.engine.fleet import Fleet
         from service.engine.openai import OpenAIGenerator
 
         generator = self.generator
-        if not isinstance(generator, OpenAIGenerator):
+        if not isinstance(generator, OpenAIGenerator | Fleet):
             return f"{self.model.name} ({self.model.architecture})"
         found = generator.check()
         return f"{generator.url} ({found.dialect.name}) with {', '.join(found.models) or 'no list of models'}"
@@ -341,7 +336,13 @@ class Workspace:
         """Register the packaged adapters where the base model is the starter; return their names."""
         from service.starter import register_starter_adapters
 
-        return register_starter_adapters(self.store, self.state, self.model)
+        model = self.model
+        with self._alone("starter"):
+            return register_starter_adapters(self.store, self.state, model)
+
+    def _alone(self, what: str) -> AbstractContextManager[None]:
+        """Keep other servers of the same state directory from making the same files at the same time."""
+        return self.state.turn(what) if self.shares_state else nullcontext()
 
     def ensure_tuned(self) -> None:
         """Measure how the base model is served fastest here, unless that is known or another server serves it."""

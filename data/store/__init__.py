@@ -12,6 +12,7 @@ from types import TracebackType
 from data.store.adapters import Adapters, scope_of
 from data.store.answers import AnswerRow, Answers, Feedback, FeedbackRow
 from data.store.blind import VOTES, BlindTrials, Trial, Vote
+from data.store.buckets import Buckets
 from data.store.chunks import Chunks
 from data.store.collections import Collections
 from data.store.database import Database
@@ -94,11 +95,14 @@ class Store:
         self.keys = Keys(database)
         self.webhooks = Webhooks(database)
         self.audit = Audit(database)
+        self.buckets = Buckets(database)
         self.lineage = Lineage(database)
 
     @classmethod
     def open(cls, url_or_path: str | Path) -> Store:
         """Open a store and migrate it; a SQLite file is created if it does not exist.
+
+        A server is connected to and migrated at first use.
 
         Raises:
             StorageCorrupt: the file is damaged, is no database, or was written by a newer ragtune.

@@ -67,7 +67,7 @@ class Answers:
         Raises:
             Conflict: its id is in use.
         """
-        with self._database.write() as connection:
+        with self._database.write(alone=False) as connection:
             connection.execute(
                 sa.insert(answers).values(
                     id=answer.id,

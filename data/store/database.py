@@ -4,12 +4,16 @@ One ``Database`` is shared by all aggregates and by all threads of a process; se
 open the same file. SQLite runs with full synchronisation: a commit that returned survives a power
 cut. Its journal is a write-ahead log, so that searches do not wait for writers, unless the library
 is one of those whose log is known to lose commits. Every write starts with ``BEGIN IMMEDIATE``, so two writers queue up
-instead of failing halfway. Knows no table except Alembic's own.
+instead of failing halfway. On PostgreSQL they queue up the same way, by a lock that ends with the
+transaction, so that what an aggregate reads before it writes still holds when it commits; writes that need no
+such order say so (``alone=False``). Knows no table except Alembic's own.
 """
 
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +22,7 @@ from typing import Any, TypeAlias, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from data.errors import (
     Conflict,
@@ -31,13 +36,14 @@ from data.errors import (
 )
 from data.numbers import whole_number
 from data.state import map_os_error
+from data.store.server import MIGRATING, WRITE_LOCK, WRITING, connect_to, is_server, map_server_error, of_server
 
 try:
     import pysqlite3 as sqlite3
 except ImportError:  # no wheel for this platform: the SQLite that Python links
     import sqlite3
 
-HEAD = "0009"
+HEAD = "0010"
 """Revision of the newest migration. A database that is there already needs no Alembic at all."""
 
 BUSY_TIMEOUT_S = 30.0
@@ -111,7 +117,7 @@ _DAMAGED = "Restore a backup: ragtune restore FILE; or ingest again into a new d
 
 
 def map_database_error(error: DBAPIError) -> RagtuneError:
-    """Return the error of our tree for a failure of the database driver."""
+    """Return the error of our tree for a failure of SQLite."""
     name = str(getattr(error.orig, "sqlite_errorname", ""))
     detail = f"The database failed: {error.orig}."
     if name.startswith("SQLITE_FULL"):
@@ -124,7 +130,7 @@ def map_database_error(error: DBAPIError) -> RagtuneError:
         return StateLocked(detail, hint=f"Another process kept the database for over {BUSY_TIMEOUT_S:.0f} s.")
     if name.startswith("SQLITE_CONSTRAINT") or type(error).__name__ == "IntegrityError":
         return Conflict(f"The database refused a row: {error.orig}.")
-    return StateError(detail, hint="Check the disk and the database server.")
+    return StateError(detail, hint="Check the disk.")
 
 
 @contextmanager
@@ -132,7 +138,9 @@ def _mapped() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise map_database_error(error) from error
+        raise (map_server_error if of_server(error) else map_database_error)(error) from error
+    except PoolTimeout as error:
+        raise StateLocked("Every connection to the database is in use.", hint="Try again in a moment.") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         # A row, or the schema's own text in SQLite's message.
         raise StorageCorrupt("The database holds bytes that are no text.", got=str(error), hint=_DAMAGED) from error
@@ -159,8 +167,8 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 def _engine(url: str | Path) -> sa.Engine:
     is_url = isinstance(url, str) and "://" in url
     target = sa.make_url(str(url)) if is_url else sa.URL.create("sqlite", database=str(url))
-    if target.get_backend_name() != "sqlite":
-        return sa.create_engine(target, json_serializer=_serialize, pool_pre_ping=True)
+    if is_server(target):
+        return connect_to(target, _serialize)
     engine = sa.create_engine(
         target,
         module=sqlite3,
@@ -179,11 +187,14 @@ class Database:
     """A connection pool with read and write transactions; safe to share between threads."""
 
     def __init__(self, url: str | Path) -> None:
-        """Open ``url`` (a SQLAlchemy URL or the path of a SQLite file) and migrate it.
+        """Open ``url``, a SQLAlchemy URL or the path of a SQLite file.
+
+        A file is migrated here; a server at first use, so that one that is down keeps nobody from starting.
 
         Raises:
             StorageCorrupt: the file is damaged, is no database, or is of a newer ragtune.
             StateNotWritable: it cannot be created or written.
+            InvalidRequest: it is no address, or its driver is not installed.
         """
         if isinstance(url, Path):
             try:
@@ -192,28 +203,49 @@ class Database:
                 raise map_os_error(error, url.parent) from error
         try:
             self._engine = _engine(url)
-        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:
+            # Neither the address nor the parser's words about it: both may hold a password.
             raise InvalidRequest(
-                "Invalid database address.", got=url, wanted="a file path or a URL of an installed driver"
-            ) from error
+                "Invalid database address.",
+                wanted="a file path, or postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
+                hint="PostgreSQL needs its driver: pip install 'ragtune[cluster]'",
+            ) from None if isinstance(error, ArgumentError | ValueError) else error
         self._writer = self._engine.execution_options(writes=True)
-        self._migrate()
+        self._reader = self._engine
+        self._migrated = False
+        self._mutex = threading.Lock()
+        if self.dialect == "sqlite":
+            self._migrate()
+        else:
+            snapshot = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+            self._reader = self._engine.execution_options(**snapshot)
 
     def _migrate(self) -> None:
-        try:
-            with self.read() as connection:
-                found = _revision(connection)
-            if found == HEAD:
+        with self._mutex:
+            if self._migrated:
                 return
-            from data.store.migrate import upgrade
+            try:
+                with _mapped(), self._engine.connect() as connection:
+                    found = _revision(connection)
+                if found != HEAD:
+                    self._upgrade()
+            except BaseException:
+                self.close()
+                raise
+            self._migrated = True
 
-            with self.write() as connection:
-                if self.dialect == "postgresql":
-                    connection.execute(sa.text("SELECT pg_advisory_xact_lock(7246853)"))
-                upgrade(connection, _revision(connection))
-        except BaseException:
-            self.close()
-            raise
+    def _upgrade(self) -> None:
+        from data.store.migrate import upgrade
+
+        with _mapped(), self._writer.begin() as connection:
+            self._queue_up(connection, MIGRATING)
+            upgrade(connection, _revision(connection))
+
+    def _queue_up(self, connection: sa.Connection, which: int) -> None:
+        """Wait for the writers before this one; SQLite has done so in ``BEGIN IMMEDIATE``."""
+        if self.dialect == "postgresql":
+            values = {"timeout": f"{int(BUSY_TIMEOUT_S * 1000)}", "which": which}
+            connection.execute(sa.text(WRITE_LOCK), values)
 
     @property
     def dialect(self) -> str:
@@ -223,14 +255,32 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """Open a consistent snapshot for a short read; under a rollback journal no writer can commit meanwhile."""
-        with _mapped(), self._engine.connect() as connection:
+        if not self._migrated:
+            self._migrate()
+        with _mapped(), self._reader.connect() as connection:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
-        """Open a write transaction: committed at the end, undone if an exception leaves it."""
+    def write(self, *, alone: bool = True) -> Iterator[sa.Connection]:
+        """Open a write transaction: committed at the end, undone if an exception leaves it.
+
+        Args:
+            alone: no other such transaction runs meanwhile. False on a server lets others run: for writes that
+                only add, or that lock the rows they read.
+        """
+        if not self._migrated:
+            self._migrate()
         with _mapped(), self._writer.begin() as connection:
+            if alone:
+                self._queue_up(connection, WRITING)
             yield connection
+
+    def now(self, connection: sa.Connection) -> float:
+        """Return the time in Unix seconds; a server's own, which all who share it agree on."""
+        if self.dialect == "sqlite":
+            return time.time()
+        found = connection.execute(sa.text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision)"))
+        return float(found.scalar_one())
 
     def insert_new(self, connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> int:
         """Insert rows, leaving out those whose key exists already; return how many are new."""

@@ -31,9 +31,10 @@ class Embeddings:
 
     def put_many(self, fingerprint: str, vectors: Mapping[str, bytes]) -> None:
         """Cache vectors by text hash; a hash that is cached already keeps its vector."""
-        for batch in split(vectors.items()):
+        # Sorted: two writers that lock the same new keys in one order cannot wait for each other.
+        for batch in split(sorted(vectors.items())):
             rows = [{"fingerprint": fingerprint, "text_hash": text, "vector": bytes(vector)} for text, vector in batch]
-            with self._database.write() as connection:
+            with self._database.write(alone=False) as connection:
                 self._database.insert_new(connection, embeddings, rows)
 
     def count(self, fingerprint: str) -> int:

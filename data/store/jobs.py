@@ -7,7 +7,6 @@ change is an event with a number of its own, which a client can replay from any 
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -81,7 +80,7 @@ class Jobs:
                     attempt=0,
                     cancel_requested=False,
                     last_event=0,
-                    created_at=time.time(),
+                    created_at=self._database.now(connection),
                 )
             )
             return self._changed(connection, job_id)
@@ -95,28 +94,37 @@ class Jobs:
         with self._database.read() as connection:
             return _job(self._require(connection, job_id))
 
-    def claim(self, worker: str, lease_s: float) -> Job | None:
-        """Take the job that has been queued longest, None if there is none."""
+    def claim(self, worker: str, lease_s: float, kinds: Collection[str] | None = None) -> Job | None:
+        """Take the job (of ``kinds``, if given) that has been queued longest, None if there is none.
+
+        Of several workers that ask at once each takes another job, without waiting for the others.
+        """
         query = sa.select(jobs.c.id).where(jobs.c.status == "queued").order_by(jobs.c.key).limit(1)
-        with self._database.write() as connection:
+        if kinds is not None:
+            query = query.where(jobs.c.kind.in_(kinds))
+        with self._database.write(alone=False) as connection:
             job_id = connection.execute(query.with_for_update(skip_locked=True)).scalar()
             return None if job_id is None else self._claim(connection, job_id, worker, lease_s)
 
     def claim_one(self, job_id: str, worker: str, lease_s: float) -> Job:
-        """Take one job that is queued or was interrupted.
+        """Take one job that is queued or was interrupted, or go on with one that is this worker's already.
 
         Raises:
             UnknownJob: there is none.
             Conflict: it runs already, or has ended.
         """
         with self._database.write() as connection:
-            found = self._require(connection, job_id)
+            found = self._locked(connection, job_id)
+            if found.status == "running" and found.worker == worker:
+                lease = {"lease_s": lease_s, "lease_until": self._database.now(connection) + lease_s}
+                connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(lease))
+                return _job(found)
             if found.status not in ("queued", "interrupted"):
                 raise Conflict("The job cannot be started.", got=found.status, wanted="a queued job")
             return self._claim(connection, job_id, worker, lease_s)
 
     def _claim(self, connection: sa.Connection, job_id: str, worker: str, lease_s: float) -> Job:
-        now = time.time()
+        now = self._database.now(connection)
         return self._changed(
             connection,
             job_id,
@@ -140,13 +148,13 @@ class Jobs:
             JobCancelled: the job was asked to stop, has ended, or went to another worker.
             UnknownJob: there is none.
         """
-        with self._database.write() as connection:
-            found = self._require(connection, job_id)
+        with self._database.write(alone=False) as connection:
+            found = self._locked(connection, job_id)
             if found.cancel_requested:
                 raise JobCancelled("The job was asked to stop.", got=job_id)
             if found.status != "running" or (worker is not None and found.worker != worker):
                 raise JobCancelled("The job is no longer this worker's.", got=f"{job_id}: {found.status}")
-            lease = {"lease_until": time.time() + found.lease_s}
+            lease = {"lease_until": self._database.now(connection) + found.lease_s}
             values = found.progress if progress is None else asdict(progress)
             if dump_json(values) == dump_json(found.progress):
                 connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(lease))
@@ -171,7 +179,7 @@ class Jobs:
         if status not in (*FINAL, "interrupted"):
             raise InvalidRequest("This status does not end a job.", got=status, wanted=", ".join(FINAL))
         with self._database.write() as connection:
-            found = self._require(connection, job_id)
+            found = self._locked(connection, job_id)
             if found.status in FINAL or (worker is not None and found.worker != worker):
                 raise Conflict("The job has ended, or is another worker's.", got=f"{job_id}: {found.status}")
             return self._changed(
@@ -181,7 +189,7 @@ class Jobs:
                 outputs=dict(outputs or {}),
                 error=None if error is None else dict(error),
                 lease_until=None,
-                finished_at=time.time(),
+                finished_at=self._database.now(connection),
             )
 
     def request_cancel(self, job_id: str) -> Job:
@@ -193,12 +201,13 @@ class Jobs:
             UnknownJob: there is none.
         """
         with self._database.write() as connection:
-            found = self._require(connection, job_id)
+            found = self._locked(connection, job_id)
             if found.status in FINAL or found.cancel_requested:
                 return _job(found)
             if found.status == "running":
                 return self._changed(connection, job_id, cancel_requested=True)
-            return self._changed(connection, job_id, status="cancelled", cancel_requested=True, finished_at=time.time())
+            now = self._database.now(connection)
+            return self._changed(connection, job_id, status="cancelled", cancel_requested=True, finished_at=now)
 
     def cancel_requested(self, job_id: str) -> bool:
         """Tell whether a job was asked to stop.
@@ -215,11 +224,12 @@ class Jobs:
         Returns:
             The ids of those that can be taken up again.
         """
-        now = time.time()
         interrupted = []
-        where = (jobs.c.status == "running") & (jobs.c.lease_until < now)
-        with self._database.write() as connection:
-            for row in connection.execute(sa.select(jobs).where(where).order_by(jobs.c.key)).all():
+        with self._database.write(alone=False) as connection:
+            now = self._database.now(connection)
+            where = (jobs.c.status == "running") & (jobs.c.lease_until < now)
+            expired = sa.select(jobs).where(where).order_by(jobs.c.key)
+            for row in connection.execute(expired.with_for_update(skip_locked=True)).all():
                 status = "cancelled" if row.cancel_requested else "interrupted"
                 self._changed(connection, row.id, status=status, lease_until=None, finished_at=now)
                 if status == "interrupted":
@@ -234,7 +244,7 @@ class Jobs:
             Conflict: it was not interrupted.
         """
         with self._database.write() as connection:
-            found = self._require(connection, job_id)
+            found = self._locked(connection, job_id)
             if found.status != "interrupted":
                 raise Conflict("Only an interrupted job can be queued again.", got=f"{job_id}: {found.status}")
             return self._changed(connection, job_id, status="queued", worker=None, finished_at=None)
@@ -263,9 +273,14 @@ class Jobs:
             self._require(connection, job_id)
             return [(row.seq, row.event) for row in connection.execute(query.order_by(job_events.c.seq))]
 
+    def _locked(self, connection: sa.Connection, job_id: str) -> Row:
+        """Return a job that nobody else changes until this transaction ends."""
+        return self._require(connection, job_id, sa.select(jobs).with_for_update())
+
     @staticmethod
-    def _require(connection: sa.Connection, job_id: str) -> Row:
-        row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one_or_none()
+    def _require(connection: sa.Connection, job_id: str, query: sa.Select[Any] | None = None) -> Row:
+        chosen = sa.select(jobs) if query is None else query
+        row = connection.execute(chosen.where(jobs.c.id == job_id)).one_or_none()
         if row is None or not _seen(row.inputs):
             raise UnknownJob("No such job.", got=job_id, hint="ragtune jobs list shows them.")
         return row
@@ -274,7 +289,7 @@ class Jobs:
         change = values | {"last_event": jobs.c.last_event + 1}
         connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(change))
         row = self._require(connection, job_id)
-        now = time.time()
+        now = self._database.now(connection)
         event = {
             "status": row.status,
             "progress": row.progress,

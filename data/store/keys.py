@@ -141,7 +141,7 @@ class Audit:
 
     def add(self, key_id: str | None, name: str, action: str, status: int) -> None:
         """Add an entry; beyond ``AUDIT_ROWS`` the oldest goes."""
-        with self._database.write() as connection:
+        with self._database.write(alone=False) as connection:
             values = {"key_id": key_id, "name": name, "action": action, "status": status, "created_at": time.time()}
             added = connection.execute(sa.insert(audit).values(**values)).inserted_primary_key
             if added is not None:

@@ -29,7 +29,7 @@ TRANSITIONS: Mapping[AdapterStage, frozenset[AdapterStage]] = {
 """Where an adapter can go from each stage."""
 
 
-# Append-only: triggers refuse changes where the database is SQLite.
+# Append-only: triggers refuse changes.
 stage_log = sa.Table(
     "stage_log",
     metadata,

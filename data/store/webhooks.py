@@ -25,6 +25,9 @@ _SECRET_BYTES = 32
 KEPT_S = 30 * 86_400
 """How long a notice that is over is kept, seconds: long enough to see what a receiver missed."""
 
+HELD_S = 60.0
+"""How long a server of several has for the notices that it took, before another one tries them."""
+
 webhooks = sa.Table(
     "webhooks",
     metadata,
@@ -178,13 +181,20 @@ class Webhooks:
             return [Notice(*row) for row in connection.execute(query.limit(check_limit(limit)))]
 
     def due(self, now: float, limit: int = 20) -> Sequence[Due]:
-        """Return the notices whose time has come, the oldest first."""
+        """Return the notices whose time has come, the oldest first; one of several servers gets each (``HELD_S``)."""
         query = sa.select(*_NOTICE, webhooks.c.url, webhooks.c.secret).join(
             webhooks, webhooks.c.id == notices.c.webhook_id
         )
         query = query.where(notices.c.status == "pending", notices.c.next_at <= now).order_by(notices.c.next_at)
-        with self._database.read() as connection:
-            return [Due(Notice(*row[:-2]), *row[-2:]) for row in connection.execute(query.limit(limit))]
+        if self._database.dialect == "sqlite":
+            with self._database.read() as connection:
+                return [Due(Notice(*row[:-2]), *row[-2:]) for row in connection.execute(query.limit(limit))]
+        with self._database.write(alone=False) as connection:
+            locked = query.limit(limit).with_for_update(of=notices, skip_locked=True)
+            found = [Due(Notice(*row[:-2]), *row[-2:]) for row in connection.execute(locked)]
+            mine = notices.c.id.in_([due.notice.id for due in found])
+            connection.execute(sa.update(notices).where(mine).values(next_at=now + HELD_S))
+            return found
 
     def tried(self, notice_id: str, status: NoticeStatus, reply: str, next_at: float) -> None:
         """Note a try and what is to become of the notice; those that were over long ago are forgotten."""

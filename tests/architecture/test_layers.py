@@ -36,6 +36,7 @@ IMPORTER: dict[str, str | tuple[str, ...]] = {
     "mcp": "service/mcp_server.py",
     "peft": "finetune/",
     "pptx": "retrieval/parsers/office.py",
+    "pymilvus": "retrieval/milvus.py",
     "pypdfium2": "retrieval/parsers/pdf.py",
     "python_calamine": "retrieval/parsers/sheets.py",
     "sentence_transformers": "retrieval/embed.py",

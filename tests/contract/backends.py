@@ -23,6 +23,7 @@ from data.protocols import Generator
 from data.records import Model
 from data.state import StateDirectory
 from data.store import Store
+from service.engine.fleet import Fleet
 from service.engine.openai import OpenAIGenerator
 from tests.service.engine.fake_server import MODEL, WORDS, FakeServer
 
@@ -50,8 +51,9 @@ FEATURES: dict[str, frozenset[str]] = {
     # Its adapters are arms that retrieve passages, so they are none of a Generator's.
     "ragtune": EVERYTHING - {"adapters", "scales"},
     "llama-server-binary": EVERYTHING,
+    "fleet": EVERYTHING - {"scales"},
 }
-FAST = ("llama-server", "vllm", "old-vllm", "ollama", "openai")
+FAST = ("llama-server", "vllm", "old-vllm", "ollama", "openai", "fleet")
 SLOW = ("engine", "ragtune", *(("llama-server-binary",) if LLAMA_SERVER else ()))
 
 
@@ -81,7 +83,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def unreachable() -> Generator:
+def unreachable() -> OpenAIGenerator:
     return OpenAIGenerator(f"http://127.0.0.1:{free_port()}/v1", "", MODEL)
 
 
@@ -96,6 +98,10 @@ def peft_folder(folder: Path, key: str) -> Path:
 @contextmanager
 def fake_backend(dialect: str, folder: Path) -> Iterator[Backend]:
     """Serve one dialect; vLLM loads the adapters at run time, the others have them from the start."""
+    if dialect == "fleet":
+        with fleet_backend(folder) as fleet:
+            yield fleet
+        return
     files = {key: peft_folder(folder, key) for key in NOISE}
     given = {
         "llama-server": {key: str(file) for key, file in files.items()},
@@ -112,6 +118,21 @@ def fake_backend(dialect: str, folder: Path) -> Iterator[Backend]:
         yield Backend(
             dialect, found, FEATURES[dialect], (5, WORDS[5]), unreachable, lambda: server.hung_up.wait(20)
         )  # fmt: skip
+
+
+@contextmanager
+def fleet_backend(folder: Path) -> Iterator[Backend]:
+    """Serve the same model twice, behind one generator."""
+    with FakeServer("vllm") as one, FakeServer("vllm") as two:
+        servers = [OpenAIGenerator(server.url, "", MODEL, base_sha256=BASE_SHA256) for server in (one, two)]
+        with Fleet(servers) as fleet:
+            for key in NOISE:
+                fleet.add_adapter(key, peft_folder(folder, key), BASE_SHA256)
+            down = Fleet([unreachable(), unreachable()])
+            yield Backend(
+                "fleet", fleet, FEATURES["fleet"], (5, WORDS[5]), lambda: down,
+                lambda: one.hung_up.wait(10) or two.hung_up.wait(10),
+            )  # fmt: skip
 
 
 @contextmanager

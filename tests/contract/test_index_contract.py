@@ -9,6 +9,7 @@ import pytest
 from data.protocols import Index, Vectors
 from retrieval.index import FaissIndex
 from retrieval.lexical import TantivyIndex
+from retrieval.milvus import MilvusLegs
 
 TEXTS = {
     3: "Apples are red fruit",
@@ -25,9 +26,12 @@ def vectors(*keys: int) -> Vectors:
     return np.eye(DIMENSION, dtype=np.float32)[[order.index(key) for key in keys]]
 
 
-@pytest.fixture(params=["faiss", "tantivy"])
+@pytest.fixture(params=["faiss", "tantivy", pytest.param("milvus", marks=pytest.mark.slow)])
 def open_index(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
-    folder = tmp_path / "index"
+    folder = tmp_path / "index" / "1"
+    if request.param == "milvus":
+        legs = MilvusLegs(request.getfixturevalue("milvus"), tmp_path)
+        return lambda: legs.open(folder, DIMENSION)
     return (lambda: FaissIndex(folder, DIMENSION)) if request.param == "faiss" else (lambda: TantivyIndex(folder))
 
 

@@ -27,8 +27,16 @@ def database_path(migrated: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(migrated, tmp_path / "ragtune.db"))
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """The same store over either database: every test of it is one of both."""
+    where = request.getfixturevalue("database_path" if request.param == "sqlite" else "database_url")
+    with Store.open(where) as opened:
+        yield opened
+
+
 @pytest.fixture
-def store(database_path: Path) -> Iterator[Store]:
+def sqlite_store(database_path: Path) -> Iterator[Store]:
     with Store.open(database_path) as opened:
         yield opened
 

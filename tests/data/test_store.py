@@ -264,9 +264,9 @@ def test_acknowledged_documents_survive_a_killed_writer(database_path, tmp_path)
 
 
 @pytest.mark.parametrize("word", [b"CREATE TABLE documents", b"CREATE INDEX ix_documents_filter"])
-def test_a_schema_that_is_no_text_is_damage(store, database_path, word):
+def test_a_schema_that_is_no_text_is_damage(sqlite_store, database_path, word):
     """SQLite puts the broken text into its own message, which then is no UTF-8."""
-    store.close()
+    sqlite_store.close()
     content = database_path.read_bytes()
     assert word in content
     database_path.write_bytes(content.replace(word, word[:-5] + b"\x89" + word[-4:]))
@@ -274,17 +274,17 @@ def test_a_schema_that_is_no_text_is_damage(store, database_path, word):
         damaged.check()
 
 
-def test_a_row_that_is_no_text_is_damage(store, database_path):
-    store.keys.create("laptop of Ada")
-    store.close()
+def test_a_row_that_is_no_text_is_damage(sqlite_store, database_path):
+    sqlite_store.keys.create("laptop of Ada")
+    sqlite_store.close()
     database_path.write_bytes(database_path.read_bytes().replace(b"laptop of Ada", b"laptop \xff\xfe Ada"))
     with pytest.raises(StorageCorrupt), Store.open(database_path) as damaged:
         damaged.keys.list()
 
 
-def test_a_column_that_is_no_json_is_damage(store, database_path):
-    store.keys.create("laptop")
-    store.close()
+def test_a_column_that_is_no_json_is_damage(sqlite_store, database_path):
+    sqlite_store.keys.create("laptop")
+    sqlite_store.close()
     database_path.write_bytes(database_path.read_bytes().replace(b'["admin"]', b'["admin"}'))
     with pytest.raises(StorageCorrupt), Store.open(database_path) as damaged:
         damaged.keys.list()

@@ -86,8 +86,8 @@ def test_wrong_keys_are_not_valid(store, wrong):
     assert not store.keys.find(wrong)
 
 
-def test_plaintext_of_a_key_is_nowhere_in_the_database(store, database_path):
-    key_id, plaintext = store.keys.create("laptop")
+def test_plaintext_of_a_key_is_nowhere_in_the_database(sqlite_store, database_path):
+    key_id, plaintext = sqlite_store.keys.create("laptop")
     connection = sqlite3.connect(database_path)
     dump = "\n".join(connection.iterdump())
     connection.close()

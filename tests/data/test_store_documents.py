@@ -444,10 +444,10 @@ def test_cached_vectors_are_listed_and_dropped(store):
     assert store.embeddings.count("f") == 4
 
 
-def test_compact_gives_space_back(store, database_path):
-    store.embeddings.put_many("f", {f"{n:064x}": bytes(4000) for n in range(200)})
-    store.compact()
+def test_compact_gives_space_back(sqlite_store, database_path):
+    sqlite_store.embeddings.put_many("f", {f"{n:064x}": bytes(4000) for n in range(200)})
+    sqlite_store.compact()
     large = database_path.stat().st_size
-    store.embeddings.delete_many(list(store.embeddings.hashes()))
-    store.compact()
+    sqlite_store.embeddings.delete_many(list(sqlite_store.embeddings.hashes()))
+    sqlite_store.compact()
     assert database_path.stat().st_size < large / 2

@@ -14,7 +14,7 @@ from data.store import KeyGrant, KeyRow
 from service.access import OPEN_PATHS
 from service.app import create_app
 from service.jobs import run_job, submitter
-from service.limits import RateLimits, rate_headers
+from service.limits import MemoryBuckets, RateLimits, rate_headers
 from tests.service.conftest import open_client, real_server
 from tests.service.parts import MODEL, adapter, wait_until
 
@@ -271,7 +271,7 @@ def test_a_stream_that_its_client_leaves_is_charged_too(shared, generator, route
 
 def test_a_bucket_fills_evenly():
     now = [0.0]
-    limits = RateLimits(lambda: now[0])
+    limits = RateLimits(MemoryBuckets(lambda: now[0]))
     row = KeyRow("k", "somebody", 0.0, None, KeyGrant(requests_per_minute=60, tokens_per_minute=600))
     assert [limits.admit(row)[0].left for _ in range(60)] == list(range(59, -1, -1))
     with pytest.raises(RateLimited) as refused:

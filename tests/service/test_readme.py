@@ -181,7 +181,7 @@ def variables(text: str) -> set[str]:
 
 
 SETTINGS = {f"RAGTUNE_{name.upper()}" for name in Settings.model_fields}
-COMPOSE_ONLY = {"RAGTUNE_PUBLISH_PORT", "RAGTUNE_DOCUMENTS"}
+COMPOSE_ONLY = {"RAGTUNE_PUBLISH_PORT", "RAGTUNE_DOCUMENTS", "RAGTUNE_GATEWAY_PORT", "RAGTUNE_EXTRAS"}
 """What docker-compose.yml itself reads."""
 
 
@@ -273,7 +273,7 @@ def test_the_container_is_watched_keeps_its_state_and_wants_a_key():
     mounts = {volume.split(":")[1] if volume[0] != "$" else volume.rsplit(":", 2)[1] for volume in service["volumes"]}
     (state,) = re.findall(r"RAGTUNE_STATE_DIR=(\S+)", DOCKERFILE)
     assert {state, "/documents"} == mounts
-    assert set(yaml.safe_load(COMPOSE)["volumes"]) == {"state"}
+    assert any(volume.startswith("state:") for volume in service["volumes"])
     (port,) = re.findall(r"RAGTUNE_PORT=(\d+)", DOCKERFILE)
     assert service["ports"][0].endswith(f":{port}")
 

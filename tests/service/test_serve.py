@@ -25,10 +25,10 @@ ROOT = Path(__file__).parents[2]
 def test_beyond_this_machine_a_key_is_needed():
     public = Settings.load(host="0.0.0.0")
     with pytest.raises(InvalidRequest, match="API key"):
-        check_exposure(public, keys=False)
-    check_exposure(public, keys=True)
-    check_exposure(Settings.load(host="0.0.0.0", api_key="k"), keys=False)
-    check_exposure(Settings.load(), keys=False)
+        check_exposure(public, lambda: False)
+    check_exposure(public, lambda: True)
+    check_exposure(Settings.load(host="0.0.0.0", api_key="k"), lambda: False)
+    check_exposure(Settings.load(), lambda: False)
 
 
 def test_a_taken_port_is_told_before_anything_starts(make_workspace):
