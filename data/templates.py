@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import threading
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import TemplateError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
+_T = TypeVar("_T")
 MOST_TURNS = 100_000
 """Of all loops together in one rendering; a template goes a few times over its messages."""
 MOST_CHARACTERS = 2**20
@@ -77,7 +78,7 @@ class _Bounded(ImmutableSandboxedEnvironment):
         return _bounded(super().call_binop(context, operator, left, right))
 
 
-def _bounded(value: Any) -> Any:
+def _bounded(value: _T) -> _T:
     large = isinstance(value, str | list | tuple) and len(value) > MOST_CHARACTERS
     if large or (isinstance(value, int) and value.bit_length() > 4096):
         raise TemplateError(f"it builds more than {MOST_CHARACTERS} characters")
