@@ -73,7 +73,9 @@ def test_each_arm_is_scored_on_every_question(tuned, tmp_path):
     assert set(arms["base"]["unscored"]) == {"ece", "aurc", "risk_coverage", "groundedness", "citation_precision"}
     assert arms["rag"]["completion_tokens"] == 2.0
     assert "two calibrated arms" in result["router"]["reason"]
-    assert result["router"]["oracle"] == {"best_single": "combined", "best_single_f1": 100.0, "f1": 100.0}
+    oracle = result["router"]["oracle"]
+    assert (oracle["best_single_f1"], oracle["f1"]) == (100.0, 100.0)
+    assert oracle["best_single"] in ("tuned", "combined"), "both answer all rightly"
     assert {row["method"] for row in arms.values()} == {None, "hybrid"}
     assert arms["combined"]["adapter"] == "house@1"
     assert result["difference"]["combined-rag"]["f1"] == 75.0
