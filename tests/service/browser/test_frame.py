@@ -12,7 +12,7 @@ from tests.service.conftest import real_server
 
 pytestmark = pytest.mark.slow
 
-PAGES = ["ask", "compare", "documents", "pairs", "adapters", "evaluations", "jobs", "settings"]
+PAGES = ["ask", "compare", "documents", "pairs", "prompt", "adapters", "evaluations", "jobs", "settings"]
 
 
 def test_every_page_opens_from_the_menu_by_keyboard(scripted, open_page):
