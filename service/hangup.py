@@ -118,7 +118,7 @@ class _Told:
         try:
             for delta in deltas:
                 self._note(delta)
-                if self._charged:
+                if delta.result is not None:
                     return
         except RagtuneError:  # the engine is gone: it will not tell any more
             return
