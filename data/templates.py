@@ -65,7 +65,7 @@ class _Bounded(ImmutableSandboxedEnvironment):
 
     def joined(self, *values: object) -> str:
         """Return what ``~`` gives."""
-        return _bounded("".join(map(str, values)))
+        return str(_bounded("".join(map(str, values))))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Compute what is not too large."""

@@ -11,6 +11,7 @@ import os
 import resource
 import select
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -82,7 +83,8 @@ def main(memory_bytes: int, folder: Path, source: BinaryIO, target: BinaryIO) ->
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.putenv("OMP_THREAD_LIMIT", "1")  # Tesseract's own threads cost more than they bring
-    os.environ["TMPDIR"] = str(folder)
+    tempfile.tempdir = str(folder)
+    os.putenv("TMPDIR", str(folder))
     confine([folder])
     sys.addaudithook(_refuse_network)
     while select.select([source], [], [], _IDLE_S)[0]:

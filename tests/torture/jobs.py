@@ -41,7 +41,9 @@ def ask(workspace: Workspace, root: Path, key: str) -> Job:
         path.write_text(f"# {key}\n\nThe keeper of {key} was called Venn{key}.\n", encoding="utf-8")
         inputs = {"paths": [str(path)], "collection": "default", "sync": False, "strict": True}
     else:
-        path.write_text(json.dumps({"question": f"Who kept {key}?", "answers": ["Venn"]}) + "\n", encoding="utf-8")
+        path.write_text(
+            json.dumps({"id": key, "question": f"Who kept {key}?", "answers": ["Venn"]}) + "\n", encoding="utf-8"
+        )
         inputs = {"path": str(path), "collection": "default", "style": False, "strict": True}
     return submit(workspace.store, kind, inputs, key)
 
