@@ -8,10 +8,12 @@ from tests.service.conftest import DOCUMENTS, open_client
 
 def test_collections_are_listed_with_their_documents(client, indexed):
     indexed.store.collections.ensure("empty")
-    assert client.get("/v1/collections").json()["collections"] == [
+    listed = client.get("/v1/collections").json()["collections"]
+    assert [{name: one[name] for name in ("name", "documents", "index_generation")} for one in listed] == [
         {"name": "default", "documents": len(DOCUMENTS), "index_generation": 1},
         {"name": "empty", "documents": 0, "index_generation": None},
     ]
+    assert {one["instructions"] for one in listed} == {""}
 
 
 def test_a_documents_chunks_stand_in_its_text(client):
