@@ -1,8 +1,9 @@
 """What other programs send to a server of OpenAI's protocol, replayed: each reply has what that program reads.
 
 ``recorded/langchain.jsonl`` and ``llama-index.jsonl`` hold what these two sent to ``ragtune serve``
-with the starter model (their versions stand in each line). ``open-webui.jsonl`` was written from that program's source
-(``backend/open_webui/routers/openai.py``); Open WebUI itself was not run.
+with the starter model (their versions stand in each line). ``open-webui.jsonl`` was written after a
+changed copy of that program's source (``backend/open_webui/routers/openai.py``), its title task, sampling settings and
+embeddings from memory; Open WebUI itself was not run.
 """
 
 from __future__ import annotations
