@@ -23,8 +23,10 @@ class Ended:
     signal: int
 
 
-def run_forked(work: Callable[[Say], None], kill_after_s: float | None = None) -> Ended:
-    """Run ``work(say)`` in a child and kill it after so many seconds, if it has not ended.
+def run_forked(
+    work: Callable[[Say], None], kill_after_s: float | None = None, kill_at_line: int | None = None
+) -> Ended:
+    """Run ``work(say)`` in a child and kill it after so many seconds, or lines said, if it has not ended.
 
     A line that was said is with the parent, whatever happens to the child next: it is what a client has in hand. The
     parent must have no threads: they would not be in the child.
@@ -47,6 +49,9 @@ def run_forked(work: Callable[[Say], None], kill_after_s: float | None = None) -
         if not block:
             break
         blocks.append(block)
+        if kill_at_line is not None and not killed and b"".join(blocks).count(b"\n") >= kill_at_line:
+            os.kill(pid, signal.SIGKILL)
+            killed = True
     os.close(reader)
     _, status = os.waitpid(pid, 0)
     lines = b"".join(blocks).decode().splitlines()

@@ -29,7 +29,7 @@ async function drawList(page) {
   const rollback = button(t('adapters.rollback'), (event) => {
     if (!window.confirm(t('adapters.rollback.sure'))) return;
     attempt(event.currentTarget, page.place, async () => {
-      const live = await adapters.rollback(view.collection);
+      const live = await adapters.rollback(page.view.collection);
       announce(t('adapters.live.now', { name: `${live.name}@${live.version}` }));
       await page.refresh();
     });
