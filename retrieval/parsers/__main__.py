@@ -32,6 +32,20 @@ def _refuse_network(event: str, _: tuple[Any, ...]) -> None:
         raise PermissionError(f"a parser asked for {event}")
 
 
+def _peak_bytes() -> int:
+    """Return the most memory that this program has had resident.
+
+    On Linux ``ru_maxrss`` is not that: a child that was begun by ``vfork`` inherits its parent's, which may be a
+    server with a model in it (getrusage(2) speaks of the process, and the process is older than the program).
+    """
+    try:
+        with Path("/proc/self/status").open(encoding="ascii", errors="replace") as status:
+            high_water = next(line for line in status if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return int(high_water.split()[1]) * 1024
+
+
 def _budget(request: dict[str, Any]) -> Budget:
     ocr = False
     if request["ocr"] == "auto":
@@ -92,7 +106,7 @@ def main(memory_bytes: int, folder: Path, source: BinaryIO, target: BinaryIO) ->
         if found is None:
             break
         header, payload = _answer(*found)
-        header["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        header["peak_bytes"] = _peak_bytes()
         write_frame(target, header, payload)
     return 0
 

@@ -128,6 +128,16 @@ def test_the_children_that_are_used_are_confined(tmp_path):
     assert not folder.exists()
 
 
+def test_a_child_is_kept_however_large_its_parent_is():
+    """What the parent has resident is not what the child took."""
+    ballast = b"x" * (Limits().memory_bytes // 2)
+    with Parsers() as parsers:
+        for _ in range(2):
+            parsers.ask({"op": "parse", "media_type": "text/csv"}, b"a,b\n1,2\n", "a.csv", Limits())
+        assert len(parsers._idle) == 1
+        assert 0 < parsers.peak_bytes < len(ballast)
+
+
 def test_a_child_that_names_files_it_did_not_unpack_is_not_believed(tmp_path):
     archive = Content("a.zip", packed({"a.md": b"words"}), 0.0)
     secret = tmp_path / "secret.md"
