@@ -115,3 +115,11 @@ def test_no_job_outlives_its_server(server):
     process.wait()
     _gone, alive = psutil.wait_procs([child], timeout=15)
     assert alive == []
+
+
+def test_what_is_accepted_sends_at_once():
+    """Without it the body of a reply waits for the client to acknowledge its headers, up to 40 ms."""
+    with bind("127.0.0.1", 0) as listener:
+        listener.listen()
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
