@@ -120,7 +120,7 @@ def _row(
 
 
 def _interval(count: int, n: int) -> list[float]:
-    return [round(bound, 3) for bound in wilson_interval(round(count), n)]
+    return [round(bound, 3) for bound in wilson_interval(int(count), n)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
