@@ -23,7 +23,8 @@ from service.workspace import Workspace
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], dependencies=[wants("ingest", "train")])
 
-_POLL_S = 0.2
+_POLL_S, _LONGEST_POLL_S = 0.2, 1.0
+"""Between two looks into the store: longer and longer while a job has nothing to say."""
 
 
 @router.get("", responses={200: {"model": models.JobList}})
@@ -67,15 +68,18 @@ def is_over(job: Job) -> bool:
 async def follow(workspace: Workspace, job_id: str, after: int) -> AsyncIterator[ServerSentEvent]:
     """Yield a job's events from the one after ``after`` to its end."""
     jobs = workspace.store.jobs
+    wait_s = _POLL_S
     while True:
         # Read before the events: what a job wrote before it ended is then never missed.
         ended = is_over(await run_sync(jobs.get, job_id))
-        for number, event in await run_sync(jobs.events, job_id, after):
+        news = await run_sync(jobs.events, job_id, after)
+        for number, event in news:
             after = number
             yield ServerSentEvent(id=str(number), event="end" if event["status"] in FINAL else "progress", data=event)
         if ended:
             return
-        await anyio.sleep(_POLL_S)
+        wait_s = _POLL_S if news else min(_LONGEST_POLL_S, 1.5 * wait_s)
+        await anyio.sleep(wait_s)
 
 
 @router.get("/{job_id}/events", response_class=EventSourceResponse)
