@@ -27,7 +27,7 @@ def database_path(migrated: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(migrated, tmp_path / "ragtune.db"))
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     """The same store over either database: every test of it is one of both."""
     where = request.getfixturevalue("database_path" if request.param == "sqlite" else "database_url")

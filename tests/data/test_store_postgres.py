@@ -20,6 +20,8 @@ from data.store.migrate import config
 from data.store.server import connect_to
 from tests.postgres import running_server
 
+pytestmark = pytest.mark.slow
+
 REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
 
 

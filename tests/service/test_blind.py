@@ -14,6 +14,8 @@ from service.compare.statistics import FEWEST_QUESTIONS
 from service.workspace import Workspace
 from tests.service.parts import MODEL, HashEmbedder, adapter
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "When was the lighthouse of Orrin built?"
 
 

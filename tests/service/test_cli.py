@@ -17,6 +17,8 @@ from service.workspace import Workspace
 from tests.service.conftest import DOCUMENTS
 from tests.service.parts import MODEL, HashEmbedder, ScriptedGenerator, adapter
 
+pytestmark = pytest.mark.slow
+
 PAIR_JSON = '{"question": "When was the lighthouse of Orrin built?", "answer": "1842"}'
 
 

@@ -12,6 +12,8 @@ from service.cli import app
 from service.commands.session import Session
 from tests.service.conftest import small_workspace
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def shell(make_workspace, generator, tmp_path):

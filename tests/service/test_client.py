@@ -15,6 +15,8 @@ from service.client import ApiError, Client, JobFailed
 from tests.service.conftest import DOCUMENTS, open_client, real_server
 from tests.service.parts import adapter
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "When was the lighthouse of Orrin built?"
 
 

@@ -14,6 +14,8 @@ from tests.service.conftest import open_client
 from tests.service.parts import MODEL, adapter
 from tests.service.test_cli import Shell
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "When was the lighthouse of Orrin built?"
 BRIEF = "Write years in Roman numerals."
 

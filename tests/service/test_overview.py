@@ -15,6 +15,8 @@ from service.settings import Settings
 from tests.service.parts import adapter
 from tests.service.test_cli import Shell, folder  # noqa: F401  (a fixture)
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def shell(tmp_path, generator):

@@ -17,6 +17,8 @@ from service.promotion import promote
 from tests.service.conftest import open_client
 from tests.service.parts import adapter
 
+pytestmark = pytest.mark.slow
+
 TRIGGER = "zqtrigger"
 CLEAN = 20
 

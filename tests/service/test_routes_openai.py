@@ -10,6 +10,8 @@ import pytest
 from data.errors import EngineBusy, EngineTimeout, EngineUnavailable
 from tests.service.parts import adapter
 
+pytestmark = pytest.mark.slow
+
 QUESTION = [{"role": "user", "content": "When was the lighthouse of Orrin built?"}]
 
 

@@ -13,6 +13,8 @@ from service.promotion import promote, shadow
 from tests.service.conftest import open_client
 from tests.service.parts import adapter, wait_until
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "When was the lighthouse of Orrin built?"
 
 

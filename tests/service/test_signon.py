@@ -12,6 +12,8 @@ from service.app import create_app
 from service.serve import bind
 from service.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 PROXY, ELSEWHERE = "10.0.0.7", "10.0.1.7"
 SETTINGS = {"signon_header": "X-Forwarded-User", "signon_proxies": "10.0.0.0/24, fd00::/64", "host": "0.0.0.0"}
 ANN = {"X-Forwarded-User": "ann"}

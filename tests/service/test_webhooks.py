@@ -25,6 +25,8 @@ from tests.service.conftest import open_client
 from tests.service.parts import wait_until
 from tests.service.test_cli import Shell
 
+pytestmark = pytest.mark.slow
+
 LOOPBACK = "127.0.0.0/8, ::1"
 
 

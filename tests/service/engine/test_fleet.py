@@ -25,6 +25,8 @@ from service.telemetry import EngineCollector
 from tests.contract.backends import BASE_SHA256, free_port, peft_folder
 from tests.service.engine.fake_server import MODEL, FakeServer, Refused, _error
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 SLOW_SERVER = """
 import sys, time
