@@ -152,10 +152,11 @@ class Round:
 
     def _pairs(self) -> dict[str, Any]:
         """Carry out the plan of this round, or what is left of it: pairs accepted before a stop do not shorten it."""
-        if "pairs" not in self._state["plans"]:
-            self._state["plans"]["pairs"] = self._plan_pairs()
+        plans = self._state.setdefault("plans", {})  # a round that an older version began has none
+        if "pairs" not in plans:
+            plans["pairs"] = self._plan_pairs()
             self._write()
-        plan = self._state["plans"]["pairs"]
+        plan = plans["pairs"]
         found = {name: value for name, value in plan.items() if name != "work"}
         if "work" not in plan:
             return found
@@ -296,7 +297,6 @@ class Round:
             "started_at": time.time(),
             "actor": self._inputs.actor,
             "collection": self._inputs.collection,
-            "plans": {},
             "steps": {},
         }
 

@@ -184,6 +184,15 @@ def test_pairs_accepted_before_a_stop_do_not_shorten_the_round(indexed, trained,
     assert asked[1] == asked[0]
 
 
+def test_a_round_that_an_older_version_began_goes_on(indexed, trained):
+    inputs = LoopInputs(proposals=0)
+    folder = indexed.state.reports / "loop" / inputs.name / "current"
+    folder.mkdir(parents=True)
+    begun = {"key": inputs.key, "status": "running", "started_at": 0.0, "actor": "", "collection": "default"}
+    (folder / "round.json").write_text(json.dumps({**begun, "steps": {}}), encoding="utf-8")
+    assert Round(indexed, inputs, ignore).run()["status"] == "succeeded"
+
+
 def test_a_round_that_fails_leaves_what_is_live_and_says_why(indexed, generator, trained, monkeypatch):
     indexed.store.adapters.add(adapter("other"))
     promote(indexed.store, indexed.model, "other")

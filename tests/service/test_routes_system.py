@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from data.prompt import prompt_version
 from finetune.recipe import Recipe
 from tests.service.conftest import DOCUMENTS, open_client
 
@@ -9,11 +10,12 @@ from tests.service.conftest import DOCUMENTS, open_client
 def test_collections_are_listed_with_their_documents(client, indexed):
     indexed.store.collections.ensure("empty")
     listed = client.get("/v1/collections").json()["collections"]
-    assert [{name: one[name] for name in ("name", "documents", "index_generation")} for one in listed] == [
-        {"name": "default", "documents": len(DOCUMENTS), "index_generation": 1},
-        {"name": "empty", "documents": 0, "index_generation": None},
+    unset = {"version": 0, "instructions": "", "sampling": {}, "actor": "", "created_at": 0.0, "live_adapter": None}
+    unset["prompt_version"] = prompt_version()
+    assert listed == [
+        {"name": "default", "collection": "default", "documents": len(DOCUMENTS), "index_generation": 1, **unset},
+        {"name": "empty", "collection": "empty", "documents": 0, "index_generation": None, **unset},
     ]
-    assert {one["instructions"] for one in listed} == {""}
 
 
 def test_a_documents_chunks_stand_in_its_text(client):
