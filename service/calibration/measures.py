@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 BINS = 10
 """Bins of the reliability diagram (Guo et al. 2017, On Calibration of Modern Neural Networks, takes 15 for 10,000)."""
@@ -30,6 +29,8 @@ def auroc(scores: Sequence[float], positive: Sequence[bool]) -> float | None:
     ones, zeros = int(flags.sum()), int((~flags).sum())
     if not ones or not zeros:
         return None
+    from scipy.stats import rankdata
+
     ranks = rankdata(np.asarray(scores, dtype=np.float64))
     return float((ranks[flags].sum() - ones * (ones + 1) / 2) / (ones * zeros))
 

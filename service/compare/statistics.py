@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest, norm, t
 
 RESAMPLES = 10_000
 """Resamples of one bootstrap: enough for the 2.5 % tails to move by less than a tenth of a point."""
@@ -98,6 +98,8 @@ def bootstrap_interval(scores: Sequence[float]) -> Interval:
 def _interval(means: Scores, n: int) -> Interval:
     tail = (1 - CONFIDENCE) / 2
     if n > 1:
+        from scipy.stats import norm, t  # takes half a second and 60 MB, so it is not imported with the module
+
         tail = float(norm.cdf(math.sqrt(n / (n - 1)) * t.ppf(tail, n - 1)))
     low, high = np.percentile(means, [100 * tail, 100 * (1 - tail)])
     return float(low), float(high)
@@ -117,6 +119,8 @@ def wilson_interval(successes: int, n: int) -> Interval:
     """
     if not n:
         raise ValueError("a rate needs at least one case")
+    from scipy.stats import binomtest
+
     found = binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
     return float(found.low), float(found.high)
 
@@ -133,6 +137,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def sign_test(wins: int, losses: int) -> float:
     """Return the exact two-sided p-value of so many wins and losses if both were equally likely; ties do not count."""
+    from scipy.stats import binomtest
+
     return float(binomtest(wins, wins + losses, 0.5).pvalue) if wins + losses else 1.0
 
 
@@ -140,9 +146,7 @@ def mcnemar(a_right: Sequence[bool], b_right: Sequence[bool]) -> float:
     """Return the exact two-sided McNemar p-value: a binomial test on the questions they split on."""
     only_a = sum(a and not b for a, b in zip(a_right, b_right, strict=True))
     only_b = sum(b and not a for a, b in zip(a_right, b_right, strict=True))
-    if not only_a + only_b:
-        return 1.0
-    return float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
+    return sign_test(only_a, only_b)
 
 
 def compare_arms(a: str, b: str, f1: Mapping[str, Sequence[float]], right: Mapping[str, Sequence[bool]]) -> Difference:
@@ -162,7 +166,8 @@ def compare_arms(a: str, b: str, f1: Mapping[str, Sequence[float]], right: Mappi
 
 
 def _effect() -> float:
-    return float(norm.ppf(1 - (1 - CONFIDENCE) / 2) + norm.ppf(POWER))
+    quantile = NormalDist().inv_cdf
+    return quantile(1 - (1 - CONFIDENCE) / 2) + quantile(POWER)
 
 
 def minimum_detectable_difference(questions: int, sd: float = PLANNING_SD) -> float:
