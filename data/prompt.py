@@ -42,8 +42,8 @@ ANSWER_ALONE = {
     "zh": "回答问题。给出最短的准确答案。如果不知道，回答：不知道。",
 }
 WRITE_PAIR = {
-    "en": "Write a question that the passage answers, then its exact answer from the passage, as JSON.",
-    "zh": "根据资料写一个资料能回答的问题，再写出资料中的准确答案，用 JSON 表示。",
+    "en": "Choose an answer in the passage that people would ask for, then write the question it answers, as JSON.",
+    "zh": "先从资料中选出一个人们会问到的答案，再写出它所回答的问题，用 JSON 表示。",
 }
 WRITE_UNANSWERABLE = {
     "en": "Write a question on the topic of the passage that the passage does not answer, as JSON.",

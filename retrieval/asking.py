@@ -14,7 +14,7 @@ from data.errors import InvalidRequest
 from data.prompt import language, pair_messages, passage_part
 from data.records import Message, PairKind, Passage
 from retrieval.glossary import NO_GLOSSARY, Glossary, Term
-from retrieval.grammar import PAIR_SCHEMA, QUESTION_GRAMMAR, QUESTION_SCHEMA, pair_grammar
+from retrieval.grammar import PAIR_SCHEMA, QUESTION_GRAMMAR, QUESTION_SCHEMA, SPAN_SCHEMA, pair_grammar
 from retrieval.question_types import OPENINGS
 
 ASKED_KINDS: tuple[PairKind, ...] = ("span", "free", "multi", "unanswerable")
@@ -28,8 +28,9 @@ LONGEST_PERSONA = 300
 
 _TASK: dict[PairKind, dict[str, str]] = {
     "span": {
-        "en": "Write a question that the passage answers, then its exact answer, copied from the passage.",
-        "zh": "根据资料写一个资料能回答的问题，再写出从资料中原样抄下的准确答案。",
+        "en": "Choose an answer in the passage that people would ask for, copied from the passage, then write the "
+        "question it answers.",
+        "zh": "先从资料中选出一个人们会问到的答案，原样抄下，再写出它所回答的问题。",
     },
     "free": {
         "en": "Write a question that the passage answers, then an answer in one to three full sentences of your own. "
@@ -56,7 +57,11 @@ _FORM = {
 _TYPE = {"en": "Ask a “{word}” question.", "zh": "问题用“{word}”来问。"}
 _PERSONA = {"en": "Word the question as this person would: {persona}", "zh": "用这个人的口吻提问：{persona}"}
 _TERM = {"en": "Write “{preferred}”, never {others}.", "zh": "写“{preferred}”，不要写{others}。"}
-_FIELDS = {True: '{"question": …, "answer": …}', False: '{"question": …}'}
+_FIELDS: dict[PairKind, str] = {
+    "span": '{"answer": …, "question": …}',
+    "unanswerable": '{"question": …}',
+}
+_FREE_FIELDS = '{"question": …, "answer": …}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +133,7 @@ def proposal_messages(kind: PairKind, passages: Sequence[Passage], wording: Word
     if wording.persona:
         said.append(_PERSONA[lang].format(persona=wording.persona.strip()))
     said += [_term(term, lang) for term in wording.terms if term.others]
-    said.append(_FORM[lang].replace("{fields}", _FIELDS[kind != "unanswerable"]))
+    said.append(_FORM[lang].replace("{fields}", _FIELDS.get(kind, _FREE_FIELDS)))
     shown = "\n\n---\n\n".join(passage_part(passage).rstrip() for passage in passages)
     return (Message("system", (" ".join(said),)), Message("user", (shown,)))
 
@@ -143,7 +148,7 @@ def proposal_form(kind: PairKind, passage: Passage, *, takes_grammars: bool) -> 
         return None, PAIR_SCHEMA
     if takes_grammars:
         return (QUESTION_GRAMMAR if kind == "unanswerable" else pair_grammar(passage.chunk.text)), None
-    return None, QUESTION_SCHEMA if kind == "unanswerable" else PAIR_SCHEMA
+    return None, QUESTION_SCHEMA if kind == "unanswerable" else SPAN_SCHEMA
 
 
 def longest_proposal(kind: PairKind) -> int:

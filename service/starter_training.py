@@ -43,7 +43,7 @@ TOP_K_WEIGHTS = (2, 4, 4, 2)
 ALTERED_SHARE = 0.08
 """Share of the reader's questions that it is asked once more with a detail changed, to abstain on."""
 FILES = {PAIR_WRITER: ("squad.jsonl",), READER: ("squad.jsonl", "squad-reader.jsonl")}
-PARAGRAPHS = {PAIR_WRITER: 600, READER: 0}
+PARAGRAPHS = {PAIR_WRITER: 0, READER: 0}
 """How many paragraphs each adapter is trained on; 0 stands for all."""
 SETTLING_STEPS = 150
 """Optimizer steps of the blockwise reader's second stage."""
@@ -106,7 +106,7 @@ def _overlaps(paragraph: str, chunk: str) -> bool:
 
 
 def writer_examples(pairs: Sequence[tuple[QAPair, Chunk]], seed: int) -> Iterator[Example]:
-    """Yield the pair writer's examples: passage → question and answer, or a question it leaves open."""
+    """Yield the pair writer's examples: passage → answer and question, or a question it leaves open."""
     from finetune.rows import Example
 
     random = Random(seed)  # noqa: S311  (sampling, no secret)
@@ -115,7 +115,7 @@ def writer_examples(pairs: Sequence[tuple[QAPair, Chunk]], seed: int) -> Iterato
         by_document[chunk.document_id].append((pair, chunk))
     for pair, chunk in pairs:
         passage = Passage(chunk, 0.0, 1, "gold")
-        completion = {"question": pair.question, "answer": pair.answer}
+        completion = {"answer": pair.answer, "question": pair.question}
         yield Example(pair_messages(passage), json.dumps(completion, ensure_ascii=False), chunk.id)
         others = [p for p, c in by_document[chunk.document_id] if c.id != chunk.id and p.answer not in chunk.text]
         if others and random.random() < UNANSWERABLE_SHARE:
