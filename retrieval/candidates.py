@@ -144,7 +144,7 @@ def reply_fields(raw: str, kind: PairKind) -> dict[str, str] | None:
         value = json.loads(raw)
     except ValueError:
         return None
-    wanted = ["question"] if kind == "unanswerable" else ["question", "answer"]
-    if not isinstance(value, dict) or list(value) != wanted or not all(isinstance(v, str) for v in value.values()):
+    wanted = {"question"} if kind == "unanswerable" else {"question", "answer"}
+    if not isinstance(value, dict) or set(value) != wanted or not all(isinstance(v, str) for v in value.values()):
         return None
     return value
