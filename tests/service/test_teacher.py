@@ -35,7 +35,7 @@ GOOD = {
     ),
     FREE: said("Why can the lighthouse of Orrin be seen from the bay?", "It stands on a red cliff above the bay."),
     NO_ANSWER: said("How tall is the lighthouse of Orrin on its red cliff?"),
-    "exact answer": said("When was the lighthouse of Orrin built?", "1842"),
+    "Choose an answer": said("When was the lighthouse of Orrin built?", "1842"),
 }
 
 
