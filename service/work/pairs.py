@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 PER_SOURCE_CAP = 0.25
 """Share of the accepted pairs that one document may hold unless the inputs say otherwise."""
 ADVICE = (
-    "The packaged pair writer (135M) is for trying the loop: of its accepted pairs that were read, about one in five "
-    "was right (bench/RESULTS.md). Review them before you train on them, or let a larger model write: --teacher URL "
+    "The packaged pair writer (135M) is for trying the loop: of its accepted pairs that were read, about two in five "
+    "were right (bench/RESULTS.md). Review them before you train on them, or let a larger model write: --teacher URL "
     "(any OpenAI-compatible server), or RAGTUNE_MODEL."
 )
 LATEST_JOBS = 1000
