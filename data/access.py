@@ -40,6 +40,11 @@ class Access:
         """Tell whether one of ``scopes`` is among its own, or it is an administrator."""
         return "admin" in self.scopes or not self.scopes.isdisjoint(scopes)
 
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Return what tells it from everybody else: its key, and its name, since a proxy's users may share a key."""
+        return self.key_id or "", self.name
+
     def sees(self, collection: str) -> bool:
         """Tell whether it may know of a collection."""
         return not self.collections or collection in self.collections

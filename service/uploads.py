@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from data.access import current
 from data.errors import DocumentTooLarge, InvalidRequest
 from data.records import Job, content_id
 from data.state import StateDirectory, map_os_error, sync_folder
@@ -87,8 +88,8 @@ def keep_for_job(
         files: what to read, by the name each file gets.
         max_bytes: size of one file, at most.
         about: the job's other inputs, in words.
-        key: the request's idempotency key: the same key, files and ``about`` give the same folder, and
-            so the same inputs. Without one, every call has a folder of its own.
+        key: the request's idempotency key: the same sender, key, files and ``about`` give the same folder,
+            and so the same inputs. Without one, every call has a folder of its own.
 
     Raises:
         DocumentTooLarge: a file has more than ``max_bytes``.
@@ -103,7 +104,7 @@ def keep_for_job(
                 with (made / name).open("xb") as target:
                     described.append(f"{name} {_copy(name, file, target, max_bytes)}")
             sync_folder(made)
-            folder = state.uploads / content_id(about, key or secrets.token_hex(16), *described)
+            folder = state.uploads / content_id(about, *current().identity, key or secrets.token_hex(16), *described)
             if not folder.exists():
                 made.rename(folder)
         finally:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from data.access import current
 from data.errors import Conflict, InvalidRequest, JobCancelled, UnknownJob
-from data.records import Job, JobStatus, Progress
+from data.records import Job, JobStatus, Progress, content_id
 from data.store.database import Database, Row, check_limit, dump_json
 from data.store.schema import job_events, jobs
 from data.store.webhooks import announce
@@ -52,14 +52,17 @@ class Jobs:
         self._database = database
 
     def create(self, kind: str, inputs: Mapping[str, Any], idempotency_key: str | None = None) -> Job:
-        """Queue a job; the same key with the same kind and inputs gives the job that exists.
+        """Queue a job; the same key from the same sender with the same kind and inputs gives the job that exists.
 
         Raises:
-            Conflict: the key was used for another kind or other inputs.
+            Conflict: the sender used the key for another kind or other inputs.
         """
         with self._database.write() as connection:
+            kept_key = None
             if idempotency_key is not None:
-                query = sa.select(jobs).where(jobs.c.idempotency_key == idempotency_key)
+                # A key is its sender's own: two who choose the same word must not learn of each other.
+                kept_key = content_id(*current().identity, idempotency_key)
+                query = sa.select(jobs).where(jobs.c.idempotency_key == kept_key)
                 found = connection.execute(query).one_or_none()
                 if found is not None:
                     if (found.kind, dump_json(found.inputs)) != (kind, dump_json(dict(inputs))):
@@ -75,7 +78,7 @@ class Jobs:
                     error=None,
                     inputs=dict(inputs),
                     outputs={},
-                    idempotency_key=idempotency_key,
+                    idempotency_key=kept_key,
                     lease_s=0.0,
                     attempt=0,
                     cancel_requested=False,

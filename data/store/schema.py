@@ -261,7 +261,7 @@ jobs = sa.Table(
     sa.Column("error", sa.JSON(none_as_null=True)),
     _json("inputs"),
     _json("outputs"),
-    sa.Column("idempotency_key", sa.String, unique=True),
+    sa.Column("idempotency_key", sa.String, unique=True),  # a hash over it and its sender
     sa.Column("worker", sa.String),
     sa.Column("lease_s", sa.Double, nullable=False),
     _time("lease_until", nullable=True),

@@ -382,3 +382,44 @@ def test_evaluations_of_others_do_not_push_ones_own_off_the_list(service, shared
     bound = key(shared, "train", collections=["default"])
     listed = service.get("/v1/evaluations", headers=bound).json()["evaluations"]
     assert [row["id"] for row in listed] == ["mine"]
+
+
+def upload(service, headers, text=b"# Note\n\nThe note is short.\n", **named):
+    sent = {**headers, "Idempotency-Key": "nightly"}
+    return service.post("/v1/documents", files=[("files", ("note.md", text))], data=named, headers=sent)
+
+
+def test_an_idempotency_key_is_its_senders_own(service, shared):
+    """Two keys that choose the same word see neither each other's job nor that there is one."""
+    one, other = key(shared, "ingest"), key(shared, "ingest")
+    first, second = upload(service, one), upload(service, other)
+    assert (first.status_code, second.status_code) == (202, 202)
+    assert first.json()["job_id"] != second.json()["job_id"]
+    assert upload(service, one).json()["job_id"] == first.json()["job_id"]
+    assert upload(service, other).json()["job_id"] == second.json()["job_id"]
+    assert upload(service, key(shared, "ingest"), b"Other text.\n").status_code == 202, "no conflict with a stranger's"
+    assert upload(service, other, b"Other text.\n").status_code == 409
+
+
+def test_users_whom_a_proxy_names_have_idempotency_keys_of_their_own(indexed):
+    everybody = Access("ada", frozenset(("ingest",)), key_id="k1")
+    jobs = []
+    for access in (everybody, dataclasses.replace(everybody, name="bob"), dataclasses.replace(everybody, key_id="k2")):
+        with acting(access):
+            jobs.append(indexed.store.jobs.create("ingest", {}, "nightly").id)
+            assert indexed.store.jobs.create("ingest", {}, "nightly").id == jobs[-1]
+    assert len(set(jobs)) == 3
+
+
+def test_files_kept_for_one_keys_job_are_not_anothers(service, shared):
+    rows = b'{"question": "Who?", "answers": ["Ada"]}\n'
+    jobs = []
+    for headers in (key(shared, "train"), key(shared, "train")):
+        sent = {**headers, "Idempotency-Key": "nightly"}
+        answer = service.post("/v1/pairs/import", files={"file": ("rows.jsonl", rows)}, headers=sent)
+        assert answer.status_code == 202
+        jobs.append(shared.store.jobs.get(answer.json()["job_id"]))
+    assert len({job.inputs["upload"] for job in jobs}) == 2
+    run_job(shared, jobs[0].id)
+    kept = [(shared.state.uploads / job.inputs["upload"]).is_dir() for job in jobs]
+    assert kept == [False, True], "the end of one job takes its own files away"
