@@ -6,7 +6,6 @@ read in ``problems``.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from importlib.util import find_spec
@@ -23,8 +22,9 @@ from service.access import KeyGuard
 from service.description import ERRORS, DescribedApp
 from service.guards import BodyGuard, HostGuard
 from service.metrics import Metrics, MetricsMiddleware
-from service.problems import invalid_request, problem
+from service.problems import invalid_request
 from service.replies import error_response, problem_response
+from service.request_ids import HEADER, RequestIds, current_request_id, problem_for_client
 from service.routes import (
     adapters,
     answers,
@@ -57,8 +57,6 @@ from service.settings import LOOPBACK
 from service.shadow import Shadow, ShadowGate
 from service.webhooks import WebhookSender
 from service.workspace import Workspace
-
-log = logging.getLogger(__name__)
 
 _ROUTERS = (
     *(answers, compare, blind, search, collections, documents, index, reviews, pairs),
@@ -135,6 +133,7 @@ def _add_guards(app: FastAPI, workspace: Workspace, metrics: Metrics, shadow: Sh
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     if workspace.settings.loopback or workspace.settings.allowed_hosts:
         app.add_middleware(HostGuard, hosts=(*LOOPBACK, *workspace.settings.allowed_hosts))
+    app.add_middleware(RequestIds)
 
 
 def _tools(workspace: Workspace) -> Starlette | None:
@@ -170,9 +169,9 @@ def _add_error_handlers(app: FastAPI) -> None:
         }
         return problem_response(body, dict(error.headers or {}))
 
-    def unexpected(request: Request, error: Exception) -> JSONResponse:
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return problem_response(problem(error))
+    def unexpected(_request: Request, error: Exception) -> JSONResponse:
+        # This stands in front of every guard, RequestIds too.
+        return problem_response(problem_for_client(error), {HEADER: current_request_id()})
 
     app.add_exception_handler(RagtuneError, ragtune_error)
     app.add_exception_handler(RequestValidationError, validation_error)

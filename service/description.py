@@ -23,6 +23,7 @@ PROBLEM: dict[str, Any] = {
         "status": {"type": "integer", "minimum": 400, "maximum": 599},
         "got": {"description": "The offending value, if one can be named."},
         "message": {**_TEXT, "description": "`detail`, `got` and `hint` in one text, where OpenAI's clients look."},
+        "request_id": {**_TEXT, "description": "Of an `internal-error`: what to look for in the server's log."},
         "errors": {"type": "array", "items": {"type": "object"}, "description": "Every value that does not fit."},
     },
 }

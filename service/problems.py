@@ -15,7 +15,10 @@ _SHOWN_CHARS = 500
 
 
 def problem(error: BaseException) -> dict[str, Any]:
-    """Return the problem object of ``error``; a foreign exception becomes ``internal-error`` (500)."""
+    """Return the problem object of ``error``; a foreign exception becomes ``internal-error`` (500).
+
+    What a foreign exception says is in it, which is for whoever runs this, not for clients (``request_ids``).
+    """
     if isinstance(error, RagtuneError):
         return {
             "type": error.type,
@@ -34,6 +37,20 @@ def problem(error: BaseException) -> dict[str, Any]:
         "got": None,
         "wanted": "",
         "hint": "Look into the logs folder of the state directory; please report it.",
+    }
+
+
+def internal_error(request_id: str) -> dict[str, Any]:
+    """Return the problem object of an error that nobody expected, without a word of what it says."""
+    return {
+        "type": "internal-error",
+        "title": "An error that ragtune did not expect.",
+        "status": 500,
+        "detail": "Something went wrong that ragtune did not expect",
+        "got": None,
+        "wanted": "",
+        "hint": f"Look for {request_id} in the server's log, in the logs folder of the state directory; please report it.",
+        "request_id": request_id,
     }
 
 

@@ -12,10 +12,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import uvicorn
 
 from data.errors import DatabaseUnavailable, InvalidRequest, PortTaken, RagtuneError
+from service.server_log import server_log
 from service.settings import Settings
 from service.workspace import Workspace
 
@@ -86,11 +88,17 @@ def serve(workspace: Workspace, *, on_ready: Callable[[str], None] | None = None
     with bind(settings.host, settings.port) as listener:
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = f"http://{shown}:{listener.getsockname()[1]}"
-        with workspace.lock(url):
+        with workspace.lock(url), server_log(_log_path(workspace), settings.log_level):
             try:
                 _run(workspace, listener, url, on_ready)
             finally:
                 workspace.close()
+
+
+def _log_path(workspace: Workspace) -> Path:
+    """Return the server's log file; where servers share the folder each has one of its own."""
+    name = f"server-{socket.gethostname()}-{workspace.settings.port}" if workspace.shares_state else "server"
+    return workspace.state.logs / f"{name}.log"
 
 
 def _run(workspace: Workspace, listener: socket.socket, url: str, on_ready: Callable[[str], None] | None) -> None:

@@ -19,7 +19,7 @@ from service.deps import WorkspaceDep
 from service.hangup import Hangup
 from service.houses import with_defaults
 from service.metrics import Metrics
-from service.problems import problem
+from service.request_ids import problem_for_client
 from service.schemas import AnswerBody
 from service.shadow import Shadow
 from service.sse import event_stream, until_left
@@ -66,7 +66,7 @@ def _events(
             yield _event(event)
     except Exception as error:
         # The status is sent already: the error can only be an event.
-        yield ServerSentEvent(event="error", data=problem(error))
+        yield ServerSentEvent(event="error", data=problem_for_client(error))
     finally:
         events.close()
 

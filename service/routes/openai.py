@@ -23,7 +23,7 @@ from service.chat_schemas import ChatBody
 from service.deps import WorkspaceDep
 from service.hangup import Hangup
 from service.metrics import Metrics
-from service.problems import problem
+from service.request_ids import problem_for_client
 from service.shadow import Shadow
 from service.sse import event_stream, until_left
 from service.workspace import Workspace
@@ -111,7 +111,7 @@ def _events(first: list[str], chunks: Generator[str, None, None]) -> Iterator[Se
             yield ServerSentEvent(raw_data=chunk)
     except Exception as error:
         # OpenAI's clients raise for a chunk with an error in it.
-        found = problem(error)
+        found = problem_for_client(error)
         yield ServerSentEvent(
             data={"error": {"message": found["detail"], "type": found["type"], "code": found["status"]}}
         )

@@ -224,11 +224,31 @@ def test_adapters_that_the_engine_cannot_sum_are_the_callers_error(client, index
     assert (response.status_code, response.json()["type"]) == (422, "invalid-request")
 
 
-def test_an_unexpected_error_is_a_problem_too(indexed, generator):
-    generator.error = RuntimeError("a bug")
+@pytest.mark.parametrize("path", ["answers", "chat/completions"])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_unexpected_error_says_nothing_of_itself_but_where_to_look(indexed, generator, caplog, path, streamed):
+    """The text of an exception may hold paths, SQL or a document: it is in the log, under the request's id."""
+    generator.error = RuntimeError("secret of /home/ada")
+    body = {"question": QUESTION, "model": "rag", "messages": [{"role": "user", "content": QUESTION}]}
+    wanted = ("question",) if path == "answers" else ("model", "messages")
+    sent = {name: body[name] for name in wanted} | {"stream": streamed}
     with open_client(indexed, raise_server_exceptions=False) as client:
-        response = client.post("/v1/answers", json={"question": QUESTION})
-    assert (response.status_code, response.json()["type"]) == (500, "internal-error")
+        response = client.post(f"/v1/{path}", json=sent)
+    request_id = response.headers["X-Request-ID"]
+    assert "secret" not in response.text
+    assert "internal-error" in response.text
+    if not streamed:
+        problem = response.json()
+        assert (response.status_code, problem["type"], problem["request_id"]) == (500, "internal-error", request_id)
+        assert request_id in problem["hint"]
+    (record,) = [each for each in caplog.records if request_id in each.getMessage()]
+    assert record.exc_info[1] is generator.error
+
+
+def test_every_response_names_its_request(client):
+    found = [client.get(path).headers["X-Request-ID"] for path in ("/healthz", "/v1/jobs", "/v1/nothing", "/")]
+    assert len(set(found)) == len(found)
+    assert client.get("/healthz", headers={"Host": "evil.example"}).headers["X-Request-ID"]
 
 
 def test_a_client_that_leaves_stops_the_generation(indexed, generator):

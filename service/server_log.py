@@ -1,0 +1,48 @@
+"""Where a server's log goes: a file that is kept small, and its warnings to standard error too.
+
+Each line names the request it is about (``request_ids``). Knows nothing of what is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from service.request_ids import FORMAT, mark
+
+LARGEST_BYTES, KEPT_FILES = 10_000_000, 5
+"""Of one file, and how many older ones are kept beside it."""
+
+
+@contextmanager
+def server_log(path: Path, level: str) -> Iterator[None]:
+    """Log to the file at ``path`` until the block ends; warnings to standard error, unless all goes there already.
+
+    Args:
+        path: the file; older ones lie beside it as ``.1`` to ``.5``.
+        level: of the least important records kept, as ``logging`` names it.
+    """
+    root = logging.getLogger()
+    before = root.level
+    file = RotatingFileHandler(path, maxBytes=LARGEST_BYTES, backupCount=KEPT_FILES, encoding="utf-8", delay=True)
+    file.setLevel(level)
+    handlers: list[logging.Handler] = [file]
+    if not any(type(handler) is logging.StreamHandler for handler in root.handlers):
+        handlers.append(logging.StreamHandler(sys.stderr))
+        handlers[-1].setLevel(logging.WARNING)
+    for handler in handlers:
+        handler.addFilter(mark)
+        handler.setFormatter(logging.Formatter(FORMAT))
+        root.addHandler(handler)
+    root.setLevel(level)
+    try:
+        yield
+    finally:
+        root.setLevel(before)
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
