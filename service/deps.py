@@ -39,7 +39,8 @@ WorkspaceDep = Annotated[Workspace, Depends(get_workspace)]
 ActorDep = Annotated[str, Depends(get_actor)]
 RunnerDep = Annotated[JobRunner, Depends(get_runner)]
 IdempotencyKey = Annotated[
-    str | None, Header(alias="Idempotency-Key", max_length=200, description="Repeats by the same key return the first job.")
+    str | None,
+    Header(alias="Idempotency-Key", max_length=200, description="Repeats by the same key return the first job."),
 ]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
 Limit = Annotated[int, Query(ge=1, le=500)]

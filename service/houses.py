@@ -30,6 +30,11 @@ def with_defaults(store: Store, ask: AskRequest, given: Collection[str]) -> AskR
     return replace(ask, **{name: value for name, value in sampling.items() if name not in given})
 
 
+def top_k_of(store: Store, collection: str, given: int | None) -> int:
+    """Return how many passages a question reads: as many as ``given``, else the collection's own, else 4."""
+    return with_defaults(store, AskRequest("", collection), ()).top_k if given is None else given
+
+
 def house_view(house: House) -> dict[str, Any]:
     """Return a version of a collection's settings; ``prompt_version`` is that of the prompt they make."""
     return {**asdict(house), "prompt_version": prompt_version(house.instructions)}

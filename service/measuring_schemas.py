@@ -28,13 +28,16 @@ class EvaluationBody(Body):
 
     ``judge`` lets the operator's judge compare the answers; ``fresh`` asks again what an earlier run has answered.
     ``origins`` adds stored questions: corrections ("feedback"), accepted pairs that were not trained on ("pairs").
+    ``top_k``, ``max_tokens`` and ``temperature`` are the collection's own where they are left out, else 4, 48 and 0.
     """
 
     questions: list[EvaluationQuestion] = Field(default_factory=list, max_length=10_000)
     collection: str = "default"
     arms: list[str] = Field(default_factory=list, max_length=16)
     adapter: str | None = None
-    top_k: int = Field(4, ge=1, le=50)
+    top_k: int | None = Field(None, ge=1, le=50)
+    max_tokens: int | None = Field(None, ge=1, le=8192)
+    temperature: float | None = Field(None, ge=0, le=2)
     style: list[str] = Field(default_factory=list, max_length=1000)
     max_false_answer_rate: float | None = Field(None, gt=0, le=1)
     origins: list[Literal["feedback", "pairs"]] = Field(default_factory=list, max_length=2)
@@ -45,13 +48,16 @@ class EvaluationBody(Body):
 
 
 class CalibrationBody(Body):
-    """``POST /v1/calibrations``: learn what an arm's confidence means, from questions of known answers."""
+    """``POST /v1/calibrations``: learn what an arm's confidence means, from questions of known answers.
+
+    ``top_k`` is the collection's own where it is left out, else 4.
+    """
 
     questions: list[EvaluationQuestion] = Field(default_factory=list, max_length=10_000)
     mode: str = "auto"
     adapter: str | None = None
     collection: str = "default"
-    top_k: int = Field(4, ge=1, le=50)
+    top_k: int | None = Field(None, ge=1, le=50)
 
 
 class BlindBody(Sampling):

@@ -49,7 +49,7 @@ def internal_error(request_id: str) -> dict[str, Any]:
         "detail": "Something went wrong that ragtune did not expect",
         "got": None,
         "wanted": "",
-        "hint": f"Look for {request_id} in the server's log, in the logs folder of the state directory; please report it.",
+        "hint": f"Look for {request_id} in the log, in the folder logs of the state directory; please report it.",
         "request_id": request_id,
     }
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.commands.evaluation import listed, read_question_file
-from service.commands.session import Collection, Json, print_json, print_line, session, stderr
+from service.commands.session import Collection, Json, TopK, print_json, print_line, session, stderr
 
 if TYPE_CHECKING:
     from data.store import Trial
@@ -30,7 +30,7 @@ def blind(
         str | None, typer.Option(help="Two modes or adapters, comma-separated; else combined,rag or rag,base.")
     ] = None,
     collection: Collection = "default",
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=50)] = 4,
+    top_k: TopK = None,
     as_json: Json = False,
 ) -> None:
     """Vote between two arms without knowing which is which; without questions, show what the votes say."""
@@ -42,14 +42,17 @@ def blind(
         _print_standings(workspace, collection, as_json)
 
 
-def _one(workspace: Workspace, question: str, place: str, arms: list[str], *, collection: str, top_k: int) -> bool:
+def _one(
+    workspace: Workspace, question: str, place: str, arms: list[str], *, collection: str, top_k: int | None
+) -> bool:
     """Ask one question and take the vote; False to stop."""
     from service.answerer import AskRequest, check_collection
     from service.compare.blind import side_name, start_trial
     from service.houses import with_defaults
 
     check_collection(workspace.store, collection)
-    ask = with_defaults(workspace.store, AskRequest(question, collection=collection, top_k=top_k), {"top_k"})
+    given = {} if top_k is None else {"top_k": top_k}
+    ask = with_defaults(workspace.store, AskRequest(question, collection=collection, **given), given)
     trial = start_trial(workspace, ask, arms)
     _show(trial, place)
     choice = _choice()

@@ -11,7 +11,7 @@ import typer
 from service.calibration.views import summary_lines, threshold_rows
 from service.commands.evaluation import read_question_file
 from service.commands.foreground import run_here
-from service.commands.session import Collection, Json, print_json, print_line, print_rows, session
+from service.commands.session import Collection, Json, TopK, print_json, print_line, print_rows, session
 
 _COLUMNS = ("wanted", "confidence over", "false answers", "answered", "wrong")
 
@@ -33,7 +33,7 @@ def calibrate(
         str | None, typer.Option(help="Of tuned and combined: NAME (newest) or NAME@VERSION; else the live one.")
     ] = None,
     collection: Collection = "default",
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=50)] = 4,
+    top_k: TopK = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ask again what an earlier run has answered.")] = False,
     as_json: Json = False,
 ) -> None:

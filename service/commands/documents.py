@@ -20,6 +20,7 @@ from service.commands.session import (
     FAILED,
     Collection,
     Json,
+    TopK,
     cli_actor,
     complain,
     print_fields,
@@ -199,9 +200,7 @@ def ask(
         ),
     ] = None,
     collection: Collection = "default",
-    top_k: Annotated[
-        int | None, typer.Option("--top-k", "-k", min=1, max=50, help="Passages; the collection's, else 4.")
-    ] = None,
+    top_k: TopK = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, max=8192, help="The collection's, else 256.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, max=2, help="The collection's, else 0.")] = None,
     seed: Annotated[int | None, typer.Option(help="Repeats a sampled answer.")] = None,

@@ -12,7 +12,17 @@ import typer
 from data.errors import NoQuestions
 from data.records import METHODS, Method, Question
 from service.commands.foreground import run_here
-from service.commands.session import Collection, Json, print_json, print_line, print_rows, session, stderr, stdout
+from service.commands.session import (
+    Collection,
+    Json,
+    TopK,
+    print_json,
+    print_line,
+    print_rows,
+    session,
+    stderr,
+    stdout,
+)
 from service.questions import ORIGINS
 
 if TYPE_CHECKING:
@@ -159,7 +169,9 @@ def compare(
     arms: Annotated[str | None, typer.Option(help="Comma-separated modes or adapters; else all that can run.")] = None,
     adapter: Adapter = None,
     collection: Collection = "default",
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=50)] = 4,
+    top_k: TopK = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, max=8192, help="The collection's, else 48.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=2, help="The collection's, else 0.")] = None,
     style: Style = None,
     retrievers: Retrievers = None,
     quantizations: Quantizations = None,
@@ -178,6 +190,8 @@ def compare(
         "adapter": adapter,
         "collection": collection,
         "top_k": top_k,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
         "out": str(out) if out else None,
         "fresh": fresh,
         "questions_file": " --questions ".join(map(shlex.quote, sources)),

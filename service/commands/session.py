@@ -34,6 +34,7 @@ INTERRUPTED = 130
 WorkspaceFactory = Callable[[Settings], Workspace]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+TopK = Annotated[int | None, typer.Option("--top-k", "-k", min=1, max=50, help="Passages; the collection's, else 4.")]
 Collection = Annotated[str, typer.Option("--collection", "-C", help="The collection to work on.")]
 
 

@@ -14,13 +14,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import CalibrationMissing, CalibrationStale, UnknownEvaluation
+from data.errors import CalibrationMissing, CalibrationStale, InvalidRequest, UnknownEvaluation
 from data.model_files import file_type
 from data.prompt import prompt_version
 from data.protocols import Report
 from data.records import Adapter, Method, Question
 from service.answerer import nothing_indexed
 from service.arms import Arm, adapter_label, find_adapter
+from service.asking import AskRequest
 from service.calibration.kept import can_calibrate
 from service.compare.judge import find_judge, judge_answers, open_judge
 from service.compare.quantized import QuantizedAnswers, quantizations
@@ -38,9 +39,11 @@ from service.compare.run import (
 )
 from service.compare.scores import similarity
 from service.compare.style import check_examples, style_summary
+from service.houses import with_defaults
 from service.questions import check_askable, leaked_questions, repeated_questions, stored_questions
 
 if TYPE_CHECKING:
+    from data.store import Store
     from service.workspace import Workspace
 
 
@@ -54,15 +57,16 @@ class EvaluationRequest:
     which answers are better; "" for none. ``identity``: of the evaluation
     (its job's); "" for a new one. ``title`` heads the report. ``repeat_with``: the command that repeats it, where that
     is not ``ragtune compare`` alone. ``style``: answers of the house, against whose style every arm's answers are
-    measured; none, and they are not.
+    measured; none, and they are not. ``top_k``, ``max_tokens`` and ``temperature`` None take the collection's own.
     """
 
     questions: tuple[Question, ...]
     arms: tuple[str, ...] = ()
     adapter: str | None = None
     collection: str = "default"
-    top_k: int = 4
-    max_tokens: int = MAX_TOKENS
+    top_k: int | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
     out: Path | None = None
     fresh: bool = False
     questions_file: str = ""
@@ -81,7 +85,8 @@ class EvaluationRequest:
         """Return the command line that repeats this evaluation, "" if its questions are in no file."""
         if self.repeat_with or not self.questions_file:
             return self.repeat_with
-        words = ["--top-k", str(self.top_k)]
+        sampling = {"--top-k": self.top_k, "--max-tokens": self.max_tokens, "--temperature": self.temperature}
+        words = [word for name, value in sampling.items() if value is not None for word in (name, f"{value:g}")]
         words += ["--arms", ",".join(self.arms)] if self.arms else []
         words += ["--adapter", self.adapter] if self.adapter else []
         words += ["--retrievers", ",".join(self.methods)] if self.methods else []
@@ -122,6 +127,14 @@ class Evaluation:
         return self.comparison.result
 
 
+def _asked(store: Store, request: EvaluationRequest) -> AskRequest:
+    """Return how every question is asked: as ``request`` says, else as the collection does, else as comparisons do."""
+    named = {"top_k": request.top_k, "max_tokens": request.max_tokens, "temperature": request.temperature}
+    given = {name: value for name, value in named.items() if value is not None}
+    comparing: Any = {"max_tokens": MAX_TOKENS, **given}
+    return with_defaults(store, AskRequest("", request.collection, **comparing), given)
+
+
 def plan(workspace: Workspace, request: EvaluationRequest) -> Setup:
     """Return the setup that ``request`` amounts to now.
 
@@ -129,7 +142,7 @@ def plan(workspace: Workspace, request: EvaluationRequest) -> Setup:
         NothingIndexed: an arm uses passages and the collection holds none.
         Everything ``choose_arms`` raises.
     """
-    model = workspace.model
+    model, asked = workspace.model, _asked(workspace.store, request)
     chosen = choose_arms(workspace.store, model, request.arms, request.adapter, request.collection)
     arms = varied(workspace, chosen, request)
     passages = any(arm.passages for arm in arms)
@@ -142,8 +155,9 @@ def plan(workspace: Workspace, request: EvaluationRequest) -> Setup:
         model=model.name,
         model_sha256=model.sha256,
         index_generation=generation,
-        top_k=request.top_k,
-        max_tokens=request.max_tokens,
+        top_k=asked.top_k,
+        max_tokens=asked.max_tokens,
+        temperature=asked.temperature,
         calibrations=calibrated(workspace, arms, request),
         max_false_answer_rate=request.max_false_answer_rate,
         rerank=str(workspace.settings.rerank),
@@ -170,12 +184,21 @@ def calibrated(workspace: Workspace, arms: Sequence[Arm], request: EvaluationReq
     Raises:
         CalibrationMissing: a share of false answers is to be kept, and no arm is calibrated.
         CalibrationStale, CalibrationTooSmall: it cannot be kept by an arm that was calibrated.
+        InvalidRequest: it is to be kept by answers that are sampled.
     """
     kept, rate = workspace.answerer.calibrations, request.max_false_answer_rate
+    asked = _asked(workspace.store, request)
+    if rate is not None and asked.temperature:
+        raise InvalidRequest(
+            "A share of false answers can be kept for answers that are written greedily",
+            got=asked.temperature,
+            wanted="temperature 0",
+            hint="Ask for temperature 0 here, or change the collection's: ragtune collections set --temperature 0",
+        )
     found: dict[str, str] = {}
     missing: CalibrationMissing | None = None
     for arm in filter(can_calibrate, arms):
-        wanted = kept.fitting(arm, request.collection, request.top_k, arm.method)
+        wanted = kept.fitting(arm, request.collection, asked.top_k, arm.method)
         try:
             held = kept.require(arm, wanted)
             if rate is not None:
@@ -294,6 +317,7 @@ def _lineage(workspace: Workspace, setup: Setup, stored: Mapping[str, Any]) -> d
         "model": f"{setup.model}, weights {setup.model_sha256}",
         "index generation": setup.index_generation,
         "passages": setup.top_k,
+        "answers": f"temperature {setup.temperature:g}, at most {setup.max_tokens} tokens",
         "questions from": ", ".join(f"{name} {n}" for name, n in stored["questions"]["origins"].items()),
         **adapters,
     }

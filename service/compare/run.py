@@ -93,6 +93,7 @@ class Setup:
     index_generation: int | None
     top_k: int = 4
     max_tokens: int = MAX_TOKENS
+    temperature: float = 0.0
     calibrations: Mapping[str, str] = field(default_factory=dict)
     max_false_answer_rate: float | None = None
     rerank: str = "off"
@@ -338,7 +339,8 @@ def request_of(question: Question, arm: Arm, setup: Setup) -> AskRequest:
         collection=setup.collection,
         top_k=setup.top_k,
         max_tokens=setup.max_tokens,
-        temperature=0.0,
+        temperature=setup.temperature,
+        seed=0,  # a sampled comparison can be repeated too
         method=arm.method,
         arm=arm,
         max_false_answer_rate=setup.rate(arm),

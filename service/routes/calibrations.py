@@ -23,7 +23,7 @@ def create_calibration(
 ) -> JSONResponse:
     """Calibrate abstention over the questions, as a job; its outputs are the calibration's figures."""
     inputs = body.model_dump()
-    plan(workspace, request_from(inputs))
+    plan(workspace, request_from(workspace, inputs))
     return accepted(workspace, runner, "calibrate", inputs, idempotency_key)
 
 

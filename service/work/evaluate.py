@@ -1,9 +1,9 @@
 """The ``evaluate`` job: the arms over held-out questions, with its reports.
 
-Inputs: ``questions``, ``arms``, ``adapter``, ``collection``, ``top_k``, ``max_tokens``, ``out`` (a
-folder of one's own), ``fresh``, ``questions_file`` (named in the report), ``style`` (answers of the house),
-``max_false_answer_rate``, ``methods`` (of search), ``quantizations`` (of the base model), ``judge`` (its URL),
-``judge_model``, ``job_id`` (names the evaluation, so that a stopped job goes on with it).
+Inputs: ``questions``, ``arms``, ``adapter``, ``collection``, ``top_k``, ``max_tokens`` and ``temperature`` (None: the
+collection's own), ``out`` (a folder of one's own), ``fresh``, ``questions_file`` (named in the report), ``style``
+(answers of the house), ``max_false_answer_rate``, ``methods`` (of search), ``quantizations`` (of the base model),
+``judge`` (its URL), ``judge_model``, ``job_id`` (names the evaluation, so that a stopped job goes on with it).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from data.protocols import Report
 from data.records import Question
 from service.compare.evaluation import EvaluationRequest, evaluate
-from service.compare.run import MAX_TOKENS
 
 if TYPE_CHECKING:
     from service.workspace import Workspace
@@ -34,8 +33,9 @@ def request_from(inputs: dict[str, Any]) -> EvaluationRequest:
         arms=tuple(inputs.get("arms", ())),
         adapter=inputs.get("adapter"),
         collection=inputs.get("collection", "default"),
-        top_k=inputs.get("top_k", 4),
-        max_tokens=inputs.get("max_tokens", MAX_TOKENS),
+        top_k=inputs.get("top_k"),
+        max_tokens=inputs.get("max_tokens"),
+        temperature=inputs.get("temperature"),
         out=Path(inputs["out"]) if inputs.get("out") else None,
         fresh=inputs.get("fresh", False),
         questions_file=inputs.get("questions_file", ""),

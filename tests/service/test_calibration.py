@@ -17,6 +17,7 @@ from service.calibration.calibrate import CalibrationRequest, calibrate
 from service.calibration.hiding import hide_answers
 from service.compare.evaluation import EvaluationRequest, evaluate
 from service.jobs import run_job
+from service.work.calibrate import request_from
 from tests.service.conftest import open_client
 from tests.service.parts import adapter
 
@@ -287,3 +288,9 @@ def test_a_calibration_over_http_is_a_job(statues):
         assert client.post("/v1/answers", json={**body, "max_false_answer_rate": 0}).status_code == 422
         assert client.post("/v1/calibrations", json={"questions": [], "mode": "rag"}).status_code == 409
         assert client.post("/v1/calibrations", json={"questions": rows, "mode": "rga"}).status_code == 422
+
+
+def test_a_calibration_reads_as_many_passages_as_its_collection(statues):
+    statues.store.houses.put("default", "", {"top_k": 2}, "test")
+    assert request_from(statues, {"questions": []}).top_k == 2
+    assert request_from(statues, {"questions": [], "top_k": 3}).top_k == 3

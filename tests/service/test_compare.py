@@ -210,3 +210,22 @@ def test_a_folder_that_cannot_be_written_ends_the_run(tuned, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StateNotWritable):
         run(tuned, tmp_path, out=tmp_path / "file" / "out")
+
+
+def asked(generator):
+    return {(r.max_tokens, r.temperature, len(r.messages[-1].parts) > 2) for r in generator.requests}
+
+
+def test_what_a_comparison_leaves_open_is_the_collections_own(tuned, tmp_path, generator):
+    tuned.store.houses.put("default", "", {"top_k": 1, "max_tokens": 9, "temperature": 0.5}, "test")
+    run(tuned, tmp_path, arms=("rag",))
+    assert asked(generator) == {(9, 0.5, False)}
+    again = run(tuned, tmp_path, arms=("rag",), fresh=True, top_k=2, max_tokens=20, temperature=0.0)
+    assert asked(generator) == {(9, 0.5, False), (20, 0.0, True)}
+    assert "temperature 0, at most 20 tokens" in (again.folder / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_share_of_false_answers_wants_greedy_answers(tuned, tmp_path):
+    tuned.store.houses.put("default", "", {"temperature": 0.5}, "test")
+    with pytest.raises(InvalidRequest, match="greedily"):
+        run(tuned, tmp_path, max_false_answer_rate=0.1)

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import logging
+
+from service.server_log import server_log
+from tests.service.conftest import open_client
+
+QUESTION = "When was the lighthouse of Orrin built?"
+
+
+def test_the_log_tells_what_the_client_was_not_told(indexed, generator, tmp_path, capsys):
+    generator.error = RuntimeError("secret of /home/ada")
+    path = tmp_path / "server.log"
+    with server_log(path, "INFO"), open_client(indexed, raise_server_exceptions=False) as client:
+        response = client.post("/v1/answers", json={"question": QUESTION})
+    logged = path.read_text(encoding="utf-8")
+    assert f"ERROR service.request_ids [{response.json()['request_id']}]" in logged
+    assert "Traceback" in logged
+    assert "RuntimeError: secret of /home/ada" in logged
+    assert "secret" in capsys.readouterr().err, "a supervisor that reads standard error has it too"
+
+
+def test_no_more_is_logged_than_was_asked_for(tmp_path, capsys):
+    path = tmp_path / "server.log"
+    with server_log(path, "INFO"):
+        logging.getLogger("ragtune").info("once")
+        logging.getLogger("ragtune").debug("never")
+    logging.getLogger("ragtune").error("after")
+    assert "once" in path.read_text(encoding="utf-8")
+    assert "never" not in path.read_text(encoding="utf-8")
+    assert "after" not in path.read_text(encoding="utf-8")
+    assert "once" not in capsys.readouterr().err
