@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 from data.prompt import language
 
@@ -166,6 +167,9 @@ def _dangling_zh(question: str) -> str | None:
     return None if len("".join(_WORDS.findall(rest))) >= 2 else "no subject"
 
 
+_ENDINGS = ("ing", "ies", "ed", "es", "'s", "s", "e")
+
+
 def han_bigrams(text: str) -> set[str]:
     """Return every two Chinese characters that stand together."""
     return {run[i : i + 2] for run in _HAN_RUN.findall(text) for i in range(len(run) - 1)}
@@ -177,11 +181,13 @@ def content_stems(text: str) -> frozenset[str]:
     return frozenset({_stem(word) for word in words} | han_bigrams(text))
 
 
+@lru_cache(maxsize=1 << 14)  # words of passages come again and again
 def _stem(word: str) -> str:
     """Return a word without the commonest English endings: "ended" and "ends" are to meet "end"."""
-    for ending in ("ing", "ies", "ed", "es", "'s", "s", "e"):
-        if word.isascii() and word.endswith(ending) and len(word) - len(ending) >= 3:
-            return word[: -len(ending)]
+    if word.isascii():
+        for ending in _ENDINGS:
+            if word.endswith(ending) and len(word) - len(ending) >= 3:
+                return word[: -len(ending)]
     return word
 
 

@@ -138,7 +138,7 @@ def wants(*scopes: Scope, whole: bool = False) -> Any:
     Every route has one, which a test asserts; the API's description names the scopes.
     """
 
-    def check(request: Request, _key: Annotated[object, Depends(API_KEY)]) -> None:
+    async def check(request: Request, _key: Annotated[object, Depends(API_KEY)]) -> None:
         # Whoever may only ask changes nothing; refusals are kept too.
         request.state.audited = request.method not in _READS and "query" not in scopes
         require(*scopes)

@@ -80,7 +80,10 @@ def find_adapter(store: Store, name: str) -> Adapter:
         UnknownAdapter: there is none; the hint names the closest.
     """
     bare, version = _split(store, name)
-    return store.adapters.get(bare, version) if version else store.adapters.list(bare)[-1]
+    try:
+        return store.adapters.get(bare, version) if version else store.adapters.list(bare)[-1]
+    except (UnknownAdapter, IndexError):
+        raise _no_such(store, name) from None
 
 
 def serving_adapter(store: Store, name: str) -> Adapter:
@@ -89,18 +92,27 @@ def serving_adapter(store: Store, name: str) -> Adapter:
     Raises:
         UnknownAdapter: there is none; the hint names the closest.
     """
-    return store.adapters.get(*_split(store, name))
+    try:
+        return store.adapters.get(*_split(store, name))
+    except UnknownAdapter:
+        raise _no_such(store, name) from None
 
 
 def _split(store: Store, name: str) -> tuple[str, int | None]:
     bare, _, version = name.partition("@")
-    known = {adapter.name for adapter in store.adapters.list()}
-    if bare not in known or (version and whole_number(version) is None):
-        hint = did_you_mean(bare, known) or "List them with: ragtune adapters list"
-        raise UnknownAdapter(
-            "No such adapter", got=name, wanted=", ".join(sorted(known)) or "none exist yet", hint=hint
-        )
+    if version and whole_number(version) is None:
+        raise _no_such(store, name)
     return bare, whole_number(version)
+
+
+def _no_such(store: Store, name: str) -> UnknownAdapter:
+    bare, _, version = name.partition("@")
+    found = store.adapters.list()
+    known = sorted({adapter.name for adapter in found})
+    if version and bare in known:
+        known = [adapter_label(adapter) for adapter in found if adapter.name == bare]
+    hint = did_you_mean(bare, known) or "List them with: ragtune adapters list"
+    return UnknownAdapter("No such adapter", got=name, wanted=", ".join(known) or "none exist yet", hint=hint)
 
 
 def live_and_latest(

@@ -1,4 +1,7 @@
-"""What routes ask FastAPI for: the workspace, the job runner, and common parameters."""
+"""What routes ask FastAPI for: the workspace, the job runner, and common parameters.
+
+What does not wait is ``async``: FastAPI would start a thread for each of the others, for each request.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +22,17 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def get_workspace(request: Request) -> Workspace:
+async def get_workspace(request: Request) -> Workspace:
     """Return the app's workspace."""
     return cast(Workspace, request.app.state.workspace)
 
 
-def get_runner(request: Request) -> JobRunner:
+async def get_runner(request: Request) -> JobRunner:
     """Return the app's job runner."""
     return cast(JobRunner, request.app.state.runner)
 
 
-def get_actor() -> str:
+async def get_actor() -> str:
     """Return who asks, for the log: the key's name, or that the service wants no key."""
     access = current()
     return "http without a key" if access is MACHINE else f"key {access.name}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from data.prompt import strip_citations
 from retrieval.wording import FUNCTION_WORDS, content_stems, span_of
@@ -43,6 +44,35 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
     return spans or [(0, len(text))]
 
 
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """One sentence of a passage or several that follow each other, with what claims are compared with."""
+
+    start: int
+    end: int
+    stems: frozenset[str]
+    numbers: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A passage as claims are compared with it: its sentences, its words, its windows, the shortest first."""
+
+    spans: tuple[tuple[int, int], ...]
+    words: frozenset[str]
+    windows: tuple[_Window, ...]
+
+
+@lru_cache(maxsize=256)  # the same passages bear out every claim of an answer, and of the answers after it
+def _read(text: str) -> _Read:
+    spans = tuple(sentence_spans(text))
+    bounds = [
+        (spans[i][0], spans[i + size - 1][1]) for size in range(1, _WINDOW + 1) for i in range(len(spans) - size + 1)
+    ]
+    windows = (_Window(start, end, content_stems(text[start:end]), _numbers(text[start:end])) for start, end in bounds)
+    return _Read(spans, frozenset(_WORD.findall(text.lower())), tuple(windows))
+
+
 def find_support(claim: str, text: str) -> Support | None:
     """Return the span of ``text`` that bears ``claim`` out, None if none does.
 
@@ -51,26 +81,21 @@ def find_support(claim: str, text: str) -> Support | None:
         text: of a passage.
     """
     said = strip_citations(claim)
-    spans = sentence_spans(text)
+    read = _read(text)
     found = span_of(said, text)
     if found is not None:
-        touched = [(s, e) for s, e in spans if s < found[1] and e > found[0]] or [found]
+        touched = [(s, e) for s, e in read.spans if s < found[1] and e > found[0]] or [found]
         return Support(min(found[0], touched[0][0]), max(found[1], touched[-1][1]), 1.0)
     wanted = content_stems(said)
-    if not wanted or not _names(said) <= set(_WORD.findall(text.lower())):
+    if not wanted or not _names(said) <= read.words:
         return None
-    windows = (spans[i : i + size] for size in range(1, _WINDOW + 1) for i in range(len(spans) - size + 1))
+    numbers = _numbers(said)
     best: Support | None = None
-    for window in windows:
-        start, end = window[0][0], window[-1][1]
-        share = len(wanted & content_stems(text[start:end])) / len(wanted)
+    for window in read.windows:
+        share = len(wanted & window.stems) / len(wanted)
         # A shorter span comes first: the longer one must have more.
-        if (
-            share >= LEAST_SHARE
-            and (best is None or share > best.share)
-            and _numbers(said) <= _numbers(text[start:end])
-        ):
-            best = Support(start, end, share)
+        if share >= LEAST_SHARE and (best is None or share > best.share) and numbers <= window.numbers:
+            best = Support(window.start, window.end, share)
     return best
 
 

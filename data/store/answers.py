@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -73,7 +73,7 @@ class Answers:
                     id=answer.id,
                     collection=collection,
                     question=question,
-                    answer=asdict(answer),
+                    answer=answer,
                     created_at=time.time(),
                 )
             )

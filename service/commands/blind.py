@@ -51,7 +51,7 @@ def _one(
     from service.houses import with_defaults
 
     check_collection(workspace.store, collection)
-    given = {} if top_k is None else {"top_k": top_k}
+    given: dict[str, Any] = {} if top_k is None else {"top_k": top_k}
     ask = with_defaults(workspace.store, AskRequest(question, collection=collection, **given), given)
     trial = start_trial(workspace, ask, arms)
     _show(trial, place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -15,6 +16,7 @@ from data.records import Answer
 from service import api_models as models
 from service.access import wants
 from service.answerer import AnswerEvent, PassagesFound, Token
+from service.asking import AskRequest
 from service.deps import WorkspaceDep
 from service.hangup import Hangup
 from service.houses import with_defaults
@@ -40,20 +42,27 @@ async def create_answer(body: AnswerBody, request: Request, workspace: Workspace
     metrics: Metrics = request.app.state.metrics
     shadow: Shadow = request.app.state.shadow
     hangup = Hangup()
-    ask = await run_sync(with_defaults, workspace.store, body.ask(), body.model_fields_set)
 
-    def told(answer: Answer) -> None:
+    def asked() -> AskRequest:
+        return with_defaults(workspace.store, body.ask(), body.model_fields_set)
+
+    def told(ask: AskRequest, answer: Answer) -> None:
         metrics.count(answer)
         shadow.offer(ask, answer)
 
+    def whole() -> dict[str, Any]:
+        ask = asked()
+        answer = workspace.answerer.answer(ask, hangup)
+        told(ask, answer)
+        return answer_view(answer)
+
     if not body.stream:
-        answer = await until_left(request, hangup, lambda: workspace.answerer.answer(ask, hangup))
-        told(answer)
-        return JSONResponse(answer_view(answer))
+        return JSONResponse(await until_left(request, hangup, whole))
+    ask = await run_sync(asked)
     events = workspace.answerer.stream(ask, hangup)
     # What can be refused is refused with a status, before the stream begins.
     first = await until_left(request, hangup, lambda: next(events))
-    return event_stream(_events(first, events, told), hangup)
+    return event_stream(_events(first, events, partial(told, ask)), hangup)
 
 
 def _events(
