@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from data.access import current
 from data.errors import ContextOverflow, InvalidRequest, NothingIndexed, QuestionInvalid, UnknownCollection
 from data.prompt import Renumbering, asked_question, passage_labels
-from data.protocols import Delta, GenerationResult, Generator, WrittenToken
+from data.protocols import Delta, GenerationRequest, GenerationResult, Generator, WrittenToken
 from data.records import Adapter, Answer, Message, Model, Passage
 from service.arms import Arm, did_you_mean, find_adapter, live_and_latest, resolve_mode, resolve_sum
 from service.asking import AskRequest
@@ -26,6 +26,7 @@ from service.hangup import Hangup, charge_usage, generation
 from service.houses import instructions_of
 from service.lineage import check_fresh, is_stale
 from service.settings import Rerank, Settings
+from service.spans import generation_span, retrieval_span, traced_reranker
 from service.turn import Turn, judge
 from service.verification import CheckedMarks, Unsupported
 
@@ -149,7 +150,7 @@ class Answerer:
         turn = self._begin(ask)
         while True:
             try:
-                result = self._parts.generator.generate(turn.request(self._parts.settings.engine_timeout_s))
+                result = self._generate(turn.request(self._parts.settings.engine_timeout_s))
             except ContextOverflow as error:
                 turn.drop_passage(error)
             else:
@@ -186,6 +187,11 @@ class Answerer:
             else:
                 return
 
+    def _generate(self, request: GenerationRequest) -> GenerationResult:
+        with generation_span(self._parts.generator, request, streamed=False) as span:
+            result = span.result = self._parts.generator.generate(request)
+        return result
+
     def _told(self, turn: Turn, deltas: Iterator[Delta]) -> Iterator[AnswerEvent]:
         shown = Renumbering(passage_labels(turn.passages))
         marks = CheckedMarks(turn.passages, turn.ask.question)
@@ -218,16 +224,17 @@ class Answerer:
         passages: list[Passage] = []
         index: int | None = None
         if arm.passages:
-            found = parts.retriever.retrieve(
-                ask.question,
-                ask.collection,
-                ask.top_k,
-                ask.method,
-                ask.hidden,
-                context=question_before(ask.history),
-                filter=ask.filter,
-                reranker=parts.reranker(ask.rerank),
-            )
+            with retrieval_span(ask.question, ask.collection, ask.top_k, ask.method) as span:
+                found = span.found = parts.retriever.retrieve(
+                    ask.question,
+                    ask.collection,
+                    ask.top_k,
+                    ask.method,
+                    ask.hidden,
+                    context=question_before(ask.history),
+                    filter=ask.filter,
+                    reranker=traced_reranker(parts.reranker(ask.rerank)),
+                )
             passages, index = list(found.passages), found.generation
             if not passages and not parts.store.documents.count(ask.collection):
                 raise nothing_indexed(ask.collection)

@@ -55,6 +55,7 @@ from service.routes import (
 from service.runner import JobRunner
 from service.settings import LOOPBACK
 from service.shadow import Shadow, ShadowGate
+from service.spans import TraceRequests, traced
 from service.webhooks import WebhookSender
 from service.workspace import Workspace
 
@@ -133,6 +134,8 @@ def _add_guards(app: FastAPI, workspace: Workspace, metrics: Metrics, shadow: Sh
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     if workspace.settings.loopback or workspace.settings.allowed_hosts:
         app.add_middleware(HostGuard, hosts=(*LOOPBACK, *workspace.settings.allowed_hosts))
+    if traced():
+        app.add_middleware(TraceRequests)
     app.add_middleware(RequestIds)
 
 

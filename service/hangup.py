@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from data.access import current
 from data.errors import ClientLeft, RagtuneError
 from data.protocols import Delta, GenerationRequest, GenerationResult, Generator
+from service.spans import Told, generation_span
 
 _CHARACTERS_A_TOKEN = 4
 """Of English in the vocabularies of the models that are served here; of Chinese a character is about a token."""
@@ -67,26 +68,28 @@ def generation(generator: Generator, request: GenerationRequest, hangup: Hangup)
         As ``Generator.stream``.
     """
     hangup.check()
-    deltas = generator.stream(request)
-    told = _Told(request)
-    try:
-        hangup.then(getattr(deltas, "cancel", None))
-        yield told.until_left(deltas, hangup)
-    except (ClientLeft, GeneratorExit):
-        told.charge_the_rest(deltas)
-        raise
-    finally:
-        hangup.then(None)
-        close = getattr(deltas, "close", None)
-        if close is not None:
-            close()
+    with generation_span(generator, request, streamed=True) as span:
+        deltas = generator.stream(request)
+        told = _Told(request, span)
+        try:
+            hangup.then(getattr(deltas, "cancel", None))
+            yield told.until_left(deltas, hangup)
+        except (ClientLeft, GeneratorExit):
+            told.charge_the_rest(deltas)
+            raise
+        finally:
+            hangup.then(None)
+            close = getattr(deltas, "close", None)
+            if close is not None:
+                close()
 
 
 class _Told:
     """What a generation has told of itself, and whether its key was charged for it."""
 
-    def __init__(self, request: GenerationRequest) -> None:
+    def __init__(self, request: GenerationRequest, span: Told) -> None:
         self._request = request
+        self._span = span
         self._pieces = 0
         self._charged = False
 
@@ -127,6 +130,7 @@ class _Told:
         self._pieces += bool(delta.text)
         if delta.result is not None and not self._charged:
             self._charged = True
+            self._span.result = delta.result
             charge_usage(delta.result)
 
 

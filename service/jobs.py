@@ -28,6 +28,7 @@ from data.protocols import Report
 from data.records import Job, JobStatus, Progress
 from service.arms import did_you_mean
 from service.problems import problem
+from service.spans import job_span, tracing
 from service.uploads import release_upload
 from service.work.failures import WorkFailed
 
@@ -126,7 +127,7 @@ def run_job(
     try:
         with pulse:
             inputs = {name: value for name, value in job.inputs.items() if name != _BOUND} | {"job_id": job.id}
-            with acting(submitter(job)):
+            with acting(submitter(job)), job_span(job):
                 outputs = import_module(WORK[job.kind]).run(workspace, inputs, pulse.report)
     except JobCancelled:
         return _over(workspace, job_id, "cancelled", worker=worker)
@@ -253,7 +254,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     _end_with_parent()
     os.nice(_NICE)
-    with Workspace(settings) as workspace:
+    with tracing(), Workspace(settings) as workspace:
         if not workspace.shares_state:
             workspace.state.join()
 

@@ -19,6 +19,7 @@ import uvicorn
 from data.errors import DatabaseUnavailable, InvalidRequest, PortTaken, RagtuneError
 from service.server_log import server_log
 from service.settings import Settings
+from service.spans import tracing
 from service.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def serve(workspace: Workspace, *, on_ready: Callable[[str], None] | None = None
     with bind(settings.host, settings.port) as listener:
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = f"http://{shown}:{listener.getsockname()[1]}"
-        with workspace.lock(url), server_log(_log_path(workspace), settings.log_level):
+        with workspace.lock(url), server_log(_log_path(workspace), settings.log_level), tracing():
             try:
                 _run(workspace, listener, url, on_ready)
             finally:

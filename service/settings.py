@@ -166,3 +166,15 @@ class Settings(BaseSettings):
                 values[_PREFIX + name.upper()] = str(value)
         values[_PREFIX + "STATE_DIR"] = str(self.state_dir.resolve())
         return values
+
+
+def collector() -> str | None:
+    """Return where OpenTelemetry's own variables send traces, None where they name nothing or turn it off."""
+    off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or os.environ.get("OTEL_TRACES_EXPORTER") == "none"
+    named = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    return None if off else named or None
+
+
+def traces_hold_texts() -> bool:
+    """Tell whether questions, passages and answers may be in traces; a variable of OpenTelemetry's instrumentations."""
+    return os.environ.get("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "").lower() in ("true", "span_only")

@@ -11,6 +11,7 @@ from service.access import wants
 from service.answerer import check_collection, check_question, question_before
 from service.deps import WorkspaceDep
 from service.schemas import SearchBody
+from service.spans import retrieval_span, traced_reranker
 from service.views import passage_view
 
 router = APIRouter(tags=["retrieval"], dependencies=[wants("query")])
@@ -21,13 +22,14 @@ def search(body: SearchBody, workspace: WorkspaceDep) -> dict[str, Any]:
     """Return the best passages, and the index generation they come from."""
     check_question(body.query, workspace.settings.max_question_chars)
     check_collection(workspace.store, body.collection)
-    found = workspace.retriever.retrieve(
-        body.query,
-        body.collection,
-        body.top_k,
-        body.method,
-        context=question_before([turn.message() for turn in body.history]),
-        filter=None if body.filter is None else body.filter.record(),
-        reranker=workspace.reranker(body.rerank),
-    )
+    with retrieval_span(body.query, body.collection, body.top_k, body.method) as span:
+        found = span.found = workspace.retriever.retrieve(
+            body.query,
+            body.collection,
+            body.top_k,
+            body.method,
+            context=question_before([turn.message() for turn in body.history]),
+            filter=None if body.filter is None else body.filter.record(),
+            reranker=traced_reranker(workspace.reranker(body.rerank)),
+        )
     return {"passages": [passage_view(passage) for passage in found.passages], "index_generation": found.generation}

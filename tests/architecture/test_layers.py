@@ -34,6 +34,7 @@ IMPORTER: dict[str, str | tuple[str, ...]] = {
     "markdown_it": "retrieval/",
     "matplotlib": "service/compare/charts.py",
     "mcp": "service/mcp_server.py",
+    "opentelemetry": "service/traces.py",
     "peft": "finetune/",
     "pptx": "retrieval/parsers/office.py",
     "pymilvus": "retrieval/milvus.py",

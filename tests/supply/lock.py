@@ -45,7 +45,7 @@ def without(text: str, left_out: re.Pattern[str]) -> str:
 
 def main() -> None:
     """Write both locks: of ragtune with every extra, and of the tools that look at what is installed."""
-    extras = [word for name in ("train", "starter", "mcp", "cluster", "dev") for word in ("--extra", name)]
+    extras = [word for name in ("train", "starter", "mcp", "cluster", "telemetry", "dev") for word in ("--extra", name)]
     LOCK.write_text(_HEAD + without(compile_lock("pyproject.toml", *extras, "-c", "constraints.txt"), OWN_INDEX))
     TOOLS.write_text(_HEAD + compile_lock(str(HERE / "tools.in")))
 
