@@ -3,7 +3,7 @@
 RagtuneError
 ├── InvalidRequest                  422  a value the caller can correct
 │   ├── QuestionInvalid  UnknownMode  RecipeInvalid  PolicyInvalid  TrainingDiverged
-│   └── BodyTooLarge                413
+│   └── BodyTooLarge  RequestTooSlow    413, 408
 ├── NotFound                        404
 │   ├── UnknownCollection  UnknownDocument  UnknownAdapter  UnknownModel  UnknownRetriever
 │   └── UnknownJob  UnknownPair  UnknownReview  UnknownEvaluation  UnknownTrial  UnknownAnswer
@@ -104,6 +104,12 @@ class BodyTooLarge(InvalidRequest):
     """A request whose body is over the size limit."""
 
     status = 413
+
+
+class RequestTooSlow(InvalidRequest):
+    """A request whose body comes too slowly."""
+
+    status = 408
 
 
 class NotFound(RagtuneError):

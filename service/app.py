@@ -22,6 +22,7 @@ from service.access import KeyGuard
 from service.description import ERRORS, DescribedApp
 from service.guards import BodyGuard, HostGuard
 from service.metrics import Metrics, MetricsMiddleware
+from service.pace import PaceGuard
 from service.problems import invalid_request
 from service.replies import error_response, problem_response
 from service.request_ids import HEADER, RequestIds, current_request_id, problem_for_client
@@ -130,6 +131,7 @@ def _add_guards(app: FastAPI, workspace: Workspace, metrics: Metrics, shadow: Sh
     """Put the guards in front of every route; the one that is added last stands in front."""
     app.add_middleware(ShadowGate, shadow=shadow)
     app.add_middleware(BodyGuard, max_bytes=workspace.settings.max_body_bytes)
+    app.add_middleware(PaceGuard)
     app.add_middleware(KeyGuard, workspace=workspace)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     if workspace.settings.loopback or workspace.settings.allowed_hosts:

@@ -5,6 +5,7 @@ Knows nothing of the routes.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import signal
@@ -15,8 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from data.errors import DatabaseUnavailable, InvalidRequest, PortTaken, RagtuneError
+from service.pace import GRACE_S, LEAST_BYTES_PER_S
 from service.server_log import server_log
 from service.settings import Settings
 from service.spans import tracing
@@ -102,18 +106,25 @@ def _log_path(workspace: Workspace) -> Path:
     return workspace.state.logs / f"{name}.log"
 
 
-def _run(workspace: Workspace, listener: socket.socket, url: str, on_ready: Callable[[str], None] | None) -> None:
-    from service.app import create_app
-
-    config = uvicorn.Config(
-        create_app(workspace),
+def server_config(app: FastAPI) -> uvicorn.Config:
+    """Return how ``app`` is served."""
+    return uvicorn.Config(
+        app,
+        http=Connection,
         log_config=None,
         access_log=False,
         # Whom a request comes from is its connection's address: a header that says otherwise can be forged.
         proxy_headers=False,
         timeout_graceful_shutdown=_STOP_S,
         server_header=False,
+        ws="none",
     )
+
+
+def _run(workspace: Workspace, listener: socket.socket, url: str, on_ready: Callable[[str], None] | None) -> None:
+    from service.app import create_app
+
+    config = server_config(create_app(workspace))
     server = _Server(config, lambda: on_ready(url) if on_ready is not None else None)
     threading.Thread(target=_warm, args=(workspace,), name="warm", daemon=True).start()
     server.run(sockets=[listener])
@@ -162,3 +173,89 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._on_ready()
+
+
+class Connection(H11Protocol):
+    """A connection that is cut where its client is too slow; uvicorn itself waits for ever.
+
+    Waited for are the headers of a request, whatever comes of a body after its answer, and the client's reading of an
+    answer: until then the connection holds a descriptor, and an answer its memory and its place in the engine.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._asking, self._reading = _Timer(self.loop), _Timer(self.loop)
+        self._asking.start(transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no longer."""
+        super().connection_lost(exc)
+        self._asking.stop()
+        self._reading.stop()
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what came; wait on where it is not yet a request, or the rest of one that was answered."""
+        super().data_received(data)
+        if self._answering:
+            self._asking.stop()
+        else:  # the time runs from the first byte: further ones do not start it anew
+            self._asking.start(self.transport.abort)
+
+    def on_response_complete(self) -> None:
+        """Wait for the client to read the rest."""
+        super().on_response_complete()
+        self._wait_for_reader()
+
+    def pause_writing(self) -> None:
+        """Wait for the client to read what lies here, before more is written."""
+        super().pause_writing()
+        self._wait_for_reader()
+
+    def resume_writing(self) -> None:
+        """Note that the client reads; where no more will be written, it has the rest to read."""
+        super().resume_writing()
+        self._reading.stop()
+        if not self._answering:
+            self._wait_for_reader()
+
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _wait_for_reader(self) -> None:
+        self._reading.stop()
+        if unread := self.transport.get_write_buffer_size():
+            self._reading.start(lambda: self._check_reader(unread))
+
+    def _check_reader(self, before: int) -> None:
+        if self._answering and not self.flow.write_paused:
+            return  # the next answer is being written: what lies here says nothing of what was read
+        unread = self.transport.get_write_buffer_size()
+        if unread and before - unread < LEAST_BYTES_PER_S * GRACE_S:
+            self.transport.abort()
+        else:
+            self._wait_for_reader()
+
+
+class _Timer:
+    """Calls something after the time that a client is waited for."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self, then: Callable[[], object]) -> None:
+        """Begin to wait, unless it does already."""
+        if self._handle is None:
+            self._handle = self._loop.call_later(GRACE_S, self._end, then)
+
+    def stop(self) -> None:
+        """Wait no longer."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _end(self, then: Callable[[], object]) -> None:
+        self._handle = None
+        then()

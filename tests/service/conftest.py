@@ -11,7 +11,7 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from service.app import create_app
-from service.serve import bind
+from service.serve import bind, server_config
 from service.settings import Settings
 from service.workspace import Workspace
 from tests.service.parts import MODEL, HashEmbedder, ScriptedGenerator, wait_until
@@ -95,7 +95,7 @@ def empty_client(workspace: Workspace) -> Iterator[TestClient]:
 def real_server(workspace: Workspace, port: int = 0) -> Iterator[str]:
     """Serve in a thread; yields the URL once the server accepts requests."""
     with bind("127.0.0.1", port) as listener:
-        server = uvicorn.Server(uvicorn.Config(create_app(workspace, run_jobs=False), log_config=None))
+        server = uvicorn.Server(server_config(create_app(workspace, run_jobs=False)))
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:

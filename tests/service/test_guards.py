@@ -152,3 +152,47 @@ def test_the_description_says_which_routes_need_a_key(empty_client):
     for path, operations in empty_client.get("/openapi.json").json()["paths"].items():
         for operation in operations.values():
             assert ("security" in operation) == (path not in OPEN_PATHS), path
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr("service.pace.GRACE_S", 0.05)
+
+
+class Trickle(Sender):
+    """Sends what it has and then nothing, though more was announced."""
+
+    async def receive(self):
+        message = await super().receive()
+        return {**message, "more_body": True}
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("path", "kind", "begun"),
+    [
+        ("/v1/search", "application/json", b'{"query": "'),
+        ("/v1/documents", "multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="f'),
+    ],
+)
+def test_a_body_that_stops_coming_is_answered(indexed, path, kind, begun):
+    app = create_app(indexed, run_jobs=False)
+    status, body = Trickle(app, path, {"content-type": kind}, [begun])()
+    assert (status, body["type"]) == (408, "request-too-slow")
+    assert f"{len(begun)} bytes" in body["got"]
+    assert list(indexed.state.tmp.iterdir()) == []
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_has_come_earns_time_and_a_whole_body_is_waited_for_no_more(indexed, monkeypatch):
+    app = create_app(indexed, run_jobs=False)
+    monkeypatch.setattr("service.pace.LEAST_BYTES_PER_S", 1)
+    body = question(200)
+
+    class Late(Sender):
+        async def receive(self):
+            if self.asked:
+                await anyio.sleep(0.1)  # longer than nothing may take
+            return await super().receive()
+
+    assert Late(app, "/v1/answers", JSON, [body[:100], body[100:]])()[0] == 200

@@ -1,5 +1,5 @@
 """The long runs: ``python -m tests.torture [--kills N] [--index N] [--database N] [--lock N] [--jobs N]
-[--crossings N] [--models N] [--fuzz N] [--page]``.
+[--crossings N] [--models N] [--fuzz N] [--clients N] [--page]``.
 
 Runs add up: each goes on with seeds that none before has had, and is recorded with its date and commit as it ends.
 """
@@ -35,7 +35,7 @@ RUNS: dict[str, Callable[[int, int, Path], dict[str, Any]]] = {
     "database": partial(damage, database=True),
     "lock": second_process,
     "jobs": jobs.run,
-    **{name: partial(later, name) for name in ("crossings", "models", "fuzz")},
+    **{name: partial(later, name) for name in ("crossings", "models", "fuzz", "clients")},
 }
 DEFAULTS = {
     "kills": 3000,
@@ -46,8 +46,9 @@ DEFAULTS = {
     "crossings": 10_000,
     "models": 5000,
     "fuzz": 50_000,
+    "clients": 500,
 }
-A_PIECE = {"fuzz": 5000, "crossings": 2000}
+A_PIECE = {"fuzz": 5000, "crossings": 2000, "clients": 500}
 """Trials between two records, 100 where nothing is said: what is stopped loses at most these."""
 
 

@@ -26,24 +26,26 @@ class Ended:
 def run_forked(
     work: Callable[[Say], None], kill_after_s: float | None = None, kill_at_line: int | None = None
 ) -> Ended:
-    """Run ``work(say)`` in a child and kill it after so many seconds, or lines said, if it has not ended.
+    """Run ``work(say)`` in a child and kill it after so many seconds of work, or lines said, if it has not ended.
 
-    A line that was said is with the parent, whatever happens to the child next: it is what a client has in hand. The
-    parent must have no threads: they would not be in the child.
+    Seconds are of the processor, all threads together: a busy machine then kills it as far into its work as an idle
+    one. A line that was said is with the parent, whatever happens to the child next: it is what a client has in hand.
+    The parent must have no threads: they would not be in the child.
     """
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         _child(work, reader, writer)
     os.close(writer)
-    deadline = None if kill_after_s is None else time.monotonic() + kill_after_s
     blocks = []
     killed = False
     while True:
-        left = None if deadline is None or killed else max(0.0, deadline - time.monotonic())
-        if not select.select([reader], [], [], left)[0]:
+        left = None if kill_after_s is None or killed else kill_after_s - worked_s(pid)
+        if left is not None and left <= 0:
             os.kill(pid, signal.SIGKILL)
             killed = True
+            continue
+        if not select.select([reader], [], [], left)[0]:
             continue
         block = os.read(reader, 1 << 16)
         if not block:
@@ -56,6 +58,11 @@ def run_forked(
     _, status = os.waitpid(pid, 0)
     lines = b"".join(blocks).decode().splitlines()
     return Ended(lines, os.waitstatus_to_exitcode(status), os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0)
+
+
+def worked_s(pid: int) -> float:
+    """Return the processor time of a process that was not waited for yet, in seconds (Linux)."""
+    return time.clock_gettime(~pid << 3 | 2)  # CPUCLOCK_SCHED of a process: include/linux/posix-timers_types.h
 
 
 def _child(work: Callable[[Say], None], reader: int, writer: int) -> None:

@@ -20,7 +20,8 @@ from tests.service.conftest import small_workspace
 from tests.service.parts import ScriptedGenerator
 from tests.torture.forks import Say, run_forked
 
-LATEST_KILL_S = 2.5
+LATEST_KILL_S = 0.5
+"""Of the processor's time: some five jobs."""
 A_LIFE = 25
 """So many jobs a state, then a fresh one begins: they are looked at together."""
 FAULTS = ("lost", "doubled", "other_job", "failed", "stuck")
@@ -97,7 +98,7 @@ def _one_life(root: Path, keys: list[str], chance: random.Random, counts: Counte
     for number in range(20 * len(keys)):
         # The first is killed in the middle of its jobs on the quickest machine, too.
         at_line = chance.randrange(1, len(keys)) if number == 0 and len(keys) > 1 else None
-        ended = run_forked(lambda say: live(root, keys, say), chance.uniform(0.2, LATEST_KILL_S), at_line)
+        ended = run_forked(lambda say: live(root, keys, say), chance.uniform(0.1, LATEST_KILL_S), at_line)
         counts["kills"] += ended.signal != 0
         for key, job in (line.split() for line in ended.said):
             counts["other_job"] += told.setdefault(key, job) != job

@@ -22,7 +22,8 @@ from tests.retrieval.hashing import HashingEmbedder, Settings
 from tests.torture.forks import Say, run_forked
 
 DOCUMENTS = 12
-LATEST_KILL_S = 2.0
+LATEST_KILL_S = 0.8
+"""Of the processor's time: some ten acknowledged changes."""
 TRIALS_A_STATE = 40
 """A state lives through so many kills, then a fresh one begins."""
 FAULTS = ("lost", "phantom", "duplicate", "resurrected", "unopened", "broken")

@@ -21,6 +21,7 @@ FAILURES = {
     "jobs": ("lost", "doubled", "other_job", "failed", "stuck"),
     "crossings": ("crossed", "blind"),
     "models": ("untyped", "hung"),
+    "clients": ("held", "failed", "leaked"),
 }
 """The counts of each long run that are failures."""
 
@@ -97,7 +98,7 @@ ROWS = (
         "ingest and import of pairs; not trainings",
     ),
     Row(18, "a job is cancelled at any phase", "tests/service/test_routes_jobs.py", gap="memory not measured"),
-    Row(19, "a client that leaves frees its place", "tests/service/test_routes_answers.py"),
+    Row(19, "a client that leaves frees its place", "tests/service/test_routes_answers.py", "clients"),
     Row(
         20,
         "many callers of one engine get their own answers",
@@ -108,7 +109,13 @@ ROWS = (
     Row(
         22, "more requests than places: 429 with Retry-After", "tests/service/engine/test_engine.py", gap="no load test"
     ),
-    Row(23, "slow clients", gap="not run"),
+    Row(
+        23,
+        "clients that send a byte a second or never read are cut, others are served, nothing of them is left",
+        "tests/torture/test_torture.py",
+        "clients",
+        "how much slower others are served meanwhile",
+    ),
     Row(
         24,
         "adapters alternate over kept states: each answer is that adapter's",

@@ -62,6 +62,13 @@ def test_broken_models_end_their_child_at_most():
 
 
 @slow
+def test_slow_clients_are_cut_and_leave_nothing():
+    found = tortured("clients", 15)
+    assert {kind: found[kind] for kind in FAILURES["clients"]} == dict.fromkeys(FAILURES["clients"], 0)
+    assert found["searches"] > 1
+
+
+@slow
 def test_made_requests_meet_no_unexpected_error():
     found = tortured("fuzz", 900)
     assert {kind: found[kind] for kind in FAILURES["fuzz"]} == dict.fromkeys(FAILURES["fuzz"], 0)
