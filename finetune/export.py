@@ -49,6 +49,8 @@ _UNKNOWN_TO_GGUF = (
 """Settings of peft's LoraConfig under which the model does not compute W + alpha / r * B @ A everywhere."""
 _CHANGES_THE_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
 """Values of peft's init_lora_weights under which an unconverted adapter belongs to a base with other weights."""
+_LARGEST = 1_000_000
+"""Of a rank and of alpha; a layer has fewer inputs, and what is no number compares with nothing."""
 _PLAIN = "Train a LoRA or rsLoRA: no DoRA, trained biases or extra modules."
 _MERGE = (
     "A DoRA is served merged into its base: ragtune export NAME --merge --quantize q8_0, then ragtune models add FILE."
@@ -126,8 +128,11 @@ def read_config(adapter_dir: Path) -> dict[str, Any]:
             hint=_CONVERT if list(found) == ["init_lora_weights"] else _PLAIN,
         )
     for setting in ("lora_alpha", "r") if config.get("use_rslora") else ("lora_alpha",):
-        if isinstance(config.get(setting), bool) or not isinstance(config.get(setting), int | float):
-            raise InvalidModel("adapter_config.json lacks a number", got=config.get(setting), wanted=setting)
+        number = config.get(setting)
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < _LARGEST:
+            raise InvalidModel(
+                "adapter_config.json lacks a number", got=number, wanted=f"{setting} above 0 and below {_LARGEST}"
+            )
     return config
 
 
@@ -178,7 +183,7 @@ def read_pairs(adapter_dir: Path, base: GgufFile) -> Pairs:
 def _load_pairs(path: Path) -> Pairs:
     try:
         tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, KeyError) as error:  # KeyError: numbers of a type that NumPy does not have
         raise InvalidModel(f"The adapter's weights cannot be read: {error}", got=path) from error
     pairs: Pairs = {}
     for key, values in tensors.items():
@@ -191,6 +196,8 @@ def _load_pairs(path: Path) -> Pairs:
                 wanted="lora_A and lora_B of attention and feed-forward projections",
                 hint=_PLAIN,
             )
+        if not np.isfinite(values).all():
+            raise InvalidModel("The adapter holds weights that are no numbers", got=key, hint="Train it again.")
         pairs.setdefault(name, {})[found["side"] or "magnitude"] = values.astype(np.float32)
     if not pairs:
         raise InvalidModel("The adapter holds no tensors", got=path)
@@ -198,7 +205,8 @@ def _load_pairs(path: Path) -> Pairs:
 
 
 def _check_fit(name: str, pair: dict[str, NDArray[Any]], base: GgufFile) -> None:
-    if set(pair) - {"magnitude"} != {"A", "B"} or pair["A"].ndim != 2 or pair["A"].shape[0] != pair["B"].shape[-1]:
+    sides = [pair.get(side) for side in "AB"]
+    if any(side is None or side.ndim != 2 for side in sides) or pair["A"].shape[0] != pair["B"].shape[1]:
         shapes = {side: values.shape for side, values in pair.items()}
         raise InvalidModel("The adapter's A and B do not belong together", got=f"{name}: {shapes}")
     update = (pair["B"].shape[0], pair["A"].shape[1])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.optimizers import create_loraplus_optimizer
 from peft.tuners.lora import Linear
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from data.errors import BaseModelMismatch, InvalidModel, RecipeInvalid
@@ -25,6 +26,20 @@ from finetune.recipe import Recipe, nearest_names
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 _NAME = "default"
+_MODULE = re.compile(r"base_model\.model\.(.+)\.lora_A\.weight")
+_OF_PEFT = (
+    AttributeError,
+    KeyError,
+    IndexError,
+    OSError,
+    OverflowError,
+    RecursionError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    ZeroDivisionError,
+)
+"""What peft raises on a configuration whose values it did not expect."""
 
 
 class _FastLinear(Linear):  # type: ignore[misc]  # peft has no types
@@ -131,12 +146,33 @@ def load_adapter(model: Any, folder: Path | str) -> Any:
         InvalidModel: the adapter's files cannot be read.
         BaseModelMismatch: the adapter does not fit this model.
     """
-    config = _read_config(Path(folder))
+    weights = Path(folder) / ADAPTER_FILES[0]
+    config = _of_its_tensors(_read_config(Path(folder)), weights)
     # peft warns when the base lies elsewhere than at training time; load_weights checks that it fits.
     config.base_model_name_or_path = None
-    adapted = _adapt(model, config)
-    load_weights(adapted, Path(folder) / ADAPTER_FILES[0])
+    try:
+        adapted = _adapt(model, config)
+    except _OF_PEFT as error:
+        raise InvalidModel(f"The adapter's configuration cannot be used: {error}", got=folder) from error
+    load_weights(adapted, weights)
     return adapted.eval()
+
+
+def _of_its_tensors(config: Any, weights: Path) -> Any:
+    """Let the tensors say which layers have a LoRA, and of which rank.
+
+    peft takes the names in a configuration for regular expressions: one from elsewhere could take for ever.
+    """
+    try:
+        with safe_open(weights, "pt") as file:
+            found = {match[1]: key for key in file.keys() if (match := _MODULE.fullmatch(key))}  # noqa: SIM118
+            ranks = {name: file.get_slice(key).get_shape()[:1] for name, key in found.items()}
+    except (OSError, SafetensorError) as error:
+        raise InvalidModel(f"The adapter's weights cannot be read: {error}", got=weights) from error
+    config.target_modules = set(ranks)
+    config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
+    config.rank_pattern = {name: rank[0] for name, rank in ranks.items() if rank and rank[0] != config.r}
+    return config
 
 
 def save(adapted: Any, folder: Path, base_model: str) -> None:
@@ -214,9 +250,12 @@ def _read_config(folder: Path) -> Any:
         # peft would look for a folder that is not there on the hub.
         raise InvalidModel("This is not the folder of an adapter", got=folder, wanted=" and ".join(ADAPTER_FILES))
     try:
-        return PeftConfig.from_pretrained(str(folder))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        config = PeftConfig.from_pretrained(str(folder))
+    except _OF_PEFT as error:
         raise InvalidModel(f"The adapter's configuration cannot be read: {error}", got=folder) from error
+    if not isinstance(config, LoraConfig):
+        raise InvalidModel("The adapter is no LoRA", got=str(config.peft_type)[:200], wanted="LORA")
+    return config
 
 
 def _check_same_shape(recipe: Recipe, folder: Path) -> None:

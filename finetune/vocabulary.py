@@ -186,7 +186,7 @@ def load_json(path: Path) -> dict[str, Any]:
             got=path.parent,
             hint="Give the folder of a Hugging Face model with config.json, tokenizer.json and *.safetensors.",
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidModel(f"{path.name} is not JSON: {error}", got=path) from error
     if not isinstance(found, dict):
         raise InvalidModel(f"{path.name} holds no JSON object", got=path)

@@ -13,19 +13,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, get_args
 
 from data.errors import BaseModelMismatch, InvalidModel
 from data.protocols import Report
 from data.records import Adapter, Model, Progress, StageNote, content_id
 from data.state import StateDirectory, check_name, map_os_error, sha256_file, sync_folder
 from finetune.cloud.archive import check_hashes, unpack
+from finetune.recipe import Attention
+from service.adapter_files import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS, GGUF_SHA256
 from service.arms import find_adapter
 from service.forgetting import measure_forgetting
 from service.parity import measure_parity, probe_examples
 from service.promotion import is_dora
 from service.serving import require_weights
-from service.workspace import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
     from service.workspace import Workspace
@@ -54,6 +55,8 @@ def import_adapter(workspace: Workspace, name: str, source: Path, report: Report
         ParityFailed: the GGUF does not answer as the adapter does; AdapterInert: it changes nothing.
         InvalidRequest: the name cannot name a folder.
     """
+    from finetune.export import lora_to_gguf
+
     check_name(name, "adapter name")
     config, manifest = read_importable(source, require_weights(workspace.model))
     present = [file for file in IMPORTABLE if (source / file).is_file()]
@@ -70,7 +73,8 @@ def import_adapter(workspace: Workspace, name: str, source: Path, report: Report
         measured: dict[str, Any] = {}
         if not is_dora(adapter):  # which llama.cpp serves merged only, and which is compared when it is
             report(Progress(stage="convert"))
-            workspace.adapter_gguf(adapter)
+            gguf = lora_to_gguf(folder, workspace.model.gguf, folder / ADAPTER_GGUF)
+            adapter = replace(adapter, lineage={**adapter.lineage, GGUF_SHA256: sha256_file(gguf)})
             measured["parity"] = measure_parity(workspace, folder, probe_examples(), report, adapter.attention)
             measured["forgetting"] = measure_forgetting(workspace, folder, adapter.attention, report)
         workspace.store.adapters.add(replace(adapter, metrics={**adapter.metrics, **measured}))
@@ -97,6 +101,13 @@ def read_importable(folder: Path, model: Model) -> tuple[dict[str, Any], dict[st
             raise InvalidModel(
                 "The manifest cannot be read", got=f"{name}: {manifest[name]!r}"[:200], wanted="an object"
             )
+    attention = manifest.get("attention", "full")
+    if attention not in get_args(Attention):
+        raise InvalidModel(
+            "The manifest cannot be read",
+            got=f"attention: {attention!r}"[:200],
+            wanted=" or ".join(get_args(Attention)),
+        )
     if "sha256" in manifest:
         check_hashes(folder)
     _check_base(manifest, model)
@@ -179,7 +190,9 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(path.read_bytes())
-    except ValueError as error:
+        # It goes into the database and out again: no number that JSON has no word for, no half of a character.
+        json.dumps(found, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
         raise InvalidModel(f"{path.name} is not JSON: {error}", got=path.name) from error
     if not isinstance(found, dict):
         raise InvalidModel(f"{path.name} is no JSON object", got=type(found).__name__)

@@ -13,11 +13,11 @@ from data.errors import InvalidRequest, ParityFailed
 from data.protocols import Report
 from data.records import Adapter
 from data.state import map_os_error, sha256_file
+from service.adapter_files import ADAPTER_WEIGHTS
 from service.arms import adapter_label
 from service.merging import merge as merge_model
 from service.parity import measure_parity, probe_examples
 from service.promotion import check_base, is_dora
-from service.workspace import ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
     from service.workspace import Workspace

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.protocols import Report
-from service.workspace import ADAPTER_GGUF
+from service.adapter_files import ADAPTER_GGUF
 
 if TYPE_CHECKING:
     from finetune.recipe import Attention

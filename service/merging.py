@@ -15,8 +15,8 @@ from data.formats import read_rows
 from data.protocols import Report
 from data.records import Adapter, Message
 from data.state import sha256_file, sync_folder
+from service.adapter_files import ADAPTER_GGUF
 from service.parity import probe_examples
-from service.workspace import ADAPTER_GGUF
 
 if TYPE_CHECKING:
     from finetune.rows import Example

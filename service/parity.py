@@ -14,7 +14,7 @@ import data
 from data.formats import read_questions
 from data.protocols import Report
 from data.records import Chunk, Passage, content_id
-from service.workspace import ADAPTER_GGUF
+from service.adapter_files import ADAPTER_GGUF
 
 if TYPE_CHECKING:
     from finetune.recipe import Attention

@@ -22,11 +22,12 @@ from data.prompt import answer_messages, pair_messages
 from data.protocols import Report
 from data.records import Chunk, Passage, QAPair, content_id
 from data.state import sha256_file
+from service.adapter_files import ADAPTER_GGUF
 from service.commands.progress import ProgressView
 from service.parity import measure_parity
 from service.settings import Settings
 from service.starter import PAIR_WRITER, READER, starter_folder
-from service.workspace import ADAPTER_GGUF, Workspace
+from service.workspace import Workspace
 
 if TYPE_CHECKING:
     from finetune.recipe import Attention, Recipe

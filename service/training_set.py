@@ -15,10 +15,10 @@ from data.formats import write_rows
 from data.protocols import Report
 from data.records import House, Model, Progress, QAPair
 from data.splits import QuestionIndex, Split, split_by_document
+from service.adapter_files import ADAPTER_WEIGHTS
 from service.arms import adapter_label, find_adapter
 from service.serving import require_weights
 from service.starter import READER
-from service.workspace import ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
     from finetune.recipe import Recipe

@@ -19,6 +19,7 @@ from data.prompt import answer_messages
 from data.protocols import Embedder, GenerationRequest, Generator
 from data.records import Adapter, Model
 from data.state import StateDirectory
+from service.adapter_files import adapter_gguf
 from service.answerer import Answerer
 from service.arms import adapter_label
 from service.places import open_legs, open_store
@@ -38,10 +39,6 @@ if TYPE_CHECKING:
     from service.engine.models import ModelRegistry
     from service.engine.openai import OpenAIGenerator
     from service.engine.tuning import Tuning
-
-ADAPTER_GGUF = "adapter.gguf"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 class Workspace:
@@ -318,19 +315,8 @@ class Workspace:
                 self._loaded.discard(key)
 
     def adapter_gguf(self, adapter: Adapter) -> Path:
-        """Return the GGUF of ``adapter``, converted from its weights where it is missing.
-
-        Raises:
-            InvalidModel: it is missing, and so is the base model, which a server has.
-        """
-        if ADAPTER_GGUF in adapter.files and self.adapter_file(adapter, ADAPTER_GGUF).exists():
-            return self.adapter_file(adapter, ADAPTER_GGUF)
-        folder = self.adapter_file(adapter, ADAPTER_WEIGHTS).parent
-        if (folder / ADAPTER_GGUF).exists():  # converted at an earlier first use
-            return folder / ADAPTER_GGUF
-        from finetune.export import lora_to_gguf
-
-        return lora_to_gguf(folder, require_weights(self.model).gguf, folder / ADAPTER_GGUF)
+        """Return the GGUF of ``adapter``; as ``service.adapter_files.adapter_gguf``."""
+        return adapter_gguf(self, adapter)
 
     def ensure_starter_adapters(self) -> tuple[str, ...]:
         """Register the packaged adapters where the base model is the starter; return their names."""

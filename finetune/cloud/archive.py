@@ -80,7 +80,7 @@ def check_hashes(folder: Path) -> None:
     """
     try:
         hashes = json.loads((folder / MANIFEST).read_bytes())["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise InvalidModel("The adapter's manifest names no hashes", wanted="sha256 of every file") from error
     if not isinstance(hashes, dict) or not set(NEEDED) - {MANIFEST} <= hashes.keys():
         raise InvalidModel("The manifest does not name the adapter's files", got=hashes, wanted=", ".join(NEEDED[:2]))

@@ -17,6 +17,7 @@ from data.prompt import prompt_version
 from data.protocols import Report
 from data.records import Adapter, Progress, content_id
 from data.state import check_name, sha256_file, write_atomic
+from service.adapter_files import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS, GGUF_SHA256
 from service.forgetting import measure_forgetting
 from service.lineage import stale_because, trained_rows
 from service.parity import measure_parity
@@ -25,7 +26,6 @@ from service.promotion import Gate, promote
 from service.serving import require_weights
 from service.training_set import training_set
 from service.views import adapter_view
-from service.workspace import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
     from data.store import TrainedRow
@@ -74,6 +74,7 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
     lineage = {
         **rests_on,
         "weights_sha256": sha256_file(folder / ADAPTER_WEIGHTS),
+        **({} if recipe.use_dora else {GGUF_SHA256: sha256_file(folder / ADAPTER_GGUF)}),
         "init_adapter": prepared.started_from,
         "examples": len(prepared.examples),
         "sorts": prepared.sorts,

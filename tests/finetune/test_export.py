@@ -154,3 +154,26 @@ def test_llama_cpp_computes_what_peft_computes(tmp_path: Path, family: str, use_
     assert np.abs(with_adapter - without).max() > 1, "the adapter must matter for the comparison to mean anything"
     with llama(base, adapter) as served:
         np.testing.assert_allclose(served.logits(ids), with_adapter, atol=2e-3 if family == "gemma3" else 5e-4)
+
+
+@pytest.mark.parametrize("alpha", [0, -1, float("nan"), float("inf"), 10**400, True, "12"])
+def test_an_alpha_that_scales_nothing_is_refused(tmp_path: Path, alpha: Any) -> None:
+    base = write_base(tmp_path / "base.gguf")
+    with pytest.raises(InvalidModel, match="lacks a number"):
+        lora_to_gguf(write_adapter(tmp_path / "a", lora_alpha=alpha), base, tmp_path / "adapter.gguf")
+
+
+@pytest.mark.parametrize("r", [0, -3, float("nan")])
+def test_a_rank_that_has_no_root_is_refused(tmp_path: Path, r: Any) -> None:
+    base = write_base(tmp_path / "base.gguf")
+    with pytest.raises(InvalidModel, match="lacks a number"):
+        lora_to_gguf(write_adapter(tmp_path / "a", r=r, use_rslora=True), base, tmp_path / "adapter.gguf")
+
+
+@pytest.mark.parametrize("spoilt", [np.float32(1), np.full((24, R), np.nan, np.float32)], ids=["no matrix", "nan"])
+def test_weights_that_are_no_matrix_of_numbers_are_refused(tmp_path: Path, spoilt: Any) -> None:
+    tensors = adapter_tensors()
+    tensors["base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"] = np.asarray(spoilt)
+    base = write_base(tmp_path / "base.gguf")
+    with pytest.raises(InvalidModel):
+        lora_to_gguf(write_adapter(tmp_path / "a", tensors), base, tmp_path / "adapter.gguf")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.errors import RecipeInvalid
+from data.errors import BaseModelMismatch, InvalidModel, RecipeInvalid
 from finetune import lora
 from finetune.convert import hf_to_gguf
 from finetune.export import lora_to_gguf
@@ -126,3 +127,25 @@ def test_with_lora_plus_b_learns_faster_than_a(tiny: Path) -> None:
 def test_pissa_excludes_what_has_no_weights_of_its_own_to_start_from(other: dict[str, Any]) -> None:
     with pytest.raises(RecipeInvalid, match=next(iter(other))):
         Recipe(init_lora_weights="pissa", **other)
+
+
+@pytest.mark.filterwarnings("ignore:Unexpected keyword arguments:UserWarning")
+def test_a_configuration_from_elsewhere_is_used_or_refused_and_its_expressions_are_not(
+    tmp_path: Path, tiny: Path
+) -> None:
+    saved = tmp_path / "adapter"
+    lora.save(trained(tiny, replace(RECIPE, r=3)), saved, "tiny")
+    config = json.loads((saved / "adapter_config.json").read_text())
+    wanted = logits(lora.load_adapter(base(tiny), saved))
+
+    def loaded(**changes: Any) -> Any:
+        (saved / "adapter_config.json").write_text(json.dumps({**config, **changes}))
+        return lora.load_adapter(base(tiny), saved)
+
+    endless = "(([a-z]|[._0-9])+)+X"
+    told = {"target_modules": endless, "exclude_modules": endless, "rank_pattern": {endless: 7}, "r": 9}
+    found = loaded(**told)
+    assert torch.equal(logits(found), wanted)
+    for wrong in ({"lora_alpha": "x"}, {"alpha_pattern": "x"}, {"peft_type": "IA3"}):
+        with pytest.raises((InvalidModel, BaseModelMismatch)):
+            loaded(**wrong)

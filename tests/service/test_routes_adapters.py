@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 
 import numpy as np
 import pytest
 
-from data.errors import NoAcceptedPairs, ParityFailed
+from data.errors import InvalidModel, NoAcceptedPairs, ParityFailed
 from data.records import Progress, QAPair
 from finetune.cloud.archive import pack
 from service.jobs import HEAVY, RESUMABLE, run_job
@@ -92,6 +93,11 @@ def test_delete_takes_the_files_along(client, workspace, adapters):
         (lora_files()[:1], 422, "invalid-model"),
         ([("files", ("weights.bin", b"x"))], 422, "invalid-model"),
         ([*lora_files()[:1], ("files", ("adapter_config.json", b"{"))], 422, "invalid-model"),
+        ([*lora_files()[:1], ("files", ("adapter_config.json", b"[" * 200_000))], 422, "invalid-model"),
+        ([*lora_files(), ("files", ("manifest.json", b'{"sha256":' * 200_000))], 422, "invalid-model"),
+        (lora_files(attention="some"), 422, "invalid-model"),
+        (lora_files(metrics={"loss": float("nan")}), 422, "invalid-model"),
+        ([*lora_files(), ("files", ("manifest.json", b'{"base_model": "\\ud800"}'))], 422, "invalid-model"),
         (lora_files(base_sha256="f" * 64, base_model="other"), 409, "base-model-mismatch"),
     ],
 )
@@ -310,3 +316,32 @@ def test_packaged_adapters_of_another_base_are_left_alone(workspace, adapters, t
 def test_a_bad_recipe_is_refused_at_once(client, recipe):
     refused = client.post("/v1/adapters", json={"name": "house", "recipe": recipe})
     assert (refused.status_code, refused.json()["type"]) == (422, "recipe-invalid")
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_gguf_that_was_changed_is_made_again_or_refused(client, indexed, adapters):
+    run_import(client, indexed)
+    house = adapters.get("house", 1)
+    folder = indexed.state.adapters("house", 1)
+    whole = (folder / "adapter.gguf").read_bytes()
+    for change in (lambda path: path.write_bytes(whole[:-1] + b"?"), lambda path: path.unlink()):
+        change(folder / "adapter.gguf")
+        assert indexed.adapter_gguf(house).read_bytes() == whole
+    (folder / "adapter.gguf").write_bytes(b"?")
+    (folder / "adapter_model.safetensors").write_bytes(b"??")
+    with pytest.raises(InvalidModel, match="not those that were registered"):
+        indexed.adapter_gguf(house)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "adapter.gguf",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+
+
+@pytest.mark.usefixtures("measured")
+def test_the_hash_of_a_gguf_that_came_without_is_kept_from_its_first_use(indexed, adapters, tmp_path):
+    register_starter_adapters(indexed.store, indexed.state, MODEL, starter(tmp_path, b"one"))
+    made = indexed.adapter_gguf(adapters.get("reader", 1))
+    assert adapters.get("reader", 1).lineage["gguf_sha256"] == sha256(b"one").hexdigest()
+    made.write_bytes(b"two")
+    assert indexed.adapter_gguf(adapters.get("reader", 1)).read_bytes() == b"one"

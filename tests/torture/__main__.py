@@ -1,5 +1,6 @@
 """The long runs: ``python -m tests.torture [--kills N] [--index N] [--database N] [--lock N] [--jobs N]
-[--crossings N] [--models N] [--fuzz N] [--clients N] [--page]``.
+[--crossings N] [--models N] [--fuzz N]
+[--clients N] [--adapters N] [--swaps N] [--points N] [--page]``.
 
 Runs add up: each goes on with seeds that none before has had, and is recorded with its date and commit as it ends.
 """
@@ -35,7 +36,7 @@ RUNS: dict[str, Callable[[int, int, Path], dict[str, Any]]] = {
     "database": partial(damage, database=True),
     "lock": second_process,
     "jobs": jobs.run,
-    **{name: partial(later, name) for name in ("crossings", "models", "fuzz", "clients")},
+    **{name: partial(later, name) for name in ("crossings", "models", "fuzz", "clients", "adapters", "swaps")},
 }
 DEFAULTS = {
     "kills": 3000,
@@ -47,8 +48,10 @@ DEFAULTS = {
     "models": 5000,
     "fuzz": 50_000,
     "clients": 500,
+    "adapters": 1000,
+    "swaps": 2500,
 }
-A_PIECE = {"fuzz": 5000, "crossings": 2000, "clients": 500}
+A_PIECE = {"fuzz": 5000, "crossings": 2000, "clients": 500, "swaps": 2500}
 """Trials between two records, 100 where nothing is said: what is stopped loses at most these."""
 
 
@@ -77,8 +80,8 @@ def main() -> None:
     for name, trials in {} if options["page"] else wanted.items():
         piece = A_PIECE.get(name, 100)
         for start in range(0, trials, piece):
-            known = {} if options["unrecorded"] else json.loads(RESULTS.read_text(encoding="utf-8"))
-            done = known.get(name, {}).get("trials", 0)
+            recorded = json.loads(RESULTS.read_text(encoding="utf-8")).get(name, {})
+            done = start if options["unrecorded"] else recorded.get("trials", 0)
             with tempfile.TemporaryDirectory(prefix="torture-") as folder:
                 found = RUNS[name](min(piece, trials - start), 10_000 + int(done), Path(folder))
             if not options["unrecorded"]:

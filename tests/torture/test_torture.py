@@ -62,6 +62,21 @@ def test_broken_models_end_their_child_at_most():
 
 
 @slow
+def test_changed_adapters_are_refused_or_answer_as_before():
+    found = tortured("adapters", 16)
+    assert {kind: found[kind] for kind in FAILURES["adapters"]} == dict.fromkeys(FAILURES["adapters"], 0)
+    assert found["refused"] > 3
+
+
+@slow
+def test_every_answer_is_that_of_its_adapter_and_its_collection():
+    found = tortured("swaps", 60)
+    assert {kind: found[kind] for kind in FAILURES["swaps"]} == dict.fromkeys(FAILURES["swaps"], 0)
+    assert found["swaps"] > 10
+    assert found["kept_states_used"] > 10
+
+
+@slow
 def test_slow_clients_are_cut_and_leave_nothing():
     found = tortured("clients", 15)
     assert {kind: found[kind] for kind in FAILURES["clients"]} == dict.fromkeys(FAILURES["clients"], 0)
