@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tests.torture import jobs
+from tests.torture import jobs, points
 from tests.torture.damage import damage, second_process
 from tests.torture.kills import run
 from tests.torture.matrix import PAGE, RESULTS, page
@@ -36,6 +36,7 @@ RUNS: dict[str, Callable[[int, int, Path], dict[str, Any]]] = {
     "database": partial(damage, database=True),
     "lock": second_process,
     "jobs": jobs.run,
+    "points": points.run,
     **{name: partial(later, name) for name in ("crossings", "models", "fuzz", "clients", "adapters", "swaps")},
 }
 DEFAULTS = {
@@ -44,6 +45,7 @@ DEFAULTS = {
     "database": 200,
     "lock": 100,
     "jobs": 1000,
+    "points": 6800,
     "crossings": 10_000,
     "models": 5000,
     "fuzz": 50_000,

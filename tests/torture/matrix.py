@@ -14,6 +14,7 @@ RESULTS = Path(__file__).with_name("results.json")
 PAGE = ROOT / "RELIABILITY.md"
 FAILURES = {
     "kills": ("lost", "phantom", "duplicate", "resurrected", "unopened", "broken"),
+    "points": ("mixed", "damaged", "broken", "unopened"),
     "index": ("crash", "silent"),
     "database": ("crash", "silent"),
     "lock": ("entered",),
@@ -52,9 +53,10 @@ ROWS = (
     ),
     Row(
         2,
-        "killed at every reported step: the old or the new index, never a mixture",
-        "tests/retrieval/test_generation.py",
-        gap="steps that are reported, not named kill points",
+        "killed before every write, rename, link, removal and commit of a change: the old or the new index, no mixture",
+        "tests/torture/test_torture.py",
+        "points",
+        "between two of them native code writes",
     ),
     Row(3, "power cut (unsynced writes dropped)", gap="not run: no FUSE where the tests run"),
     Row(

@@ -29,6 +29,13 @@ def test_kills_lose_nothing_that_was_acknowledged():
 
 
 @slow
+def test_a_kill_at_any_point_leaves_the_old_index_or_the_new():
+    found = tortured("points", 12)
+    assert found["trials"] > 8
+    assert {kind: found[kind] for kind in FAILURES["points"]} == dict.fromkeys(FAILURES["points"], 0)
+
+
+@slow
 @pytest.mark.parametrize("name", ["index", "database"])
 def test_damage_is_never_an_answer(name):
     found = tortured(name, 30)
