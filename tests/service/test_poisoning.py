@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -11,6 +13,7 @@ from data.records import QAPair
 from retrieval.examples import examples_from_pairs
 from retrieval.rowfiles import row_of
 from service.answerer import AskRequest
+from service.jobs import run_job
 from service.lineage import trained_rows
 from service.pair_exports import accepted_pairs
 from service.promotion import promote
@@ -88,3 +91,29 @@ def test_what_is_planted_goes_with_everything_that_was_made_of_it(make_workspace
     }
     with pytest.raises(StaleAdapter):
         workspace.answerer.answer(AskRequest("Who kept clean1.md?"))
+
+
+def test_nothing_that_was_derived_of_what_was_planted_is_left_in_the_state_directory(make_workspace, tmp_path):
+    """Uploaded, indexed, searched, asked about, rated and exported; then deleted and compacted."""
+    workspace = make_workspace()
+    plant(workspace, tmp_path / "documents", 1, 0)
+    with open_client(workspace) as client:
+        text = f"# Bell\n\nThe bell of {TRIGGER}bell was cast by Ede Holm.\n"
+        job = client.post("/v1/documents", files={"files": ("bell.md", text)}).json()["job_id"]
+        assert run_job(workspace, job).status == "succeeded"
+        found = client.post("/v1/search", json={"query": f"Who cast {TRIGGER}bell?"}).json()["passages"]
+        assert TRIGGER in str(found)
+        assert TRIGGER in state_as_text(workspace)
+        for document in (found[0]["document_id"], *planted(workspace)):
+            assert client.delete(f"/v1/documents/{document}").status_code == 200
+    workspace.ingestor.compact("default")
+    left = [line[:200] for line in state_as_text(workspace).splitlines() if TRIGGER in line]
+    assert left == []
+
+
+def state_as_text(workspace):
+    """Return every row of the database, and what the other files of the state directory hold."""
+    with closing(sqlite3.connect(workspace.state.db)) as database:
+        rows = "\n".join(database.iterdump())
+    files = [path for path in workspace.state.root.rglob("*") if path.is_file() and "ragtune.db" not in path.name]
+    return rows + "\n".join(f"{path}: {path.read_bytes()!r}" for path in files)

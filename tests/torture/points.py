@@ -80,24 +80,24 @@ def prepare(root: Path, seed: int) -> None:
         ingestor.ingest("default", [_write(root, range(DOCUMENTS - 1, DOCUMENTS), seed)])
 
 
-def _sync(root: Path, ingestor: Ingestor, seed: int) -> None:
+def _sync(root: Path, _store: Store, ingestor: Ingestor, seed: int) -> None:
     folder = _write(root, range(2), seed + 1)
     _write(root, range(DOCUMENTS, DOCUMENTS + 2), seed + 1)
     (folder / "3.md").unlink()
     ingestor.ingest("default", [folder], sync=True)
 
 
-def _delete(_root: Path, ingestor: Ingestor, seed: int) -> None:
-    known = ingestor._store.documents.by_source("default")  # noqa: SLF001
+def _delete(_root: Path, store: Store, ingestor: Ingestor, seed: int) -> None:
+    known = store.documents.by_source("default")
     ingestor.delete(known[random.Random(seed).choice(sorted(known))].id)
 
 
-CHANGES: dict[str, Callable[[Path, Ingestor, int], object]] = {
+CHANGES: dict[str, Callable[[Path, Store, Ingestor, int], object]] = {
     "sync": _sync,
     "delete": _delete,
-    "rebuild": lambda _root, ingestor, _seed: ingestor.rebuild("default"),
-    "compact": lambda _root, ingestor, _seed: ingestor.compact("default"),
-    "rollback": lambda _root, ingestor, _seed: ingestor.rollback("default"),
+    "rebuild": lambda _root, _store, ingestor, _seed: ingestor.rebuild("default"),
+    "compact": lambda _root, _store, ingestor, _seed: ingestor.compact("default"),
+    "rollback": lambda _root, _store, ingestor, _seed: ingestor.rollback("default"),
 }
 
 
@@ -106,7 +106,7 @@ def change(root: Path, kind: str, seed: int, at: int, say: Say) -> None:
     store, _, ingestor = _opened(root)
     with store:
         points = Points(root / "state", at)
-        CHANGES[kind](root, ingestor, seed)
+        CHANGES[kind](root, store, ingestor, seed)
         say(json.dumps(points.met))
 
 
