@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,13 +22,16 @@ import torch
 from torch.nn import functional
 
 from data.errors import InvalidModel
-from data.protocols import Vectors
+from data.protocols import Keys, Vectors
 from retrieval.architecture import Architecture
 
 _BATCH_TOKENS = 512
 """Tokens in a forward pass, padding included: with more, activations take more memory than loading does."""
 _BUCKET = 16
-"""Lengths are padded to multiples of this: few shapes, so oneDNN compiles few kernels."""
+"""Lengths are padded to multiples of this: attention comes in few shapes."""
+_ROWS = 64
+"""Tokens of a forward pass are filled up to multiples of this: oneDNN keeps kernels for each number of them, in
+each thread."""
 _DTYPES = {"F32": np.float32, "F16": np.float16}
 _MIN_COSINE = 0.9995
 """Of bfloat16 to float32 vectors, on probe texts."""
@@ -52,9 +58,10 @@ class Encoder:
         wanted = torch.bfloat16 if dtype == "bfloat16" or (dtype == "auto" and native_bfloat16) else torch.float32
         path = folder / "model.safetensors"
         try:
-            loss = self._load(path, wanted, probe)
+            # In a thread that goes on to compute: each has kernels and scratch memory of its own.
+            loss = self._threads.submit(self._load, path, wanted, probe).result()
             if dtype == "auto" and loss > 1 - _MIN_COSINE:
-                self._load(path, torch.float32, probe)
+                self._threads.submit(self._load, path, torch.float32, probe).result()
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise InvalidModel(f"The embedding model cannot be loaded: {error}", got=str(folder)) from error
 
@@ -64,9 +71,8 @@ class Encoder:
         ids, mask = self._padded(probe)
         with path.open("rb") as file, torch.inference_mode():
             weights = _Weights(file)
-            embedding = _Embedding(weights, self._shape, exact)
-            x32 = embedding(ids)
-            self._embedding = embedding.to(dtype)
+            x32 = _Embedding(weights, self._shape, exact)(ids)
+            self._embedding = _Embedding(weights, self._shape, dtype)
             x = self._embedding(ids)
             self._layers = []
             for number in range(self._shape.layers):
@@ -124,6 +130,7 @@ class Encoder:
         return ids, mask
 
     def _pool(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        x = x[: mask.numel()].view(*mask.shape, -1)
         if self._shape.pooling == "cls":
             return x[:, 0].float()
         kept = mask.unsqueeze(-1)
@@ -154,6 +161,45 @@ class _Weights:
             raise ValueError(f"its weights end within {name}")
         return torch.from_numpy(values.reshape(entry["shape"])).float()
 
+    def rows(self, name: str, dtype: torch.dtype) -> _Rows:
+        """Return a matrix whose rows are read when they are first asked for, also after the file is closed."""
+        entry = self._tensors[name]
+        begin, end = entry["data_offsets"]
+        count, width = entry["shape"]
+        stored = np.dtype(_DTYPES[entry["dtype"]])
+        if end - begin != count * width * stored.itemsize or self._start + end > os.fstat(self._file.fileno()).st_size:
+            raise ValueError(f"its weights end within {name}")
+        return _Rows(os.dup(self._file.fileno()), self._start + begin, stored, torch.empty((count, width), dtype=dtype))
+
+
+class _Rows:
+    """A matrix in a file. What was not asked for takes no memory: most texts hold a few thousand different words.
+
+    Thread-safe.
+    """
+
+    def __init__(self, descriptor: int, start: int, stored: np.dtype[Any], held: torch.Tensor) -> None:
+        """Take over the open file; ``held`` has the matrix's shape, and memory that nobody has touched."""
+        self._descriptor, self._start, self._stored, self._held = descriptor, start, stored, held
+        self._known = np.zeros(len(held), dtype=bool)
+        self._lock = threading.Lock()
+        weakref.finalize(self, os.close, descriptor)
+
+    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the rows of these numbers; the shape of ``ids``, then the width."""
+        wanted = ids.numpy()
+        if not self._known[wanted].all():
+            with self._lock:
+                self._read(np.unique(wanted[~self._known[wanted]]))
+        return functional.embedding(ids, self._held)
+
+    def _read(self, new: Keys) -> None:
+        size = self._held.shape[1] * self._stored.itemsize
+        parts = [os.pread(self._descriptor, size, self._start + int(row) * size) for row in new]
+        values = np.frombuffer(b"".join(parts), dtype=self._stored).astype(np.float32)
+        self._held[torch.from_numpy(new)] = torch.from_numpy(values.reshape(len(new), -1)).to(self._held.dtype)
+        self._known[new] = True
+
 
 class _Module:
     """Some named tensors."""
@@ -173,17 +219,19 @@ class _Embedding(_Module):
     def __init__(self, weights: _Weights, shape: Architecture, dtype: torch.dtype) -> None:
         self._shape = shape
         types = weights("embeddings.token_type_embeddings.weight")
+        self._words = weights.rows("embeddings.word_embeddings.weight", dtype)
         self._tensors = {
-            "words": weights("embeddings.word_embeddings.weight").to(dtype),
             "positions": (weights("embeddings.position_embeddings.weight") + types[0]).to(dtype),
             "norm": weights("embeddings.LayerNorm.weight").to(dtype),
             "norm_bias": weights("embeddings.LayerNorm.bias").to(dtype),
         }
 
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return shape (rows, dimension): one text after the other, then zeros up to a multiple of ``_ROWS``."""
         held, first = self._tensors, self._shape.first_position
-        x = functional.embedding(ids, held["words"]) + held["positions"][first : first + ids.shape[1]]
-        return functional.layer_norm(x, (self._shape.dimension,), held["norm"], held["norm_bias"], self._shape.eps)
+        x = self._words(ids).add_(held["positions"][first : first + ids.shape[1]])
+        x = functional.layer_norm(x, (self._shape.dimension,), held["norm"], held["norm_bias"], self._shape.eps)
+        return functional.pad(x.flatten(0, 1), (0, 0, 0, -ids.numel() % _ROWS))
 
 
 class _Layer(_Module):
@@ -204,12 +252,14 @@ class _Layer(_Module):
             self._tensors[f"{short}_bias"] = weights(f"{prefix}{name}.bias").to(dtype)
 
     def __call__(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        count, width, size = x.shape
-        heads = self._linear("qkv", x).view(count, width, 3, self._shape.heads, -1).permute(2, 0, 3, 1, 4)
+        (count, width), heads = mask.shape, self._shape.heads
+        qkv = self._linear("qkv", x)[: count * width].view(count, width, 3, heads, -1).permute(2, 0, 3, 1, 4)
         allowed = None if bool(mask.all()) else mask[:, None, None, :]
-        mixed = functional.scaled_dot_product_attention(heads[0], heads[1], heads[2], attn_mask=allowed)
-        del heads
-        x = self._norm("norm1", self._linear("out", mixed.transpose(1, 2).reshape(count, width, size)).add_(x))
+        mixed = functional.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], attn_mask=allowed)
+        joined = torch.zeros_like(x)
+        joined[: count * width].view(count, width, heads, -1).copy_(mixed.transpose(1, 2))
+        del qkv, mixed
+        x = self._norm("norm1", self._linear("out", joined).add_(x))
         wide = torch.ops.aten.gelu_(self._linear("up", x))
         return self._norm("norm2", self._linear("down", wide).add_(x))
 

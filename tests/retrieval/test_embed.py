@@ -109,6 +109,28 @@ def test_the_lean_encoder_computes_what_sentence_transformers_does() -> None:
     assert np.abs(ours - theirs).max() < 1e-5
 
 
+@pytest.mark.slow
+def test_words_that_come_later_are_read_although_the_folder_is_gone(
+    starter: SentenceTransformerEmbedder, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(starter_embedder_path(), tmp_path / "model"))
+    moved = SentenceTransformerEmbedder(folder)
+    moved.embed_documents(["One short text."])
+    shutil.rmtree(folder)
+    later = ["Quokkas graze beneath eucalyptus trees.", "One short text.", "quokkas quokkas graze"]
+    assert np.array_equal(moved.embed_documents(later), starter.embed_documents(later))
+
+
+@pytest.mark.slow
+def test_weights_that_end_early_are_refused(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(starter_embedder_path(), tmp_path / "model"))
+    weights = folder / "model.safetensors"
+    with weights.open("r+b") as file:
+        file.truncate(weights.stat().st_size // 2)
+    with pytest.raises(InvalidModel, match="end within"):
+        SentenceTransformerEmbedder(folder).embed_documents(["x"])
+
+
 def test_models_that_the_lean_encoder_does_not_compute_are_told_apart(copied: Path) -> None:
     assert supported(copied) is not None
     for name, change in (
