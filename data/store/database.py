@@ -45,7 +45,7 @@ except ImportError:  # no wheel for this platform: the SQLite that Python links
     import sqlite3
 
 HEAD = "0010"
-"""Revision of the newest migration. A database that is there already needs no Alembic at all."""
+"""Revision of the newest migration. A new SQLite file, and a database that has it, need no Alembic at all."""
 
 BUSY_TIMEOUT_S = 30.0
 """How long a writer waits for another one before it gives up."""
@@ -238,11 +238,19 @@ class Database:
             self._migrated = True
 
     def _upgrade(self) -> None:
-        from data.store.migrate import upgrade
-
         with _mapped(), self._writer.begin() as connection:
             self._queue_up(connection, MIGRATING)
-            upgrade(connection, _revision(connection))
+            found = _revision(connection)  # again: another process may have been first
+            if found == HEAD:
+                return
+            if self.dialect == "sqlite" and not sa.inspect(connection).get_table_names():
+                from data.store.fresh import create
+
+                create(connection, HEAD)
+                return
+            from data.store.migrate import upgrade
+
+            upgrade(connection, found)
 
     def _queue_up(self, connection: sa.Connection, which: int) -> None:
         """Wait for the writers before this one; SQLite has done so in ``BEGIN IMMEDIATE``."""

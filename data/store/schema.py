@@ -63,7 +63,7 @@ documents = sa.Table(
     sa.Column("first_key", BIG_KEY),
     sa.Column("last_key", BIG_KEY),
     # Last, so that listing documents does not read the pages that hold the text.
-    _text("text"),
+    sa.Column("text", sa.Text, nullable=False, server_default=""),
     sa.UniqueConstraint("collection", "source", name="uq_documents_source"),
     sa.Index("ix_documents_filter", "collection", "modified_at", "media_type", "first_key", "last_key", "chunks", "id"),
     sqlite_autoincrement=True,

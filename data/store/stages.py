@@ -45,6 +45,12 @@ stage_log = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     sqlite_autoincrement=True,
 )
+for _change in ("UPDATE", "DELETE"):
+    _trigger = sa.DDL(
+        f"CREATE TRIGGER stage_log_no_{_change.lower()} BEFORE {_change} ON stage_log "
+        "BEGIN SELECT RAISE(ABORT, 'stage_log is append-only'); END"
+    )
+    sa.event.listen(stage_log, "after_create", _trigger.execute_if(dialect="sqlite"))
 
 
 @dataclass(frozen=True, slots=True)

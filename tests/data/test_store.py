@@ -1,3 +1,4 @@
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -31,12 +32,62 @@ def python(code: str, *arguments: object, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_migrations_make_the_tables_that_the_schema_describes(database_path):
-    engine = sa.create_engine(f"sqlite:///{database_path}")
+def migrate(path: Path, revision: str) -> sa.Engine:
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        run = config()
+        run.attributes["connection"] = connection
+        command.upgrade(run, revision)
+    return engine
+
+
+def test_migrations_make_the_tables_that_the_schema_describes(tmp_path):
+    engine = migrate(tmp_path / "migrated.db", "head")
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, schema.metadata) == []
     engine.dispose()
+
+
+def described(path: Path) -> dict[str, object]:
+    """What a SQLite file says of its own tables, and the rows that a new one has."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        ask = lambda query: connection.execute(query).fetchall()  # noqa: E731
+        found: dict[str, object] = {}
+        for (table,) in ask("SELECT name FROM sqlite_master WHERE type = 'table'"):
+            # By name: a migration adds its columns behind those that were there.
+            found[table] = sorted(row[1:] for row in ask(f"PRAGMA table_info({table})"))
+            found[table, "foreign"] = sorted(row[2:] for row in ask(f"PRAGMA foreign_key_list({table})"))
+            own = ask(f"SELECT name, origin, \"unique\" FROM pragma_index_list('{table}')")
+            found[table, "indexes"] = sorted(
+                ("" if origin != "c" else name, origin, unique, [row[2] for row in ask(f"PRAGMA index_info({name})")])
+                for name, origin, unique in own
+            )
+        found["own words"] = ask("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' ORDER BY name")
+        found["counted"] = sorted(
+            name
+            for name, sql in ask("SELECT name, sql FROM sqlite_master WHERE type = 'table'")
+            if "AUTOINCREMENT" in sql
+        )
+        found["rows"] = ask("SELECT name, current_generation, last_generation FROM collections")
+        found["revision"] = ask("SELECT version_num FROM alembic_version")
+    return found
+
+
+def test_a_new_file_is_what_the_migrations_make(tmp_path, migrated):
+    migrate(tmp_path / "migrated.db", "head").dispose()
+    new, stepwise = described(migrated), described(tmp_path / "migrated.db")
+    assert new.keys() == stepwise.keys()
+    for name, what in stepwise.items():
+        assert new[name] == what, name
+    assert len(new["own words"]) == 2
+    assert len(new["counted"]) > 5
+
+
+def test_a_new_file_needs_no_alembic(tmp_path):
+    code = "import sys; from data.store import Store; Store.open(sys.argv[1]).close(); print('alembic' in sys.modules)"
+    with python(code, tmp_path / "new.db", cwd=tmp_path) as process:
+        assert process.communicate()[0].strip() == "False"
 
 
 def test_the_revision_that_skips_alembic_is_the_newest_one():
@@ -46,11 +97,8 @@ def test_the_revision_that_skips_alembic_is_the_newest_one():
 
 def test_an_older_database_is_migrated_with_its_documents(tmp_path):
     path = tmp_path / "old.db"
-    engine = sa.create_engine(f"sqlite:///{path}")
+    engine = migrate(path, "0001")
     with engine.begin() as connection:
-        run = config()
-        run.attributes["connection"] = connection
-        command.upgrade(run, "0001")
         connection.execute(
             sa.text(
                 "INSERT INTO documents (id, collection, source, title, media_type, sha256, size, chunks,"
