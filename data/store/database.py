@@ -44,7 +44,7 @@ try:
 except ImportError:  # no wheel for this platform: the SQLite that Python links
     import sqlite3
 
-HEAD = "0010"
+HEAD = "0011"
 """Revision of the newest migration. A new SQLite file, and a database that has it, need no Alembic at all."""
 
 BUSY_TIMEOUT_S = 30.0

@@ -122,12 +122,23 @@ chunks = sa.Table(
     sqlite_autoincrement=True,
 )
 
+# In the order in which they came; ``embedding_places`` finds them.
 embeddings = sa.Table(
     "embeddings",
     metadata,
-    sa.Column("fingerprint", sa.String, primary_key=True),
-    sa.Column("text_hash", sa.String, primary_key=True),
+    _key(),
+    _text("fingerprint"),
+    _text("text_hash"),
     sa.Column("vector", sa.LargeBinary, nullable=False),
+)
+
+embedding_places = sa.Table(
+    "embedding_places",
+    metadata,
+    sa.Column("age", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("digest", sa.LargeBinary, primary_key=True),
+    sa.Column("key", BIG_KEY, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 generations = sa.Table(

@@ -120,6 +120,21 @@ def test_an_older_database_is_migrated_with_its_documents(tmp_path):
         assert [chunk.id for chunk in store.chunks.of_document("d1")] == ["c1"]
 
 
+def test_an_older_database_keeps_its_vectors(tmp_path):
+    path = tmp_path / "old.db"
+    engine = migrate(path, "0010")
+    vectors = {f"{n:064x}": n.to_bytes(8, "big") for n in range(2500)}
+    with engine.begin() as connection:
+        insert = sa.text("INSERT INTO embeddings (fingerprint, text_hash, vector) VALUES (:f, :h, :v)")
+        connection.execute(insert, [{"f": f, "h": h, "v": v} for f in "ab" for h, v in vectors.items()])
+    engine.dispose()
+    with Store.open(path) as store:
+        assert store.embeddings.get_many("a", vectors) == vectors == store.embeddings.get_many("b", vectors)
+        store.embeddings.put_many("b", {**dict.fromkeys(vectors, b"another"), "new": b"1"})
+        assert store.embeddings.count("b") == 2501
+        assert store.embeddings.get_many("b", vectors) == vectors
+
+
 def test_new_store_has_the_default_collection(store):
     assert store.collections.names() == ["default"]
     assert store.collections.current_generation("default") is None

@@ -2,10 +2,12 @@ import threading
 from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
 
 from data.errors import Conflict, InvalidRequest, NotFound, UnknownCollection, UnknownDocument
 from data.records import Filter, QAPair
 from data.store import NewDocument, Store
+from data.store.schema import embedding_places
 
 
 def pair(identity, *chunk_ids):
@@ -442,6 +444,27 @@ def test_cached_vectors_are_listed_and_dropped(store):
     assert store.embeddings.misshapen("g", 4) == ["a"]
     assert store.embeddings.delete_many([("g", "a"), ("f", f"{1:064x}"), ("f", "nothing")]) == 2
     assert store.embeddings.count("f") == 4
+
+
+def test_cached_vectors_are_found_in_trees_of_any_age(store, monkeypatch):
+    monkeypatch.setattr("data.store.embeddings._FULL", (8, 40))
+    vectors = {f"text {n}": str(n).encode() for n in range(105)}
+    for start in range(0, 105, 5):
+        names = list(vectors)[start : start + 5]
+        # Two that were there before, whichever tree they are in by now.
+        store.embeddings.put_many("f", {"text 0": b"another", names[0]: vectors[names[0]]} if start else {})
+        store.embeddings.put_many("f", {name: vectors[name] for name in names})
+        assert store.embeddings.get_many("f", vectors) == dict(list(vectors.items())[: start + 5])
+    with store.embeddings._database.read() as connection:
+        ages = set(connection.execute(sa.select(embedding_places.c.age)).scalars())
+    assert ages == {0, 1, 2}
+    assert sorted(store.embeddings.hashes("f")) == sorted(("f", name) for name in vectors)
+    assert store.embeddings.delete_many(("f", f"text {n}") for n in range(0, 105, 3)) == 35
+    assert store.embeddings.count("f") == 70
+    kept = {name: vector for n, (name, vector) in enumerate(vectors.items()) if n % 3}
+    assert store.embeddings.get_many("f", vectors) == kept
+    store.embeddings.put_many("f", vectors)
+    assert store.embeddings.get_many("f", vectors) == vectors
 
 
 def test_compact_gives_space_back(sqlite_store, database_path):

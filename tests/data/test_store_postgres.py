@@ -22,7 +22,7 @@ from tests.postgres import running_server
 
 pytestmark = pytest.mark.slow
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010")
 
 
 def engine_of(url):
@@ -81,11 +81,14 @@ def test_every_older_schema_becomes_the_present_one_with_its_documents(empty_url
             answers = sa.table("answers", *map(sa.column, names), sa.column("answer", sa.JSON))
             answer = {"passages": [], "citations": [], "adapters": ["a@1"]}
             connection.execute(sa.insert(answers).values(("x", "default", "q", 1.0, answer)))
+            vectors = "INSERT INTO embeddings (fingerprint, text_hash, vector) VALUES ('f', 'h', :vector)"
+            connection.execute(sa.text(vectors), {"vector": b"v"})
     with Store.open(empty_url) as store:
         assert store.collections.names() == ["default"]
         assert store.documents.count() == (0 if revision is None else 1)
         if revision is not None:
             assert store.documents.get("d1").text == "Alpha"
+            assert store.embeddings.get_many("f", ["h", "i"]) == {"h": b"v"}
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, schema.metadata) == []
@@ -111,7 +114,7 @@ def test_a_database_of_a_newer_version_is_refused_until_it_is_ours(postgres, new
         with pytest.raises(StorageCorrupt, match="9999"):
             store.collections.names()
         with engine.begin() as connection:
-            connection.execute(sa.text("UPDATE alembic_version SET version_num = '0010'"))
+            connection.execute(sa.text("UPDATE alembic_version SET version_num = '0011'"))
         assert store.collections.names() == ["default"]
     engine.dispose()
 
