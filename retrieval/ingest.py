@@ -10,24 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from data.errors import RagtuneError, UnreadableDocument
+from data.errors import UnreadableDocument
 from data.protocols import Embedder, Report
-from data.records import Document, Progress, StageNote, content_id
+from data.records import Progress, StageNote, content_id
 from data.state import StateDirectory, check_name
-from data.store import DocumentRow, NewDocument, Store
+from data.store import DocumentRow, Store
 from retrieval.ahead import ahead
-from retrieval.chunk import CHUNKER, chunk
+from retrieval.chunk import CHUNKER
 from retrieval.compact import collect_garbage
 from retrieval.embedders import Embedders, Find
 from retrieval.facts import (
     Countdown,
     among,
     check_tags,
-    date_of,
     facts_of,
     failure,
     is_present,
@@ -36,8 +35,11 @@ from retrieval.facts import (
 )
 from retrieval.generation import GenerationBuilder, read_manifest
 from retrieval.legs import DenseLegs
-from retrieval.load import Content, Limits, expand, find_files, is_archive, parse, read
+from retrieval.load import Content, Limits, expand, find_files, is_archive, read
+from retrieval.preparing import Outcome, Preparing, Unread, settings_fingerprint
+from retrieval.vectors import embed_chunks, embedded_ahead
 from retrieval.verify import Verifier
+from retrieval.workers import Done, LocalWorkers, Workers
 from retrieval.writer import Window, Writer
 
 _AHEAD_CHARACTERS = 16 * 2**20
@@ -76,16 +78,6 @@ class IngestReport:
     generation: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What reading one file gave: a document to store, an error, or neither where it is stored already."""
-
-    source: str
-    new: NewDocument | None = None
-    error: RagtuneError | None = None
-    modified_at: float = 0.0
-
-
 @dataclass(slots=True)
 class _Run:
     """One call of ``ingest``: what was known before, what is done, and what to tell whom."""
@@ -116,19 +108,28 @@ class Ingestor:
         *,
         find: Find | None = None,
         legs: DenseLegs | None = None,
+        workers: Workers | None = None,
     ) -> None:
-        """Keep what ingesting needs; an index whose own embedder ``find`` knows goes on with that one."""
+        """Keep what ingesting needs; an index whose own embedder ``find`` knows goes on with that one.
+
+        ``workers`` parse, chunk and embed; without them this process does.
+        """
         self._store, self._state = store, state
         self._embedder, self._embedders = embedder, Embedders(store, embedder, find)
         self._window, self._limits = window or Window(), Limits(max_bytes=settings.max_document_bytes)
-        self._chunking = {"chunk_size": settings.chunk_size, "chunk_overlap": settings.chunk_overlap}
-        noted = {"chunker": CHUNKER, **self._chunking}
+        chunking = {"chunk_size": settings.chunk_size, "chunk_overlap": settings.chunk_overlap}
+        noted = {"chunker": CHUNKER, **chunking}
+        self._chunking, self._workers = chunking, workers
         self._builder = GenerationBuilder(store, state, embedder, noted, find=find, legs=legs)
 
     @property
     def settings_fingerprint(self) -> str:
         """Name what else than a file's bytes decides its chunks."""
-        return content_id(CHUNKER, self._embedder.fingerprint, *(f"{k}={v}" for k, v in self._chunking.items()))
+        return settings_fingerprint(self._embedder, **self._chunking)
+
+    @property
+    def _preparing(self) -> Preparing:
+        return Preparing(self._embedder, self.settings_fingerprint, **self._chunking, limits=self._limits)
 
     def ingest(
         self,
@@ -206,6 +207,9 @@ class Ingestor:
         rows = self._store.documents.by_source(collection).values()
         outdated = [row for row in rows if row.settings_fingerprint != self.settings_fingerprint]
         self.rechunk(collection, outdated, report, embedder=embedder)
+        if self._workers is not None:
+            chosen, alive = embedder or self._embedders.of(collection), Countdown(len(rows), "embed", report).alive
+            embed_chunks(self._store, chosen, self._workers, collection, alive)
         return self._builder.build(collection, report, fresh=True, embedder=embedder)
 
     def rechunk(
@@ -245,10 +249,10 @@ class Ingestor:
         """Keep others from changing a collection's index meanwhile."""
         return self._builder.locked(collection)
 
-    def _again(self, row: DocumentRow) -> _Outcome:
+    def _again(self, row: DocumentRow) -> Outcome:
         """Chunk a stored document anew."""
         document = self._store.documents.get(row.id)
-        return _Outcome(row.source, self._new(document, row.sha256, row.size, row.modified_at))
+        return Outcome(row.source, self._preparing.cut(document, row.sha256, row.size, row.modified_at))
 
     def rollback(self, collection: str, note: StageNote | None = None) -> int:
         """Make the index generation before the current one current; return its number.
@@ -313,38 +317,55 @@ class Ingestor:
             run.progress.step()
         return left
 
-    def _read(self, run: _Run, files: Sequence[tuple[Path, str]]) -> Iterator[_Outcome]:
-        """Read file after file, archives opened; each file or member gives one outcome."""
+    def _read(self, run: _Run, files: Sequence[tuple[Path, str]]) -> Iterator[Outcome]:
+        """Give one outcome for each file or member of an archive."""
         taken = {row.id: row.source for row in run.known.values()}
+        preparing, workers = self._preparing, self._workers or LocalWorkers()
+        for outcome in workers.map(preparing, self._unread(run, files), lambda unread: unread.weight):
+            new, source = outcome.new, outcome.source
+            if new is not None and taken.get(new.document.id, source) != source:
+                # A document that was moved away from here keeps its id.
+                other = content_id(run.collection, source, new.document.text, taken[new.document.id])
+                yield replace(outcome, new=preparing.renamed(new, other))
+            else:
+                yield outcome
+
+    def _unread(self, run: _Run, files: Sequence[tuple[Path, str]]) -> Iterator[Unread | Done[Outcome]]:
+        """Read file after file, archives opened; what is stored already is done."""
         for path, source in files:
             try:
                 content = read(path, max_bytes=self._limits.max_bytes, source=source)
                 if is_archive(content):
                     seen: set[str] = set()
                     for member in expand(content, limits=self._limits):
-                        outcome = self._outcome(run, member, taken)
-                        seen.add(outcome.source)
-                        yield outcome
+                        todo = self._sorted(run, member)
+                        seen.add(todo.result.source if isinstance(todo, Done) else todo.content.source)
+                        yield todo
                     run.archives[source] = seen
                 else:
                     run.archives[source] = set()  # what may have been an archive before has no members
-                    yield self._outcome(run, content, taken)
+                    yield self._sorted(run, content)
             except UnreadableDocument as error:
-                yield _Outcome(source, error=error)
+                yield Done(Outcome(source, error=error))
 
-    def _outcome(self, run: _Run, content: Content | UnreadableDocument, taken: Mapping[str, str]) -> _Outcome:
+    def _sorted(self, run: _Run, content: Content | UnreadableDocument) -> Unread | Done[Outcome]:
+        """Say what is to be done with a file: nothing where it is stored just so already."""
         if isinstance(content, UnreadableDocument):
-            return _Outcome(str(content.got), error=content)
-        try:
-            return _Outcome(content.source, self._prepare(run, content, taken), modified_at=content.modified_at)
-        except UnreadableDocument as error:
-            return _Outcome(content.source, error=error)
+            return Done(Outcome(str(content.got), error=content))
+        source, sha256 = content.source, content.sha256
+        known = run.known.get(source)
+        same = known if known is not None and known.sha256 == sha256 else None
+        if same is not None and same.settings_fingerprint == self.settings_fingerprint:
+            return Done(Outcome(source, modified_at=content.modified_at))
+        return Unread(content, run.collection, sha256, same.id if same else "", run.tags)
 
-    def _store_all(self, run: _Run, outcomes: Iterator[_Outcome], embedder: Embedder | None = None) -> None:
+    def _store_all(self, run: _Run, outcomes: Iterator[Outcome], embedder: Embedder | None = None) -> None:
         """Store what is read, window by window, and say what became of each file."""
         embedder = embedder or self._embedders.of(run.collection)
         writer = Writer(self._store, embedder, run.collection, self._window, run.progress.alive)
-        with ahead(outcomes, _weight, _AHEAD_CHARACTERS) as ready:
+        if self._workers is not None:
+            outcomes = embedded_ahead(self._store, embedder, self._workers, ((one, one.texts) for one in outcomes))
+        with ahead(outcomes, _weight, _AHEAD_CHARACTERS, run.progress.alive) as ready:
             for outcome in ready:
                 if outcome.new is not None:
                     self._stored(run, writer.add(outcome.new))
@@ -371,29 +392,6 @@ class Ingestor:
         if tags != row.tags or not row.modified_at:
             run.notes.append((row.id, tags, row.modified_at or modified_at))
 
-    def _prepare(self, run: _Run, content: Content, taken: Mapping[str, str]) -> NewDocument | None:
-        """Return the parsed and chunked document, None if it is stored just so already."""
-        source, sha256 = content.source, content.sha256
-        known = run.known.get(source)
-        same = known is not None and known.sha256 == sha256
-        if known is not None and same and known.settings_fingerprint == self.settings_fingerprint:
-            return None
-        loaded = parse(content, limits=self._limits)
-        identity = content_id(run.collection, source, loaded.text)
-        if known is not None and same:
-            identity = known.id
-        elif taken.get(identity, source) != source:  # A document that was moved away from here keeps its id.
-            identity = content_id(run.collection, source, loaded.text, taken[identity])
-        document = Document(identity, source, loaded.title, loaded.text, loaded.media_type, loaded.meta)
-        modified_at = date_of(loaded.meta) or content.modified_at
-        return self._new(document, sha256, len(content.data), modified_at, run.tags)
 
-    def _new(
-        self, document: Document, sha256: str, size: int, modified_at: float, tags: Sequence[str] | None = None
-    ) -> NewDocument:
-        chunks = chunk(document, self._embedder.count_tokens, **self._chunking)
-        return NewDocument(document, sha256, chunks, size, self.settings_fingerprint, tags, modified_at)
-
-
-def _weight(outcome: _Outcome) -> int:
+def _weight(outcome: Outcome) -> int:
     return 1000 + (2 * len(outcome.new.document.text) if outcome.new else 0)

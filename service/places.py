@@ -1,4 +1,4 @@
-"""Where what is kept is kept: the store and the vectors, in the state directory or on the servers that are set.
+"""Where what is kept is kept, and where work is done: here, or on the servers that are set.
 
 Knows nothing of what is in them.
 """
@@ -15,6 +15,7 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from data.store import Store
     from retrieval.legs import DenseLegs
+    from retrieval.workers import Workers
 
 
 def open_store(settings: Settings, state: StateDirectory) -> Store:
@@ -48,3 +49,20 @@ def open_legs(settings: Settings, state: StateDirectory) -> DenseLegs:
     token = settings.milvus_token
     server = MilvusServer(settings.milvus_uri, token.get_secret_value() if token else "")
     return MilvusLegs(server, state.root / "index")
+
+
+def open_workers(settings: Settings) -> Workers | None:
+    """Return who parses, chunks and embeds: the Ray cluster of ``RAGTUNE_RAY_ADDRESS``, None for this process.
+
+    Raises:
+        InvalidRequest: the address is none, or Ray is not installed.
+    """
+    if not settings.ray_address:
+        return None
+    if find_spec("ray") is None:
+        raise InvalidRequest(
+            "A Ray cluster needs Ray.", got="no package ray", hint="Run: pip install 'ragtune[cluster]'"
+        )
+    from retrieval.ray import RayWorkers
+
+    return RayWorkers(settings.ray_address)

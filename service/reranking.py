@@ -1,4 +1,4 @@
-"""The query-likelihood reranker: the engine that answers also says which passage a query fits.
+"""The rerankers: the engine that answers also says which passage a query fits, or a cross-encoder does.
 
 Knows nothing of retrieval beyond the function that a ``LikelihoodReranker`` takes.
 """
@@ -13,7 +13,7 @@ from data.errors import InvalidRequest
 from data.prompt import language
 from data.protocols import TokenScores
 from data.records import Message
-from retrieval.rerank import LikelihoodReranker
+from retrieval.rerank import LikelihoodReranker, Reranker
 
 _INSTRUCTION = {
     "en": "Write the question that this text answers.",
@@ -43,6 +43,21 @@ def likelihood_reranker(generator: object) -> LikelihoodReranker:
         )
     scorer = generator
     return LikelihoodReranker(lambda query, text: _mean_logprob(scorer, query, text))
+
+
+def cross_encoder(name: str | None) -> Reranker:
+    """Return the configured cross-encoder, a folder or a hub id.
+
+    Raises:
+        InvalidRequest: there is none.
+    """
+    if not name:
+        raise InvalidRequest(
+            "No cross-encoder is configured.", hint="Set RAGTUNE_CROSS_ENCODER to a folder or a hub id."
+        )
+    from retrieval.embed import CrossEncoderReranker
+
+    return CrossEncoderReranker(name)
 
 
 def _mean_logprob(scorer: Scorer, query: str, text: str) -> float:

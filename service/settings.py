@@ -45,6 +45,10 @@ class Settings(BaseSettings):
         None, description="A Milvus server (or a file for Milvus Lite) that holds the vectors instead of files here."
     )
     milvus_token: SecretStr | None = Field(None, description="Its user:password, or an API key.")
+    ray_address: str | None = Field(
+        None,
+        description="A Ray cluster that parses, chunks and embeds: auto (this machine's), or HOST:PORT; off if none.",
+    )
     embedder: str = Field("starter", description="Embedding model: starter, a folder or a hub id.")
     embed_batch_size: int = Field(32, ge=1)
     rerank: Rerank = Field("off", description="Reads the best passages again: off, likelihood or cross-encoder.")
@@ -109,7 +113,7 @@ class Settings(BaseSettings):
         description="Whether the demo ends by serving.",
     )
 
-    @field_validator("database_url", "milvus_token", "milvus_uri", mode="before")
+    @field_validator("database_url", "milvus_token", "milvus_uri", "ray_address", mode="before")
     @classmethod
     def _none_if_empty(cls, value: Any) -> Any:
         return value or None

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import EngineUnavailable, InvalidRequest, UnknownAdapter
+from data.errors import EngineUnavailable, UnknownAdapter
 from data.prompt import answer_messages
 from data.protocols import Embedder, GenerationRequest, Generator
 from data.records import Adapter, Model
@@ -22,7 +22,8 @@ from data.state import StateDirectory
 from service.adapter_files import adapter_gguf
 from service.answerer import Answerer
 from service.arms import adapter_label
-from service.places import open_legs, open_store
+from service.places import open_legs, open_store, open_workers
+from service.reranking import cross_encoder, likelihood_reranker
 from service.serving import AdapterHost, ScoringEngine, local_options, open_server, require_weights, server_model
 from service.settings import Rerank, Settings
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from retrieval.rerank import Reranker
     from retrieval.retriever import Retriever
     from retrieval.tuned import TunedEmbedders
+    from retrieval.workers import Workers
     from service.engine import EngineOptions
     from service.engine.fleet import Fleet
     from service.engine.models import ModelRegistry
@@ -137,6 +139,11 @@ class Workspace:
         return open_legs(self.settings, self.state)
 
     @cached_property
+    def workers(self) -> Workers | None:
+        """Who parses, chunks and embeds; None for this process."""
+        return open_workers(self.settings)
+
+    @cached_property
     def retriever(self) -> Retriever:
         """The production retriever."""
         from retrieval.retriever import Retriever
@@ -152,27 +159,19 @@ class Workspace:
         wanted = kind or self.settings.rerank
         if wanted == "off":
             return None
-        from service.reranking import likelihood_reranker
-
         return self._cross_encoder if wanted == "cross-encoder" else likelihood_reranker(self.generator)
 
     @cached_property
     def _cross_encoder(self) -> Reranker:
-        from retrieval.embed import CrossEncoderReranker
-
-        if not self.settings.cross_encoder:
-            raise InvalidRequest(
-                "No cross-encoder is configured.", hint="Set RAGTUNE_CROSS_ENCODER to a folder or a hub id."
-            )
-        with self._mutex:
-            return CrossEncoderReranker(self.settings.cross_encoder)
+        return cross_encoder(self.settings.cross_encoder)
 
     @cached_property
     def ingestor(self) -> Ingestor:
         """What turns files into documents, chunks and index generations."""
         from retrieval.ingest import Ingestor
 
-        return Ingestor(self.store, self.state, self.embedder, self.settings, find=self.tuned.find, legs=self.legs)
+        find, legs, workers = self.tuned.find, self.legs, self.workers
+        return Ingestor(self.store, self.state, self.embedder, self.settings, find=find, legs=legs, workers=workers)
 
     @cached_property
     def models(self) -> ModelRegistry:
@@ -380,6 +379,8 @@ class Workspace:
             self._loaded.clear()
             if "retriever" in self.__dict__ and hasattr(self.retriever, "close"):
                 self.retriever.close()
+            if (workers := self.__dict__.pop("workers", None)) is not None:
+                workers.close()
             if "store" in self.__dict__:
                 self.store.close()
                 del self.__dict__["store"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ("tests.postgres", "tests.milvus")
+pytest_plugins = ("tests.postgres", "tests.milvus", "tests.cluster")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
