@@ -19,6 +19,7 @@ from service.commands import (
     bundle,
     calibration,
     collections,
+    database,
     documents,
     evaluation,
     jobs,
@@ -102,6 +103,7 @@ app.command()(keys.audit)
 app.add_typer(webhooks.webhooks, name="webhooks")
 app.command()(operations.backup)
 app.command()(operations.restore)
+app.add_typer(database.database, name="database")
 app.command()(operations.doctor)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import TracebackType
 
+from data.protocols import Report
 from data.store.adapters import Adapters, scope_of
 from data.store.answers import AnswerRow, Answers, Feedback, FeedbackRow
 from data.store.blind import VOTES, BlindTrials, Trial, Vote
@@ -32,6 +33,7 @@ from data.store.relocate import relocate
 from data.store.reviews import Reviewed, Reviews
 from data.store.shadow import ShadowAnswer, Shadows
 from data.store.stages import TRANSITIONS, StageRow, Stages
+from data.store.transfer import TableCopy, copy_database
 from data.store.webhooks import Due, Notice, NoticeStatus, Webhook, Webhooks
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "ShadowAnswer",
     "StageRow",
     "Store",
+    "TableCopy",
     "Trace",
     "TrainedOn",
     "TrainedRow",
@@ -126,6 +129,10 @@ class Store:
             InsufficientStorage: the disk is full.
         """
         self._database.snapshot(path)
+
+    def copy_to(self, target: Store, report: Report) -> list[TableCopy]:
+        """Copy everything (of a SQLite file) into an empty store on a server, all or nothing; see ``transfer``."""
+        return copy_database(self._database, target._database, report)
 
     def relocate(self, old: str, new: str) -> None:
         """Let paths under the folder ``old`` point under ``new``: the state directory is there now."""
