@@ -9,11 +9,9 @@ RagtuneError
 │   └── UnknownJob  UnknownPair  UnknownReview  UnknownEvaluation  UnknownTrial  UnknownAnswer
 ├── Unauthorized  Forbidden  RateLimited    401, 403, 429
 ├── Conflict                        409  the state does not allow it (now)
-│   ├── NothingIndexed  NoAcceptedPairs  NoQuestions  NoLiveAdapter
-│   ├── CalibrationMissing  CalibrationStale  CalibrationTooSmall
-│   ├── BaseModelMismatch  IndexMismatch  IndexRefused  SplitLeak  NotExported
-│   ├── ParityFailed  AdapterInert  ForgettingExceeded  GainUnproven  StaleAdapter
-│   └── PromotionRefused  IllegalTransition
+│   ├── NothingIndexed  NoAcceptedPairs  NoQuestions  NoLiveAdapter  CalibrationMissing  CalibrationStale
+│   ├── CalibrationTooSmall  BaseModelMismatch  IndexMismatch  IndexRefused  SplitLeak  NotExported
+│   └── ParityFailed  AdapterInert  ForgettingExceeded  GainUnproven  StaleAdapter  PromotionRefused  IllegalTransition
 ├── UnreadableDocument              422  one file cannot become a document
 │   ├── EncryptedDocument  EmptyDocument  DamagedDocument  ParseTimeout
 │   ├── ScannedDocument  DecompressionBomb  FileChanged
@@ -21,15 +19,11 @@ RagtuneError
 ├── InvalidModel                    422
 │   └── UnsupportedArchitecture  StarterMissing
 ├── EngineError                     503
-│   ├── EngineBusy  EngineUnavailable  429, 503
-│   └── EngineTimeout  ContextOverflow  504, 422
-├── ClientLeft                      499  nobody waits for the answer
-├── HubError                        502
-├── JobCancelled                    409
+│   └── EngineBusy  EngineUnavailable  EngineTimeout  ContextOverflow  429, 503, 504, 422
+├── ClientLeft  HubError  JobCancelled  499, 502, 409
 └── StateError                      503
     ├── StateLocked  StateNotWritable  StorageCorrupt  InsufficientMemory  PortTaken
-    ├── DatabaseUnavailable  ClusterUnavailable
-    └── InsufficientStorage         507
+    └── DatabaseUnavailable  ClusterUnavailable  InsufficientStorage (507)
 
 An error names what was wrong (``detail``), the offending value (``got``), what would have been
 accepted (``wanted``) and the next step (``hint``). Foreign exceptions are mapped to these in the one

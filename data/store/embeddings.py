@@ -24,7 +24,7 @@ _FULL = (8_192, 131_072)
 131,072 entries. The last one has no limit."""
 _AGES = tuple(range(len(_FULL) + 1))
 
-_DIGESTS = sa.bindparam("digests", expanding=True)
+_DIGESTS: sa.BindParameter[bytes] = sa.bindparam("digests", expanding=True)
 _FIND = places.c.age.in_(_AGES) & places.c.digest.in_(_DIGESTS)
 _VECTORS = sa.select(embeddings.c.text_hash, embeddings.c.vector).join_from(
     places, embeddings, places.c.key == embeddings.c.key

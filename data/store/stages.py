@@ -46,7 +46,7 @@ stage_log = sa.Table(
     sqlite_autoincrement=True,
 )
 for _change in ("UPDATE", "DELETE"):
-    _trigger = sa.DDL(
+    _trigger = sa.DDL(  # type: ignore[no-untyped-call]
         f"CREATE TRIGGER stage_log_no_{_change.lower()} BEFORE {_change} ON stage_log "
         "BEGIN SELECT RAISE(ABORT, 'stage_log is append-only'); END"
     )
