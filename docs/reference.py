@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,10 +15,10 @@ from typing import Any
 
 import typer
 
-from data.errors import RagtuneError
 from finetune.recipe import Recipe
 from service.app import create_app
 from service.cli import app as commands
+from service.description import problem_types
 from service.settings import Settings
 from service.workspace import Workspace
 
@@ -92,12 +93,21 @@ def _route(method: str, path: str, operation: Mapping[str, Any], schemas: Mappin
     ]
     lines += table(("parameter", "type", "what it is"), parameters)
     for media, content in operation.get("requestBody", {}).get("content", {}).items():
-        lines += ["", f"Takes `{media}`:", *_fields(content.get("schema", {}), schemas)]
+        lines += ["", f"Takes `{media}`:", *_fields(content.get("schema", {}), schemas), *_example(content)]
     for status, response in operation.get("responses", {}).items():
         for media, content in response.get("content", {}).items():
             if status.startswith("2"):
                 lines += ["", f"Gives {status}, `{media}`:", *_fields(content.get("schema", {}), schemas)]
+                lines += _example(content)
     return lines
+
+
+def _example(content: Mapping[str, Any]) -> list[str]:
+    if "example" not in content:
+        return []
+    told = content["example"]
+    text = told if isinstance(told, str) else json.dumps(told, ensure_ascii=False, indent=1)
+    return ["", "````text" if isinstance(told, str) else "````json", *text.rstrip().splitlines(), "````"]
 
 
 def _fields(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> list[str]:
@@ -138,18 +148,8 @@ def errors_page() -> str:
         "`got`, `wanted` and `hint`: what was given, what would do, and the next step. On the command line the same "
         "goes to standard error, and with `--json` to standard output.",
     ]
-    rows = [(f"`{one('').type}`", str(one.status), _first_line(one)) for one in _errors(RagtuneError)]
+    rows = [(f"`{name}`", str(status), about) for name, (status, about) in problem_types().items()]
     return "\n".join([*lines, *table(("type", "status", "what it means"), rows)]) + "\n"
-
-
-def _errors(root: type[RagtuneError]) -> Iterator[type[RagtuneError]]:
-    for one in root.__subclasses__():
-        yield one
-        yield from _errors(one)
-
-
-def _first_line(thing: object) -> str:
-    return (inspect.getdoc(thing) or "").partition("\n\n")[0]
 
 
 def settings_page() -> str:

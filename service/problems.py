@@ -12,6 +12,16 @@ from data.errors import RagtuneError
 
 MEDIA_TYPE = "application/problem+json"
 _SHOWN_CHARS = 500
+OTHER_TYPES: dict[str, tuple[int, str]] = {
+    "http-error": (400, "The request is no HTTP that this server speaks."),
+    "internal-error": (500, "An error that ragtune did not expect."),
+    "job-crashed": (500, "The process of a job ended before the job did."),
+    "method-not-allowed": (405, "The route does not take this method."),
+    "no-such-route": (404, "There is no route at this path."),
+    "wrong-host": (421, "The Host header names another server."),
+    "wrong-origin": (403, "The request comes from another site's page."),
+}
+"""The types that are no error of ``data.errors``, with their status and what they mean."""
 
 
 def problem(error: BaseException) -> dict[str, Any]:

@@ -45,6 +45,23 @@ class PairSource:
     style: bool = False
 
 
+_IMPORTS = {
+    "application/json": {"schema": ImportPairsBody.model_json_schema()},
+    "multipart/form-data": {
+        "schema": {
+            "type": "object",
+            "required": ["file"],
+            "properties": {
+                "file": {"type": "string", "contentMediaType": "application/octet-stream"},
+                "collection": {"type": "string", "default": "default"},
+                "style": {"type": "boolean", "default": False},
+            },
+        }
+    },
+}
+"""What ``POST /v1/pairs/import`` takes; it reads the request itself."""
+
+
 async def pair_source(request: Request) -> AsyncIterator[PairSource]:
     """Open the pairs of a multipart form (which lies on the disk already) or of JSON.
 
@@ -123,7 +140,13 @@ def list_pairs(
     return {"pairs": pair_details(workspace.store, found), "next_cursor": following}
 
 
-@router.post("/import", status_code=202, response_model=None, responses={202: {"model": models.Accepted}})
+@router.post(
+    "/import",
+    status_code=202,
+    response_model=None,
+    responses={202: {"model": models.Accepted}},
+    openapi_extra={"requestBody": {"required": True, "content": _IMPORTS}},
+)
 def import_rows(
     source: Annotated[PairSource, Depends(pair_source)],
     workspace: WorkspaceDep,
