@@ -232,3 +232,36 @@ def test_source_code_is_cut_at_definitions() -> None:
 def test_a_heading_sign_in_source_code_is_a_comment() -> None:
     doc = document("# comment\nx = 1\n", "text/x-python")
     assert [piece.text for piece in chunk(doc, count_words)] == ["# comment\nx = 1"]
+
+
+UNITS = (
+    *("a", "a ", "\n", "#", "# h\n", "# \n", "| ", "| a | b |\n", "| a |\n|---|\n", "[[", "(", "```\n", "```a\nx\n"),
+    *("字", "字。", "> ", "*", "- x\n", "    ", "<a>", "<div>\n", "&amp;", ". ", "- \n  ", "\t", "a\n=\n", "[a]: b\n"),
+    *("`", " \n\n", "1. ", "\\", "_a_ ", "![", "[a](b) ", "\u200b", "\u0301", "😀", "\r\n", "---\n", "~~~\n"),
+)
+"""Texts that programs have choked on, where they are repeated."""
+
+
+def repeated(parts: str, letters: int) -> Document:
+    """Return a document of so many letters that repeats ``parts``."""
+    text = (parts * (letters // len(parts) + 1))[:letters]
+    return document(text)
+
+
+def letters_counted(doc: Document) -> int:
+    """Chunk a document; return how many letters were given to the token counter: the work that costs most."""
+    seen = 0
+
+    def count(text: str) -> int:
+        nonlocal seen
+        seen += len(text)
+        return len(text.split())
+
+    chunk(doc, count, chunk_size=200)
+    return seen
+
+
+@pytest.mark.parametrize("parts", UNITS, ids=repr)
+def test_twice_the_text_is_about_twice_the_work(parts: str) -> None:
+    once, twice = (letters_counted(repeated(parts, letters)) for letters in (10_000, 20_000))
+    assert twice <= 2.5 * max(once, 10_000)

@@ -24,6 +24,8 @@ from urllib.request import urlopen
 
 import psutil
 
+from tests.torture.__main__ import record
+
 ROOT = Path(__file__).parents[2]
 CORPUS = ROOT / "data" / "samples" / "corpus"
 USERS = 4
@@ -127,11 +129,20 @@ def told(phase: str, rows: dict[str, Any]) -> dict[str, Any]:
     return {"phase": phase, "failed": sum(row["num_failures"] for row in rows.values()), "by": shown}
 
 
+def recorded(seen: dict[str, Any]) -> dict[str, float | int]:
+    """Return what is kept of a run: its requests, how many failed, and how many of the other conditions did not hold."""
+    requests = sum(row["requests"] for phase in seen["phases"] for row in phase["by"].values())
+    failed = sum(phase["failed"] for phase in seen["phases"])
+    grew = sum(not held for name, held in seen["held"].items() if name != "no failed request")
+    return {"trials": requests, "failed": failed, "grew": grew, "minutes": float(seen["minutes"])}
+
+
 def main() -> int:
     """Run all phases and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--overload-seconds", type=int, default=20)
+    parser.add_argument("--record", action="store_true", help="add what is seen to what RELIABILITY.md is made of")
     parser.add_argument("--locust", required=True, help="the program; make soak installs it beside the service")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
@@ -156,6 +167,8 @@ def main() -> int:
     quarters = {"rss_mb": [round(x / 2**20) for x in memory], "descriptors": descriptors, "temporary_files": files}
     seen = {"minutes": options.minutes, "quarters": quarters, "phases": [steady, over], "held": held}
     print(json.dumps(seen, indent=1))  # noqa: T201
+    if options.record:
+        record("soak", recorded(seen))
     return 0 if all(held.values()) else 1
 
 
