@@ -181,24 +181,30 @@ class _Rows:
     def __init__(self, descriptor: int, start: int, stored: np.dtype[Any], held: torch.Tensor) -> None:
         """Take over the open file; ``held`` has the matrix's shape, and memory that nobody has touched."""
         self._descriptor, self._start, self._stored, self._held = descriptor, start, stored, held
-        self._known = np.zeros(len(held), dtype=bool)
+        # Where each row is held, -1 before: in the order in which they came, so that pages of memory fill up.
+        self._places = np.full(len(held), -1, dtype=np.int64)
+        self._count = 0
         self._lock = threading.Lock()
         weakref.finalize(self, os.close, descriptor)
 
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the rows of these numbers; the shape of ``ids``, then the width."""
         wanted = ids.numpy()
-        if not self._known[wanted].all():
+        places = self._places[wanted]
+        if (places < 0).any():
             with self._lock:
-                self._read(np.unique(wanted[~self._known[wanted]]))
-        return functional.embedding(ids, self._held)
+                self._read(np.unique(wanted[self._places[wanted] < 0]))
+            places = self._places[wanted]
+        return functional.embedding(torch.from_numpy(places), self._held)
 
     def _read(self, new: Keys) -> None:
         size = self._held.shape[1] * self._stored.itemsize
         parts = [os.pread(self._descriptor, size, self._start + int(row) * size) for row in new]
         values = np.frombuffer(b"".join(parts), dtype=self._stored).astype(np.float32)
-        self._held[torch.from_numpy(new)] = torch.from_numpy(values.reshape(len(new), -1)).to(self._held.dtype)
-        self._known[new] = True
+        last = self._count + len(new)
+        self._held[self._count : last] = torch.from_numpy(values.reshape(len(new), -1))
+        self._places[new] = np.arange(self._count, last)  # last: other threads look here without the lock
+        self._count = last
 
 
 class _Module:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -297,8 +297,12 @@ class Database:
         """Insert rows, leaving out those whose key exists already; return how many are new."""
         if not rows:
             return 0
-        insert = postgresql.insert if self.dialect == "postgresql" else sqlite.insert
-        return connection.execute(insert(table).on_conflict_do_nothing(), list(rows)).rowcount
+        statement: Any = sqlite.insert(table)
+        if self.dialect == "postgresql":
+            from sqlalchemy.dialects import postgresql  # here: a file needs neither its memory nor its time
+
+            statement = postgresql.insert(table)
+        return connection.execute(statement.on_conflict_do_nothing(), list(rows)).rowcount
 
     def check(self) -> None:
         """Read the whole database for damage (SQLite only); takes seconds per gigabyte.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -24,7 +25,7 @@ _FULL = (8_192, 131_072)
 131,072 entries. The last one has no limit."""
 _AGES = tuple(range(len(_FULL) + 1))
 
-_DIGESTS: sa.BindParameter[bytes] = sa.bindparam("digests", expanding=True)
+_DIGESTS: sa.BindParameter[Any] = sa.bindparam("digests", expanding=True)
 _FIND = places.c.age.in_(_AGES) & places.c.digest.in_(_DIGESTS)
 _VECTORS = sa.select(embeddings.c.text_hash, embeddings.c.vector).join_from(
     places, embeddings, places.c.key == embeddings.c.key

@@ -45,12 +45,16 @@ stage_log = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     sqlite_autoincrement=True,
 )
-for _change in ("UPDATE", "DELETE"):
-    _trigger = sa.DDL(  # type: ignore[no-untyped-call]
-        f"CREATE TRIGGER stage_log_no_{_change.lower()} BEFORE {_change} ON stage_log "
-        "BEGIN SELECT RAISE(ABORT, 'stage_log is append-only'); END"
-    )
-    sa.event.listen(stage_log, "after_create", _trigger.execute_if(dialect="sqlite"))
+
+
+@sa.event.listens_for(stage_log, "after_create")
+def _refuse_changes(_: sa.Table, connection: sa.Connection, **__: object) -> None:
+    """Guard the log of a new SQLite file; elsewhere, and in older ones, migrations do."""
+    for change in ("UPDATE", "DELETE") if connection.dialect.name == "sqlite" else ():
+        connection.exec_driver_sql(
+            f"CREATE TRIGGER stage_log_no_{change.lower()} BEFORE {change} ON stage_log "
+            "BEGIN SELECT RAISE(ABORT, 'stage_log is append-only'); END"
+        )
 
 
 @dataclass(frozen=True, slots=True)
