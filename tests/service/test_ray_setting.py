@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from data.errors import InvalidRequest
@@ -11,6 +14,8 @@ from service.settings import Settings
 from service.workspace import Workspace
 from tests.service.conftest import DOCUMENTS
 from tests.service.parts import MODEL, HashEmbedder
+
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "cluster.md"
 
 
 def test_it_is_off_by_default_and_where_it_is_empty(monkeypatch):
@@ -54,3 +59,14 @@ def test_a_job_without_its_cluster_fails_with_the_next_step(tmp_path, generator)
         assert done.status == "failed"
         assert done.error["type"] == "cluster-unavailable"
         assert "ray start" in done.error["hint"]
+
+
+@pytest.mark.slow
+def test_the_commands_of_ray_in_the_documentation_are_its_own():
+    from ray.scripts.scripts import cli
+
+    lines = re.findall(r"^ray (.+?)(?:\s+#.*)?$", GUIDE.read_text(encoding="utf-8"), re.M)
+    assert len(lines) == 3
+    for line in lines:
+        name, *options = line.split()
+        assert cli.commands[name].make_context(name, options).params
