@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests.soak.__main__ import recorded
 from tests.torture.kills import FAULTS
 from tests.torture.matrix import FAILURES, PAGE, RESULTS, ROOT, ROWS, page
 
@@ -107,3 +108,12 @@ def test_the_table_has_every_row_and_names_tests_that_exist():
     assert [row.test for row in ROWS if row.test and not (ROOT / row.test).exists()] == []
     assert [row.number for row in ROWS if not row.test and not row.gap] == []
     assert set(json.loads(RESULTS.read_text())) <= set(FAILURES)
+
+
+def test_what_a_soak_keeps_counts_each_phase_and_each_condition():
+    rows = {"ask": {"requests": 5, "failed": 2}, "search": {"requests": 4, "failed": 0}}
+    phases = [{"phase": "steady", "failed": 2, "by": rows}, {"phase": "overload", "failed": 1, "by": rows}]
+    held = {"no failed request": False, "memory is flat": False, "descriptors are flat": True}
+    kept = recorded({"minutes": 2, "phases": phases, "held": held})
+    assert kept == {"trials": 18, "failed": 3, "grew": 1, "minutes": 2.0}
+    assert set(FAILURES["soak"]) < set(kept)
