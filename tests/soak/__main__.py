@@ -130,7 +130,7 @@ def told(phase: str, rows: dict[str, Any]) -> dict[str, Any]:
 
 
 def recorded(seen: dict[str, Any]) -> dict[str, float | int]:
-    """Return what is kept of a run: requests, how many failed, and how many of the other conditions did not hold."""
+    """Return what is kept of a run: requests, failed ones, and how many of the other conditions did not hold."""
     requests = sum(row["requests"] for phase in seen["phases"] for row in phase["by"].values())
     failed = sum(phase["failed"] for phase in seen["phases"])
     grew = sum(not held for name, held in seen["held"].items() if name != "no failed request")
