@@ -95,7 +95,7 @@ def requests(browser: Any, url: str) -> dict[str, float]:
     def finished(request: Any) -> None:
         name = f"{request.method} {request.url.removeprefix(url).partition('?')[0]}"
         if "/v1/" in name:
-            name = name if name.count("/") < 4 else name.rpartition("/")[0] + "/{id}"
+            name = name if name.count("/") < 3 else name.rpartition("/")[0] + "/{id}"
             slowest[name] = max(slowest.get(name, 0), request.timing["responseEnd"])
 
     page.on("requestfinished", finished)
