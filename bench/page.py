@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -95,7 +96,7 @@ def requests(browser: Any, url: str) -> dict[str, float]:
     def finished(request: Any) -> None:
         name = f"{request.method} {request.url.removeprefix(url).partition('?')[0]}"
         if "/v1/" in name:
-            name = name if name.count("/") < 3 else name.rpartition("/")[0] + "/{id}"
+            name = re.sub(r"/[0-9a-f]{16,}", "/{id}", name)
             slowest[name] = max(slowest.get(name, 0), request.timing["responseEnd"])
 
     page.on("requestfinished", finished)
