@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
 from service.jobs import run_job
@@ -222,3 +225,29 @@ def test_an_index_is_verified_and_compacted_as_jobs(client, indexed):
         assert job["status"] == "succeeded", job
         assert key in job["outputs"]
     assert client.post("/v1/index/verify", json={"collection": "nowhere"}).status_code == 404
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_an_upload_that_did_not_reach_the_disk_is_not_acknowledged(client, indexed, monkeypatch, failing, code):
+    """The disk says so at the n-th fsync, of the file or of a folder; SQLite's own are its own."""
+    synced, calls = os.fsync, []
+
+    def fsync(handle):
+        calls.append(handle)
+        if len(calls) == failing:
+            raise OSError(code, os.strerror(code))
+        synced(handle)
+
+    before = indexed.store.jobs.list(None, 100)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        refused = client.post("/v1/documents", files={"files": ("bell.md", "# Bell\n\nEde Holm cast it.\n")})
+    assert len(calls) >= failing
+    wanted = (503, "state-error") if code == errno.EIO else (507, "insufficient-storage")
+    assert (refused.status_code, refused.json()["type"]) == wanted
+    assert indexed.store.jobs.list(None, 100) == before
+    assert list(indexed.state.tmp.iterdir()) == []
+    assert client.get("/v1/documents").status_code == 200
+    again = client.post("/v1/documents", files={"files": ("bell.md", "# Bell\n\nEde Holm cast it.\n")})
+    assert run_job(indexed, again.json()["job_id"]).status == "succeeded"
