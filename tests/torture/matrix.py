@@ -194,7 +194,7 @@ ROWS = (
         40,
         "text that a document hides is not read; an instruction in it moves nothing but the answer",
         "tests/retrieval/test_hidden_text.py",
-        gap="a plain order won in 0 of 24 answers of the packaged reader; other attacks and models not measured; not solved",
+        gap="a plain order won in 0 of 24 answers of the packaged reader; else not measured; not solved",
     ),
     Row(
         41,
