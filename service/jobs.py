@@ -28,6 +28,7 @@ from data.protocols import Report
 from data.records import Job, JobStatus, Progress
 from service.arms import did_you_mean
 from service.problems import problem
+from service.server_log import keep_urls_out
 from service.spans import job_span, tracing
 from service.uploads import release_upload
 from service.work.failures import WorkFailed
@@ -251,6 +252,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     settings = Settings.load(state_dir=options.state)
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    keep_urls_out()
     signal.signal(signal.SIGTERM, _interrupt)
     _end_with_parent()
     os.nice(_NICE)

@@ -6,9 +6,11 @@ Each line names the request it is about (``request_ids``). Knows nothing of what
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -16,6 +18,24 @@ from service.request_ids import FORMAT, mark
 
 LARGEST_BYTES, KEPT_FILES = 10_000_000, 5
 """Of one file, and how many older ones are kept beside it."""
+_TELL_URLS = ("httpx", "httpx2", "httpcore", "httpcore2")
+"""Libraries that log the whole URL of each request they make: a webhook's path and query are its secret."""
+
+
+class _PrivateFile(RotatingFileHandler):
+    """A log file that its owner alone can read."""
+
+    def _open(self) -> TextIOWrapper:
+        def private(path: str, flags: int) -> int:
+            return os.open(path, flags, 0o600)
+
+        return open(self.baseFilename, "a", encoding=self.encoding, opener=private)
+
+
+def keep_urls_out() -> None:
+    """Let no library log what this process asks of others at which address."""
+    for name in _TELL_URLS:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 @contextmanager
@@ -28,7 +48,8 @@ def server_log(path: Path, level: str) -> Iterator[None]:
     """
     root = logging.getLogger()
     before = root.level
-    file = RotatingFileHandler(path, maxBytes=LARGEST_BYTES, backupCount=KEPT_FILES, encoding="utf-8", delay=True)
+    keep_urls_out()
+    file = _PrivateFile(path, maxBytes=LARGEST_BYTES, backupCount=KEPT_FILES, encoding="utf-8", delay=True)
     file.setLevel(level)
     handlers: list[logging.Handler] = [file]
     if not any(type(handler) is logging.StreamHandler for handler in root.handlers):

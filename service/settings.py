@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     judge_api_key: SecretStr | None = None
 
     lease_s: float = Field(15.0, gt=1, description="A job whose process is silent for so long is interrupted.")
-    log_level: str = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     demo_serve: bool = Field(
         True,
         validation_alias=AliasChoices("demo_serve", "RAGTUNE_DEMO_SERVE", "DEMO_SERVE"),
@@ -117,6 +117,11 @@ class Settings(BaseSettings):
     @classmethod
     def _none_if_empty(cls, value: Any) -> Any:
         return value or None
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper_case(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
 
     @field_validator("allowed_hosts", mode="before")
     @classmethod
@@ -172,11 +177,15 @@ class Settings(BaseSettings):
         return values
 
 
-def collector() -> str | None:
-    """Return where OpenTelemetry's own variables send traces, None where they name nothing or turn it off."""
-    off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or os.environ.get("OTEL_TRACES_EXPORTER") == "none"
-    named = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-    return None if off else named or None
+def collector() -> tuple[str | None, str]:
+    """Return where OpenTelemetry's own variables send traces and in which protocol; None where they turn it off."""
+
+    def said(name: str) -> str:
+        return os.environ.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}") or os.environ.get(f"OTEL_EXPORTER_OTLP_{name}") or ""
+
+    off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    off = off or (os.environ.get("OTEL_TRACES_EXPORTER") or "otlp") != "otlp"
+    return (None if off else said("ENDPOINT") or None), said("PROTOCOL") or "http/protobuf"
 
 
 def traces_hold_texts() -> bool:

@@ -10,13 +10,14 @@ Knows nothing of OpenTelemetry's library.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from data.errors import InvalidRequest, RagtuneError
+from data.errors import RagtuneError
 from service.request_ids import current_request_id
 from service.settings import collector, traces_hold_texts
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from data.records import Job
     from retrieval.rerank import Reranker
     from retrieval.retriever import Retrieved
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["server", "client", "internal"]
 Attributes = Mapping[str, Any]
@@ -81,20 +84,21 @@ def traced() -> bool:
 def tracing() -> AbstractContextManager[object]:
     """Trace this process until the block ends, if a collector is named; else import nothing and do nothing.
 
-    Raises:
-        InvalidRequest: the extra is not installed.
+    The variables are often set for a whole machine, so what keeps us from sending is a warning and no error.
     """
-    to = collector()
+    to, protocol = collector()
     if to is None:
+        return nullcontext()
+    if protocol != "http/protobuf":
+        log.warning(
+            "no traces are sent to %s: it is to be spoken to in %s, and this speaks http/protobuf", to, protocol
+        )
         return nullcontext()
     try:
         from service.traces import sending
-    except ModuleNotFoundError as error:
-        raise InvalidRequest(
-            "Traces are to be sent, and OpenTelemetry's library is not installed",
-            got=to,
-            hint="Next: pip install 'ragtune[telemetry]', or unset OTEL_EXPORTER_OTLP_ENDPOINT.",
-        ) from error
+    except ModuleNotFoundError:
+        log.warning("no traces are sent to %s: next, pip install 'ragtune[telemetry]'", to)
+        return nullcontext()
     return sending(texts=traces_hold_texts())
 
 

@@ -2,7 +2,12 @@ from __future__ import annotations
 
 import logging
 
+import httpx2
+import pytest
+
+from data.errors import InvalidRequest
 from service.server_log import server_log
+from service.settings import Settings
 from tests.service.conftest import open_client
 
 QUESTION = "When was the lighthouse of Orrin built?"
@@ -30,3 +35,23 @@ def test_no_more_is_logged_than_was_asked_for(tmp_path, capsys):
     assert "never" not in path.read_text(encoding="utf-8")
     assert "after" not in path.read_text(encoding="utf-8")
     assert "once" not in capsys.readouterr().err
+
+
+def test_no_address_that_is_asked_is_logged_and_the_file_is_private(tmp_path):
+    """A webhook's path and query are its secret."""
+    path = tmp_path / "server.log"
+    with (
+        server_log(path, "DEBUG"),
+        httpx2.Client(transport=httpx2.MockTransport(lambda _request: httpx2.Response(204))) as client,
+    ):
+        client.post("https://hooks.example/T000/SECRET?token=SECRET")
+        logging.getLogger("ragtune").info("sent")
+    assert "sent" in path.read_text(encoding="utf-8")
+    assert "SECRET" not in path.read_text(encoding="utf-8")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_level_is_named_in_any_case_and_checked():
+    assert Settings.load(log_level="info").log_level == "INFO"
+    with pytest.raises(InvalidRequest, match="log_level"):
+        Settings.load(log_level="loud")

@@ -163,11 +163,34 @@ def test_a_collector_named_by_the_standard_variables_gets_them(indexed, monkeypa
         assert {"POST /v1/answers", "retrieval default", "chat scripted"} <= {span.name for span in spans}
         names = {each.key: each.value.string_value for each in came[0].resource_spans[0].resource.attributes}
         assert names["service.name"] == "answers"
-    for name, value in (("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_EXPORTER", "none")):
-        with monkeypatch.context() as patched:
-            patched.setenv(name, value)
-            with tracing(), open_client(indexed) as client:
-                client.post("/v1/answers", json={"question": QUESTION})  # the collector is gone: nothing is sent
+
+
+TURNED_OFF = (
+    ("OTEL_SDK_DISABLED", "true"),
+    ("OTEL_TRACES_EXPORTER", "none"),
+    ("OTEL_TRACES_EXPORTER", "console"),
+    ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+)
+
+
+@pytest.mark.parametrize(("name", "value"), TURNED_OFF)
+def test_what_turns_it_off_sends_nothing(indexed, monkeypatch, name, value):
+    with collector() as (url, came):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-team=docs")
+        monkeypatch.setenv(name, value)
+        with tracing(), open_client(indexed) as client:
+            assert client.post("/v1/answers", json={"question": QUESTION}).status_code == 200
+    assert came == []
+
+
+def test_without_the_library_it_warns_and_serves(indexed, monkeypatch, caplog):
+    """The variables are set for whole machines, whose services must not stop for want of a tracer."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setitem(sys.modules, "service.traces", None)
+    with tracing(), open_client(indexed) as client:
+        assert client.post("/v1/answers", json={"question": QUESTION}).status_code == 200
+    assert "pip install 'ragtune[telemetry]'" in caplog.text
 
 
 def test_a_collector_that_is_down_holds_nothing_up(indexed, monkeypatch):
