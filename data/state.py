@@ -135,7 +135,7 @@ class StateDirectory:
 
     @property
     def logs(self) -> Path:
-        """Logs of the job children."""
+        """Logs of the server and of the job children."""
         return self.root / "logs"
 
     @property

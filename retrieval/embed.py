@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from data.errors import HubError, InvalidModel, StarterMissing
+from data.errors import ClusterUnavailable, HubError, InvalidModel, StarterMissing
 from data.protocols import Vectors
 from retrieval.architecture import Architecture, supported
 
@@ -77,10 +77,13 @@ class SentenceTransformerEmbedder:
         self._document_prefix = document_prefix
         self._dtype = dtype
         self._lock = threading.RLock()
+        self.sent = False  # from another process, perhaps of another machine
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Say how another process opens this embedder: once, however often it is sent there."""
-        name = "" if self._path_or_name == _starter() else self._path_or_name
+        path = Path(self._path_or_name).expanduser()
+        name = str(path.resolve()) if path.is_dir() else self._path_or_name
+        name = "" if self._path_or_name == _starter() else name
         return _opened, (name, self._batch_size, self._query_prefix, self._document_prefix, self._dtype)
 
     @cached_property
@@ -89,9 +92,17 @@ class SentenceTransformerEmbedder:
 
         Raises:
             HubError: the hub refused, failed or is switched off.
+            ClusterUnavailable: it was sent here, and its folder was not.
             InvalidModel: the folder holds no sentence-transformers model, or one that runs its own code.
         """
         path = Path(self._path_or_name).expanduser()
+        if self.sent and path.is_absolute() and not path.is_dir():
+            raise ClusterUnavailable(
+                "This node does not have the embedding model.",
+                got=path,
+                wanted="the same folder on every node",
+                hint="Share the folder at this path; models/ of the state directory holds those that were tuned.",
+            )
         folder = path.resolve() if path.is_dir() else self._download()
         wanted = "a folder with modules.json, tokenizer.json and *.safetensors"
         modules = folder / "modules.json"
@@ -259,13 +270,15 @@ def _opened(
     name: str, batch_size: int, query_prefix: str | None, document_prefix: str | None, dtype: str
 ) -> SentenceTransformerEmbedder:
     """Return this process's embedder of these values; "" is the packaged one, which lies elsewhere on every node."""
-    return SentenceTransformerEmbedder(
+    embedder = SentenceTransformerEmbedder(
         name or starter_embedder_path(),
         batch_size=batch_size,
         query_prefix=query_prefix,
         document_prefix=document_prefix,
         dtype=dtype,
     )
+    embedder.sent = True
+    return embedder
 
 
 class TrainableModel:

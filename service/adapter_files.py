@@ -36,6 +36,16 @@ def adapter_gguf(workspace: Workspace, adapter: Adapter) -> Path:
     """
     named = ADAPTER_GGUF if ADAPTER_GGUF in adapter.files else ADAPTER_WEIGHTS
     path = workspace.adapter_file(adapter, named).with_name(ADAPTER_GGUF)
+    found = _as_registered(workspace, adapter, path)
+    if found is None:
+        # A server and a job may both be the first to need it.
+        with workspace.state.turn("adapter-files"):
+            found = _as_registered(workspace, adapter, path) or _make(workspace, adapter, path)
+    return found
+
+
+def _as_registered(workspace: Workspace, adapter: Adapter, path: Path) -> Path | None:
+    """Return ``path`` if it is there and what it was, None if it has to be made."""
     wanted = adapter.lineage.get(GGUF_SHA256)
     if path.exists():
         found = sha256_file(path)
@@ -43,6 +53,11 @@ def adapter_gguf(workspace: Workspace, adapter: Adapter) -> Path:
             return path
         if wanted is None:  # converted by a version that kept no hash
             return _keep(workspace, adapter, path, found)
+    return None
+
+
+def _make(workspace: Workspace, adapter: Adapter, path: Path) -> Path:
+    wanted = adapter.lineage.get(GGUF_SHA256)
     _check(adapter, path.with_name(ADAPTER_WEIGHTS), adapter.lineage.get("weights_sha256"))
     from finetune.export import lora_to_gguf
 

@@ -240,6 +240,7 @@ class Round:
             "arms": list(dict.fromkeys([WITHOUT_ADAPTER, *(adapter_label(each) for each in reversed(both))])),
             "collection": inputs.collection,
             "top_k": inputs.top_k,
+            "temperature": 0.0,  # nobody looks at what this decides, so it is decided by answers that come out the same
             "style": list(inputs.style),
         }
         outputs = evaluate.run(workspace, work, self._report)

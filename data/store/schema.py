@@ -1,6 +1,6 @@
 """Every table. Changing one needs a new migration; a test compares the two.
 
-``key`` columns are integers that are never used twice, in insertion order: they serve as vector
+``key`` columns are integers in insertion order, never used twice but for those of cached vectors: they serve as vector
 ids and as page cursors. Times are Unix seconds.
 """
 

@@ -20,6 +20,8 @@ from data.store.database import Database, Row, dump_json
 from data.store.schema import collections, metadata
 
 _PAGE_ROWS = 200
+_LARGE_ROWS = {"documents", "retired_documents"}
+"""Tables whose rows hold a whole text, of up to 100 MB each: these go one at a time."""
 _FRESH = [("default", None, 0)]
 """The collections of a database in which nothing happened yet: name, current generation, last generation."""
 
@@ -115,7 +117,8 @@ def _require_empty(writing: sa.Connection, tables: Sequence[sa.Table]) -> None:
 def _pages(table: sa.Table, connection: sa.Connection) -> Iterator[Sequence[Row]]:
     """Yield all rows, some at a time, in the order of the primary key."""
     query = sa.select(table).order_by(*table.primary_key.columns)
-    yield from connection.execute(query, execution_options={"yield_per": _PAGE_ROWS}).partitions()
+    rows = 1 if table.name in _LARGE_ROWS else _PAGE_ROWS
+    yield from connection.execute(query, execution_options={"yield_per": rows}).partitions()
 
 
 def _copy(table: sa.Table, reading: sa.Connection, writing: sa.Connection, step: Callable[[int], None]) -> TableCopy:

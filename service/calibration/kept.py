@@ -103,7 +103,7 @@ class Calibrations:
         command = f"ragtune calibrate --questions FILE --mode {wanted.mode}"
         command += f" --adapter {arm.adapter}" if arm.adapter else ""
         command += f" --collection {wanted.collection}" if wanted.collection != "default" else ""
-        command += f" --top-k {wanted.top_k}" if wanted.top_k not in (0, 4) else ""
+        command += f" --top-k {wanted.top_k}" if wanted.top_k else ""
         if held is None:
             raise CalibrationMissing(
                 "Abstention has not been calibrated for this way to answer",

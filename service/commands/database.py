@@ -26,7 +26,8 @@ def copy_database(
 ) -> None:  # fmt: skip
     """Copy the SQLite database of the state directory into an empty one on a PostgreSQL server.
 
-    In one transaction, every row read again and compared; the file stays as it is. No server may run meanwhile.
+    In one transaction, every row read again and compared. The file is brought to this version
+    and else stays as it is. No server may run meanwhile.
     """
     from data.state import StateDirectory
     from data.store import Store
@@ -47,5 +48,5 @@ def copy_database(
         print_json({"rows": rows, "tables": [asdict(one) for one in copied]})
         return
     print_rows(("table", "rows"), [(one.table, one.rows) for one in copied if one.rows], "")
-    print_line(f"{rows} rows are there, equal to the last. {state.db} stays as it was.")
+    print_line(f"{rows} rows are there, equal to the last. {state.db} is still there.")
     print_line("Next: set RAGTUNE_DATABASE_URL to that address, keep the state directory, and run: ragtune doctor")

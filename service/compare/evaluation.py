@@ -193,7 +193,8 @@ def calibrated(workspace: Workspace, arms: Sequence[Arm], request: EvaluationReq
             "A share of false answers can be kept for answers that are written greedily",
             got=asked.temperature,
             wanted="temperature 0",
-            hint="Ask for temperature 0 here, or change the collection's: ragtune collections set --temperature 0",
+            hint="Ask for temperature 0 here, or change the collection's: "
+            f"ragtune collections set {request.collection} --temperature 0",
         )
     found: dict[str, str] = {}
     missing: CalibrationMissing | None = None
@@ -242,7 +243,9 @@ def evaluate(workspace: Workspace, request: EvaluationRequest, report: Report) -
     comparison = replace(comparison, result=_named(workspace, request, setup, comparison.result))
     stored = dict(comparison.result) | {"id": identity, "folder": str(folder), "created_at": time.time()}
     lineage = _lineage(workspace, setup, stored)
-    write_reports(comparison, folder, title=request.title, command=request.command, lineage=lineage)
+    # As it was asked, since the collection's own values may change.
+    asked = replace(request, top_k=setup.top_k, max_tokens=setup.max_tokens, temperature=setup.temperature)
+    write_reports(comparison, folder, title=request.title, command=asked.command, lineage=lineage)
     if not request.identity or not _stored(workspace, identity):  # else a run before this one was stopped at its end
         workspace.store.evaluations.add(identity, stored, request.collection)
     return Evaluation(identity, folder, comparison)

@@ -191,6 +191,20 @@ def _embedded(place):
     return [embedded_text(chunk) for _, chunk, _ in place.store.chunks.iterate("default")]
 
 
+def test_a_folder_that_the_nodes_do_not_have_is_worked_with_here(tmp_path, monkeypatch, ray_workers, caplog):
+    """As a tuned embedder is, which lies in the state directory."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(starter_embedder_path(), "tuned")
+    opened, values = SentenceTransformerEmbedder("tuned").__reduce__()
+    embedder = SentenceTransformerEmbedder(tmp_path / "tuned")
+    here = embedder.embed_documents(["A lighthouse.", "A garden."])
+    assert opened(*values).folder == tmp_path / "tuned"
+    shutil.rmtree("tuned")
+    found = list(ray_workers.map(embedder.embed_documents, [["A lighthouse.", "A garden."]], lambda _texts: 1))
+    assert np.array_equal(found[0], here)
+    assert "it is done here" in caplog.text
+
+
 @pytest.mark.parametrize("address", ["", "local", "ray://head:10001", "head:port", "head:99999", ":6379"])
 def test_an_address_that_is_none_is_refused(address):
     with pytest.raises(InvalidRequest, match="HOST:PORT"):
