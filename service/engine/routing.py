@@ -20,8 +20,9 @@ BLOCK_CHARS = 256
 """Prefixes are compared by blocks of so many characters; servers keep them by blocks of 16 tokens and more."""
 KEPT_BLOCKS = 20_000
 """Blocks remembered of a replica: 5 million characters, some GiB of keys and values in an 8B model's server."""
-REQUEST_CHARS = 4000
-"""What a request under way costs, in characters of prompt: a usual one with its answer."""
+REQUEST_CHARS = 1000
+"""What a request under way costs, in characters of prompt; of 4000 and 1000 the better by far (bench/RESULTS.md,
+"Routing over two engines"): where it is more than a prompt with its passages, what was read before does not count."""
 ADAPTER_CHARS = 2000
 """What an adapter costs that has to be loaded or swapped in."""
 KEPT_ADAPTERS = 8

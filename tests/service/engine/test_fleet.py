@@ -116,6 +116,14 @@ def test_a_busy_replica_is_passed_by_although_it_has_read_the_prompt():
     assert order([idle, reader], blocks, (), 0.0)[0] == 0
 
 
+def test_a_replica_that_has_read_the_passages_may_have_one_request_more_under_way():
+    blocks = prefix_blocks(asked("apples " * 300).messages)
+    reader, idle = Seat(), Seat()
+    reader.note(blocks, ())
+    assert reader.running == 1
+    assert order([idle, reader], blocks, (), 0.0)[0] == 1
+
+
 def test_an_adapter_is_asked_where_it_was_used_and_is_part_of_the_prefix():
     seats = [Seat(), Seat()]
     seats[1].note((), ["house@1"])
