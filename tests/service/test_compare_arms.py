@@ -112,6 +112,7 @@ def test_arms_that_search_alike_share_the_search(tuned, tmp_path, monkeypatch):
 
     def retrieve(question, *about, **named):
         searched.append((question, named.get("method") or about[2]))
+        time.sleep(0.02)
         return plain(question, *about, **named)
 
     monkeypatch.setattr(tuned.retriever, "retrieve", retrieve)
@@ -120,7 +121,7 @@ def test_arms_that_search_alike_share_the_search(tuned, tmp_path, monkeypatch):
     rows = {(o.arm, o.question_id): o for o in read_outcomes(done.folder / "answers.jsonl")}
     for question in QUESTIONS:
         first, second = rows["rag", question.id], rows["combined", question.id]
-        assert second.retrieve_ms >= 0.5 * first.retrieve_ms > 0, "the search counts for both"
+        assert min(first.retrieve_ms, second.retrieve_ms) >= 20, "the search counts for both"
         assert first.passages == second.passages
 
 
