@@ -30,6 +30,8 @@ from service.compare.strata import strata
 
 _PREFERENCE = ("combined", "tuned", "reader", "rag", "base")
 _RECOMMENDED = ("base", "rag", "tuned", "combined")
+LEAST_COVERAGE = 0.1
+"""Share of the answerable questions that an arm must answer to be recommended while another does: our choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +139,16 @@ def containment_difference(a: Sequence[Outcome], b: Sequence[Outcome]) -> dict[s
     return {"containment": float(np.mean(paired)), "containment_ci": list(bootstrap_interval(paired))}
 
 
-def _recommendation(means: Mapping[str, float], questions: int) -> str | None:
-    """Return the mode with the highest mean F1, or None where too few questions were asked."""
-    modes = [arm for arm in means if arm in _RECOMMENDED]
+def _recommendation(arms: Mapping[str, Mapping[str, Any]], questions: int) -> str | None:
+    """Return the mode with the highest mean F1 of those that answer, or None where too few questions were asked.
+
+    Whoever always abstains is right about every question without an answer, and of use to nobody.
+    """
+    modes = [arm for arm in arms if arm in _RECOMMENDED]
     if questions < FEWEST_QUESTIONS or not modes:
         return None
-    return max(modes, key=means.__getitem__)
+    answering = [arm for arm in modes if (arms[arm]["coverage_answerable"] or 0.0) >= LEAST_COVERAGE]
+    return max(answering or modes, key=lambda arm: arms[arm]["f1"])
 
 
 def summarize(
@@ -177,7 +183,7 @@ def summarize(
             for d in differences
         },
         "verdict": verdict(differences, means),
-        "recommendation": _recommendation(means, n),
+        "recommendation": _recommendation(arms, n),
         "minimum_detectable_difference": detectable,
         "questions": {
             "n": n,

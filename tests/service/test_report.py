@@ -220,6 +220,24 @@ def test_errors_count_as_wrong_and_the_recommendation_follows_the_mean():
     assert result["arms"]["rag"]["latency_ms_p95"] > result["arms"]["rag"]["latency_ms_p50"]
 
 
+def test_an_arm_that_never_answers_is_not_recommended():
+    """Of 40 questions half have no answer: to abstain always gives 50 F1, which is more than 40."""
+    questions = tuple(Question(f"q{i}", "?", ("yes",) if i % 2 else ()) for i in range(40))
+
+    def row(arm, f1, abstained):
+        return tuple(Outcome(arm, q.id, "", abstained, f1(i), f1(i) == 100, False) for i, q in enumerate(questions))
+
+    outcomes = {
+        "combined": row("combined", lambda i: 80.0 * (i % 2), abstained=False),
+        "tuned": row("tuned", lambda i: 100.0 * (1 - i % 2), abstained=True),
+    }
+    result = summarize(outcomes, questions, {"answers": 1.0})
+    assert result["arms"]["tuned"]["f1"] > result["arms"]["combined"]["f1"]
+    assert result["recommendation"] == "combined"
+    alone = summarize({"tuned": outcomes["tuned"]}, questions, {"answers": 1.0})
+    assert alone["recommendation"] == "tuned"
+
+
 def test_the_table_shows_arms_differences_and_verdict():
     shown = io.StringIO()
     print_comparison(comparison().result, Console(width=120, file=shown))
