@@ -152,6 +152,8 @@ class RayWorkers:
                 return
             self._probe()
             handler = signal.getsignal(signal.SIGTERM)
+            if ray.is_initialized():  # workers that were closed while a thread of theirs was still inside
+                ray.shutdown()
             try:
                 ray.init(address=self._address, log_to_driver=False, configure_logging=False, logging_level="ERROR")
             except (RayError, ConnectionError, RuntimeError, ValueError, OSError, SystemExit) as error:
