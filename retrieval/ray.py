@@ -98,21 +98,20 @@ class RayWorkers:
             waiting: deque[_Task[T, R]] = deque()
             remote = ray.remote(num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD")(_work)
             sent: Any = None
-            try:
-                while True:
-                    while self._has_room(waiting) and (task := next(tasks, None)) is not None:
-                        if task.items:
-                            self._connect()
-                            sent = ray.put(function) if sent is None else sent
-                            task.reference = remote.remote(sent, task.items)
-                        waiting.append(task)
-                    if not waiting:
-                        return
-                    task = waiting[0]
-                    yield from task.results(self._result(function, task))
-                    waiting.popleft()
-            finally:
-                self._give_up(waiting)
+            # What is under way when nobody wants it any more runs to its end and is dropped: to cancel it can end this
+            # process (Ray 2.60, "Tried to complete task that was not pending"), and a job's end stops its tasks anyway.
+            while True:
+                while self._has_room(waiting) and (task := next(tasks, None)) is not None:
+                    if task.items:
+                        self._connect()
+                        sent = ray.put(function) if sent is None else sent
+                        task.reference = remote.remote(sent, task.items)
+                    waiting.append(task)
+                if not waiting:
+                    return
+                task = waiting[0]
+                yield from task.results(self._result(function, task))
+                waiting.popleft()
 
     def close(self) -> None:
         """Give up what is under way and leave the cluster."""
@@ -224,12 +223,6 @@ class RayWorkers:
         else:
             return found
         return [function(item) for item in task.items]
-
-    def _give_up(self, waiting: Iterable[_Task[T, R]]) -> None:
-        """Cancel what nobody waits for any more."""
-        for task in waiting:
-            if task.reference is not None and self._connected and not self._closing.is_set():
-                ray.cancel(task.reference)
 
 
 def _work(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
