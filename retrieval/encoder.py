@@ -202,7 +202,7 @@ class _Rows:
         parts = [os.pread(self._descriptor, size, self._start + int(row) * size) for row in new]
         values = np.frombuffer(b"".join(parts), dtype=self._stored).astype(np.float32)
         last = self._count + len(new)
-        self._held[self._count : last] = torch.from_numpy(values.reshape(len(new), -1))
+        self._held[self._count : last] = torch.from_numpy(values.reshape(len(new), self._held.shape[1]))
         self._places[new] = np.arange(self._count, last)  # last: other threads look here without the lock
         self._count = last
 

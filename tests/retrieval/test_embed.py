@@ -146,3 +146,25 @@ def test_models_that_the_lean_encoder_does_not_compute_are_told_apart(copied: Pa
 
 def test_the_dimension_needs_no_weights(copied: Path) -> None:
     assert SentenceTransformerEmbedder(copied).dimension == 384
+
+
+def test_two_threads_that_want_the_same_new_word_both_get_it(tmp_path):
+    """The one that waits for the lock finds nothing left to read."""
+    import os
+
+    import torch
+
+    from retrieval.encoder import _Rows
+
+    np.arange(8, dtype=np.float32).tofile(tmp_path / "rows")
+    rows = _Rows(os.open(tmp_path / "rows", os.O_RDONLY), 0, np.dtype(np.float32), torch.empty((4, 2)))
+
+    class Late:
+        def __enter__(self):
+            rows._read(np.array([3]))
+
+        def __exit__(self, *_):
+            pass
+
+    rows._lock = Late()
+    assert rows(torch.tensor([3])).tolist() == [[6.0, 7.0]]
