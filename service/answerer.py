@@ -26,7 +26,7 @@ from service.hangup import Hangup, charge_usage, generation
 from service.houses import instructions_of
 from service.lineage import check_fresh, is_stale
 from service.settings import Rerank, Settings
-from service.spans import generation_span, retrieval_span, traced_reranker
+from service.spans import generation_span, retrieval_span
 from service.turn import Turn, judge
 from service.verification import CheckedMarks, Unsupported
 
@@ -233,7 +233,7 @@ class Answerer:
                     ask.hidden,
                     context=question_before(ask.history),
                     filter=ask.filter,
-                    reranker=traced_reranker(parts.reranker(ask.rerank)),
+                    reranker=parts.reranker(ask.rerank),
                 )
             passages, index = list(found.passages), found.generation
             if not passages and not parts.store.documents.count(ask.collection):

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from data.errors import StateError
 from data.records import Answer, JobStatus
+from service.spans import route_template
 from service.telemetry import EngineCollector
 
 if TYPE_CHECKING:
@@ -91,6 +92,6 @@ class MetricsMiddleware:
         try:
             await self._app(scope, receive, watch)
         finally:
-            route = getattr(scope.get("route"), "path", "none")
+            route = route_template(scope) or "none"
             self._metrics.requests.labels(scope["method"], route, str(status)).inc()
             self._metrics.seconds.labels(scope["method"], route).observe(time.perf_counter() - started)

@@ -144,12 +144,12 @@ class TraceRequests:
             try:
                 await self._app(scope, receive, watch)
             finally:
-                route = _route(scope)
+                route = route_template(scope)
                 span.note({"http.route": route}, name=f"{method} {route}" if route else None)
 
 
-def _route(scope: Scope) -> str | None:
-    """Return the path's template, None where no route took the request."""
+def route_template(scope: Scope) -> str | None:
+    """Return the whole path's template, None where no route took the request."""
     template: str | None = getattr(scope.get("route"), "path", None)
     # FastAPI's included routers know nothing of the prefix that they are included under.
     inside = template is not None and scope["path"].startswith("/v1/") and not template.startswith("/v1/")
@@ -210,10 +210,10 @@ class _TracedReranker:
             return self._reranker.scores(query, texts)
 
 
-def traced_reranker(reranker: Reranker | None) -> Reranker | None:
+def traced_reranker(reranker: Reranker) -> Reranker:
     """Return ``reranker`` with spans, itself where nobody traces."""
     tracer = _Installed.tracer
-    return reranker if reranker is None or tracer is None else _TracedReranker(reranker, tracer)
+    return reranker if tracer is None else _TracedReranker(reranker, tracer)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from service.places import open_legs, open_store, open_workers
 from service.reranking import cross_encoder, likelihood_reranker
 from service.serving import AdapterHost, ScoringEngine, local_options, open_server, require_weights, server_model
 from service.settings import Rerank, Settings
+from service.spans import traced_reranker
 
 if TYPE_CHECKING:
     from data.store import Store
@@ -159,7 +160,8 @@ class Workspace:
         wanted = kind or self.settings.rerank
         if wanted == "off":
             return None
-        return self._cross_encoder if wanted == "cross-encoder" else likelihood_reranker(self.generator)
+        chosen = self._cross_encoder if wanted == "cross-encoder" else likelihood_reranker(self.generator)
+        return traced_reranker(chosen)
 
     @cached_property
     def _cross_encoder(self) -> Reranker:

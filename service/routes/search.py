@@ -11,7 +11,7 @@ from service.access import wants
 from service.answerer import check_collection, check_question, question_before
 from service.deps import WorkspaceDep
 from service.schemas import SearchBody
-from service.spans import retrieval_span, traced_reranker
+from service.spans import retrieval_span
 from service.views import passage_view
 
 router = APIRouter(tags=["retrieval"], dependencies=[wants("query")])
@@ -30,6 +30,6 @@ def search(body: SearchBody, workspace: WorkspaceDep) -> dict[str, Any]:
             body.method,
             context=question_before([turn.message() for turn in body.history]),
             filter=None if body.filter is None else body.filter.record(),
-            reranker=traced_reranker(workspace.reranker(body.rerank)),
+            reranker=workspace.reranker(body.rerank),
         )
     return {"passages": [passage_view(passage) for passage in found.passages], "index_generation": found.generation}

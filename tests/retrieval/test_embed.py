@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -150,8 +151,6 @@ def test_the_dimension_needs_no_weights(copied: Path) -> None:
 
 def test_two_threads_that_want_the_same_new_word_both_get_it(tmp_path):
     """The one that waits for the lock finds nothing left to read."""
-    import os
-
     import torch
 
     from retrieval.encoder import _Rows

@@ -100,9 +100,10 @@ def test_a_search_and_its_reranker(indexed, generator, monkeypatch):
         def scores(self, query, texts):
             return [float(-n) for n in range(len(texts))]
 
-    monkeypatch.setattr(indexed, "reranker", lambda _kind: Backwards())
+    monkeypatch.setattr("service.workspace.likelihood_reranker", lambda _generator: Backwards())
+    asked = {"query": QUESTION, "top_k": 2, "rerank": "likelihood"}
     with recorded() as exporter, open_client(indexed) as client:
-        assert client.post("/v1/search", json={"query": QUESTION, "top_k": 2}).status_code == 200
+        assert client.post("/v1/search", json=asked).status_code == 200
     found = spans_of(exporter)
     assert found["rerank"].attributes["ragtune.rerank.by"] == "Backwards"
     assert found["rerank"].parent.span_id == found["retrieval default"].context.span_id
