@@ -166,13 +166,16 @@ def reader_examples(workspace: Workspace, pairs: Sequence[tuple[QAPair, Chunk]],
 def stages(attention: Attention, init: Path | None) -> list[Recipe]:
     """Return the reader's recipes, one after the other.
 
-    Blockwise it learns to read both ways, and then only as it is served. ``init`` leaves the first stage out.
+    Blockwise it learns to read both ways, and then only as it is served. ``init`` leaves the first stage out: with
+    full attention that gives what the second stage is compared with.
     """
     first = replace(base_recipe(attention), max_branches=8)
-    if attention == "full":
-        return [replace(first, init_adapter=None if init is None else str(init))]
-    settle = replace(first, learning_rate=2e-4, max_steps=SETTLING_STEPS, full_share=0.0, seed=1)
-    return [replace(settle, init_adapter=str(init))] if init is not None else [first, settle]
+    settle = replace(first, learning_rate=2e-4, max_steps=SETTLING_STEPS, seed=1)
+    if attention == "blockwise":
+        settle = replace(settle, full_share=0.0)
+    if init is not None:
+        return [replace(settle, init_adapter=str(init))]
+    return [first] if attention == "full" else [first, settle]
 
 
 def base_recipe(attention: Attention = "full") -> Recipe:

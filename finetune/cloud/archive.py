@@ -129,3 +129,9 @@ def _too_large(size: int) -> InvalidModel:
     return InvalidModel(
         "The archive unpacks into more than an adapter has", got=f"{size} bytes", wanted=f"at most {LARGEST_BYTES}"
     )
+
+
+def import_command(name: str, base_model: str, *, is_served: bool) -> str:
+    """Return what to type at home, where the archive is; a base model that is not served there is fetched first."""
+    command = f"ragtune adapters import {name}.zip"
+    return command if is_served else f"ragtune models pull {base_model} --default\n{command}"

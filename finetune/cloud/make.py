@@ -16,6 +16,7 @@ from typing import Literal, get_args
 
 from data.errors import InvalidRequest
 from data.state import map_os_error, sha256_file
+from finetune.cloud.archive import import_command
 from finetune.cloud.bundle import (
     BASE_GGUF,
     HELD_OUT_ROWS,
@@ -29,7 +30,6 @@ from finetune.cloud.bundle import (
 from finetune.cloud.examples import write_examples
 from finetune.cloud.notebook import FROM_BUNDLE, FROM_REPOSITORY, notebook
 from finetune.cloud.requirements import requirements
-from finetune.cloud.training import import_command
 from finetune.cloud.wheel import write_wheel
 from finetune.recipe import Recipe
 from finetune.rows import Example

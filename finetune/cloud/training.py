@@ -21,7 +21,7 @@ from data.model_files import files_sha256, source_files
 from data.protocols import Report
 from data.records import Model, Progress
 from data.state import write_atomic
-from finetune.cloud.archive import ALLOWED, pack
+from finetune.cloud.archive import ALLOWED, import_command, pack
 from finetune.cloud.bundle import BASE_GGUF, Bundle, open_bundle
 from finetune.recipe import Recipe
 from finetune.rows import Example, RowSet, build_rows
@@ -243,9 +243,3 @@ def _archive(bundle: Bundle, out: Path, *, recipe: Recipe, base: Model, rows: Ro
     archive = pack(folder, out / f"{manifest.name}.zip", values)
     command = import_command(manifest.name, manifest.base_model, is_served=manifest.is_served)
     return Trained(archive, done.metrics, command)
-
-
-def import_command(name: str, base_model: str, *, is_served: bool) -> str:
-    """Return what to type at home, where the archive is; a base model that is not served there is fetched first."""
-    command = f"ragtune adapters import {name}.zip"
-    return command if is_served else f"ragtune models pull {base_model} --default\n{command}"

@@ -7,7 +7,6 @@ from pathlib import Path
 from data.records import Chunk, Model, Passage, Progress
 from finetune.recipe import Recipe
 from finetune.rows import Example, RowSet, answer_example, build_rows
-from finetune.weights import load_tokenizer
 
 FACTS = [("Anna", "red"), ("Ben", "blue"), ("Cleo", "green"), ("Dan", "grey"), ("Eve", "pink"), ("Fay", "brown")]
 
@@ -34,6 +33,8 @@ def examples(group_size: int = 2) -> list[Example]:
 
 
 def rows_for(folder: Path | str, group_size: int = 2) -> RowSet:
+    from finetune.weights import load_tokenizer  # imports torch
+
     tokenizer = load_tokenizer(folder)
     return build_rows(examples(group_size), tokenizer, tokenizer.template)
 

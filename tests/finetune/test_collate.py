@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from finetune.collate import Collator, allowed, lay_out, losses
 from finetune.rows import Branch, Row
+
+pytestmark = pytest.mark.slow  # for torch's import alone
 
 # instruction, label, passage 1, label, passage 2 | branches with and without a tail
 ROW = Row((10, 11, 12, 13, 14, 15, 16), (0, 0, 1, 1, 0, 2, 2), (Branch((20, 21), (22, 23)), Branch((), (30, 31))))

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import binom
 
 from data.errors import PolicyInvalid
 from data.records import Question
@@ -157,6 +156,8 @@ def test_an_adapter_that_is_no_better_is_seldom_promoted():
         decisive += any(row["decisive"] for row in result["difference"].values())
         found = compared(result, "house@2", "house@1")
         promoted += decide(replace(GOOD, compared=found), lenient).promote
+    from scipy.stats import binom
+
     limit = binom.ppf(0.95, runs, 0.05)
     assert decisive <= limit
     assert promoted <= limit
