@@ -28,6 +28,8 @@ from service.workspace import Workspace
 FAILED = 1
 _WIDEST = 10_000
 """Columns of a table that goes to no terminal."""
+_FEWEST = 16
+"""Characters of a column below which its words are cut to pieces."""
 INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
 
@@ -137,18 +139,40 @@ def print_line(text: str) -> None:
 def print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
     """Print a table on standard output, or ``empty`` where there are no rows.
 
-    What is piped is as wide as it is; in a terminal the first column stays whole, because it is what one copies.
+    What is piped is as wide as it is. In a terminal the first column stays whole, because it is what one copies, and
+    where too little room is left for the others each row becomes a paragraph.
     """
     if not rows:
         print_line(empty)
         return
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    console = stdout()
+    if not console.is_terminal:
+        console.width = _WIDEST
+    if _least_width(columns, cells) > console.width:
+        _print_paragraphs(columns, cells)
+        return
     table = Table(pad_edge=False)
     for number, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=number == 0)
-    for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
-    console = stdout()
-    console.print(table, markup=False, width=None if console.is_terminal else _WIDEST)
+    for row in cells:
+        table.add_row(*row)
+    console.print(table, markup=False)
+
+
+def _least_width(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> int:
+    """Return how wide a table must be for its first column whole and ``_FEWEST`` characters of each other."""
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    return widths[0] + sum(min(width, _FEWEST) for width in widths[1:]) + 3 * len(columns)
+
+
+def _print_paragraphs(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    width = max(map(len, columns[1:]))
+    for row in cells:
+        print_line(row[0])
+        for column, cell in zip(columns[1:], row[1:], strict=True):
+            if cell:
+                print_line(f"  {column:<{width}}  {cell}")
 
 
 def print_fields(fields: Mapping[str, object]) -> None:
