@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import transformers
 from tokenizers import Tokenizer, normalizers
+from transformers import modeling_gguf_pytorch_utils
 
 from data.errors import InvalidModel, RecipeInvalid
 from finetune.gguf_config import config_overrides
@@ -130,6 +131,8 @@ def load_model(
 
 
 def _dequantized(path: Path, settings: dict[str, Any]) -> Any:
+    # Its bar asks tqdm itself, so that transformers' own switch does not reach it.
+    modeling_gguf_pytorch_utils.tqdm = lambda tensors, **_settings: tensors
     overrides = config_overrides(GgufFile(path))
     config = transformers.AutoConfig.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
     for name, value in overrides.items():

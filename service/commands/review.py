@@ -118,7 +118,7 @@ def undo(
     review: Annotated[str | None, typer.Option(help="Undo this whole review instead.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Undo the newest review of pairs, or a whole review."""
+    """Give pairs back the state before their newest review, or undo a whole review."""
     if (review is None) == (not ids):
         raise typer.BadParameter("give either the ids of pairs or --review")
     with session(ctx).workspace() as workspace:

@@ -43,11 +43,12 @@ def test_the_starter_ends_its_turn_with_im_end(starter: Path) -> None:
     assert tokenizer.decode(row.context_ids).startswith("<|im_start|>system\nAnswer the question.")
 
 
-def test_a_gguf_loads_dequantized_and_frozen(starter: Path) -> None:
+def test_a_gguf_loads_dequantized_and_frozen(starter: Path, capfd: pytest.CaptureFixture[str]) -> None:
     model = load_model(starter, device=torch.device("cpu"), dtype=torch.bfloat16)
     assert {type(m) for n, m in model.named_modules() if n.endswith("_proj")} == {torch.nn.Linear}
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     assert not any(p.requires_grad for p in model.parameters())
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_folder_loads_with_its_template_and_unnormalized_text(tmp_path: Path) -> None:
