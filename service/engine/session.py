@@ -22,7 +22,8 @@ GRACE_S = 15.0
 
 PING_EVERY_S = 2.0
 SILENCE_S = 6.0
-"""A child that does not answer a ping for so long hangs: its reader thread has nothing else to do."""
+"""A child that does not answer a ping for so long hangs: its reader thread has nothing else to do. It counts from the
+first answer: until then the child loads its libraries, which a busy machine may draw out, and its first order waits."""
 _PING = 0
 
 QUEUED_OPS = ("generate", "score")
@@ -40,7 +41,7 @@ class Session:
         self._mutex = threading.Lock()
         self._inboxes: dict[int, queue.SimpleQueue[tuple[dict[str, Any], bytes]]] = {}
         self._queued: set[int] = set()
-        self._heard = time.monotonic()
+        self._heard: float | None = None
         threading.Thread(target=self._read, name="engine-reader", daemon=True).start()
         threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
 
@@ -117,7 +118,8 @@ class Session:
         while self.dead is None:
             time.sleep(PING_EVERY_S)
             # A parent that was stopped itself has heard nothing either: it asks once more before it judges.
-            if time.monotonic() - asked < 2 * PING_EVERY_S and time.monotonic() - self._heard > SILENCE_S:
+            punctual = time.monotonic() - asked < 2 * PING_EVERY_S
+            if punctual and self._heard is not None and time.monotonic() - self._heard > SILENCE_S:
                 self._hung = f"silent for {SILENCE_S:g} s"
                 self.child.close()
                 return
