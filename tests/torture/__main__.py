@@ -53,7 +53,7 @@ DEFAULTS = {
     "adapters": 1000,
     "swaps": 2500,
 }
-A_PIECE = {"fuzz": 5000, "crossings": 2000, "clients": 500, "swaps": 2500}
+A_PIECE = {"fuzz": 5000, "crossings": 2000, "clients": 500, "swaps": 2500, "models": 1000}
 """Trials between two records, 100 where nothing is said: what is stopped loses at most these."""
 
 
@@ -65,6 +65,7 @@ def record(name: str, found: dict[str, Any]) -> None:
         joined = max if isinstance(value, float) else sum
         before[kind] = joined([before.get(kind, 0), value])
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    before.setdefault("since", before.get("commit", commit.stdout.strip()))  # pieces may be of several commits
     before |= {"date": datetime.now(UTC).date().isoformat(), "commit": commit.stdout.strip()}
     results[name] = before
     RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")

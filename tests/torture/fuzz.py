@@ -18,7 +18,6 @@ from typing import Any
 
 import requests
 import schemathesis
-from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis import GenerationMode
 
@@ -28,6 +27,7 @@ from service.app import create_app
 from service.workspace import Workspace
 from tests.service.conftest import small_workspace
 from tests.service.parts import ScriptedGenerator, adapter
+from tests.torture.direct import Direct
 
 BASE = "http://127.0.0.1"
 CANARY = "zqvheron"
@@ -110,7 +110,7 @@ def run(trials: int, first_seed: int, folder: Path) -> dict[str, int]:
     counts: Counter[str] = Counter(dict.fromkeys(FAULTS, 0))
     try:
         app = create_app(service.workspace, run_jobs=False)
-        with TestClient(app, base_url=BASE, raise_server_exceptions=False) as client:
+        with Direct(app, BASE) as client:
             operations = [found.ok() for found in schemathesis.openapi.from_dict(app.openapi()).get_all_operations()]
             rounds = -(-trials // (len(operations) * len(service.roles)))
             for number, operation in enumerate(operations):
@@ -124,9 +124,7 @@ def run(trials: int, first_seed: int, folder: Path) -> dict[str, int]:
     return dict(counts)
 
 
-def _fuzz(
-    service: Service, client: TestClient, operation: Any, rounds: int, first_seed: int, counts: Counter[str]
-) -> None:
+def _fuzz(service: Service, client: Direct, operation: Any, rounds: int, first_seed: int, counts: Counter[str]) -> None:
     chance = random.Random(first_seed)
     strategy = operation.as_strategy(GenerationMode.POSITIVE)
     if any(True for _ in operation.iter_parameters()) or operation.body:
@@ -172,7 +170,7 @@ def _spoil(case: Any, chance: random.Random) -> None:
 
 
 def _met(
-    service: Service, client: TestClient, case: Any, role: str, headers: dict[str, str], counts: Counter[str]
+    service: Service, client: Direct, case: Any, role: str, headers: dict[str, str], counts: Counter[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Send one request and yield each fault that its answer has."""
     try:
@@ -181,12 +179,10 @@ def _met(
         counts["unsendable"] += 1
         return
     sent = {**{k: v for k, v in prepared.headers.items() if k.lower() != "authorization"}, **headers}
-    answer = client.request(
-        case.method, str(prepared.url), content=prepared.body, headers=_encoded(sent), follow_redirects=False
-    )
+    body = prepared.body if isinstance(prepared.body, bytes) else (prepared.body or "").encode()
+    answer = client.request(case.method, str(prepared.url), body, _encoded(sent))
     status, text = answer.status_code, answer.text
     counts[f"{status // 100}xx"] += 1
-    body = prepared.body if isinstance(prepared.body, bytes) else str(prepared.body).encode()
     what = {"request": f"{case.method} {prepared.url}"[:500], "body": repr(body[:600]), "answer": text[:600]}
     what |= {"status": str(status)}
     if status >= 500 and EXPECTED_5XX.get((case.method, case.path)) != status:

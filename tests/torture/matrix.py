@@ -165,7 +165,7 @@ ROWS = (
         "broken model files are refused, or end the child that reads them",
         "tests/torture/test_torture.py",
         "models",
-        "as they are read first; not loaded whole",
+        "as they are read first and then loaded; nothing is generated from them",
         (("changed adapters are refused when they are imported, or when they are loaded again", "adapters"),),
     ),
     Row(
@@ -227,7 +227,8 @@ def page() -> str:
         "",
         "What is promised, which test shows it on every commit, and what the long runs gave (`make torture`).",
         "No failure in N trials means a rate under 3/N with 95 % confidence, and no more. Without a test nothing is",
-        "claimed. Made by `python -m tests.torture --page`; a test fails where it differs.",
+        "claimed. A run of two commits began at the first and ended at the second. Made by",
+        "`python -m tests.torture --page`; a test fails where it differs.",
         "",
         "| row | promise | test | trials | failures | 95 % bound | run | what is not shown |",
         "|---|---|---|---|---|---|---|---|",
@@ -241,7 +242,9 @@ def page() -> str:
                 count = sum(ran[kind] for kind in FAILURES[run])
                 trials, failures = f"{ran['trials']:,}", str(count)
                 bound = f"{3 / ran['trials']:.2%}" if count == 0 else "–"
-                when = f"{ran['date']}, {ran['commit']}"
+                since = ran.get("since", ran["commit"])
+                commits = since if since == ran["commit"] else f"{since} to {ran['commit']}"
+                when = f"{ran['date']}, {commits}"
             gap = row.gap if run == row.run else ""
             lines.append(f"| {row.number} | {promise} | {test} | {trials} | {failures} | {bound} | {when} | {gap} |")
     return "\n".join(lines) + "\n"

@@ -1,20 +1,32 @@
-"""Row 32 of the matrix: GGUF files with changed bytes, read as ``ragtune models add`` reads them first.
+"""Row 32 of the matrix: GGUF files with changed bytes, read as ``ragtune models add`` reads them first, then loaded.
 
-A small model of its own is made and changed, mostly in its header. Each is read by a child process. What may come out:
-one of ragtune's own errors, or an answer (a changed weight is no broken file). What may not: another error, or silence.
+A small model of its own is made and changed, mostly in its header. Each is read by a worker process, which is forked
+here and started by its command for every fiftieth. What is read is loaded whole, as the engine loads it. What may come
+out: one of ragtune's own errors, or an answer (a changed weight is no broken file). What may not: another error, or
+silence.
 """
 
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from data.errors import EngineTimeout, InvalidModel, RagtuneError
+from service.engine.child import run_once
+from service.engine.engine import EngineOptions
 from service.engine.models import inspect
+from tests.torture.matrix import ROOT
+from tests.torture.workers import forked
 
 FAULTS = ("untyped", "hung")
 _HEADER = 4096
+_BY_COMMAND = 50
+_LOAD_TIMEOUT_S = 120.0
 
 
 def build(path: Path) -> Path:
@@ -39,19 +51,42 @@ def change(content: bytes, chance: random.Random) -> bytes:
 
 def run(trials: int, seed: int, folder: Path) -> dict[str, int]:
     """Read ``trials`` changed models; return how each ended."""
-    content = build(folder / "whole.gguf").read_bytes()
-    counts: Counter[str] = Counter(dict.fromkeys((*FAULTS, "refused", "crashed", "read"), 0))
+    content = _built(folder)
+    counts: Counter[str] = Counter(dict.fromkeys((*FAULTS, "refused", "crashed", "read", "loaded"), 0))
     path = folder / "changed.gguf"
-    for trial in range(trials):
-        path.write_bytes(change(content, random.Random(seed + trial)))
+    for trial in range(seed, seed + trials):
+        path.write_bytes(change(content, random.Random(trial)))
         counts["trials"] += 1
-        counts[_ended(path)] += 1
+        with forked() if trial % _BY_COMMAND else nullcontext():
+            ended = _ended(path, inspect)
+            counts[ended] += 1
+            if ended == "read":
+                counts["loaded" if (ended := _ended(path, load)) == "read" else ended] += 1
     return dict(counts)
 
 
-def _ended(path: Path) -> str:
+def _built(folder: Path) -> bytes:
+    """Return the whole model; made in a process of its own, because this one forks and must have no threads."""
+    command = "import sys; from pathlib import Path; from tests.torture.models import build; build(Path(sys.argv[1]))"
+    whole = folder / "whole.gguf"
+    subprocess.run([sys.executable, "-c", command, str(whole)], cwd=ROOT, check=True)
+    return whole.read_bytes()
+
+
+def load(path: Path) -> None:
+    """Have a worker load a model as the engine does when it starts.
+
+    Raises:
+        As ``run_once``.
+    """
+    options = EngineOptions(n_threads=1, n_ctx=256, sequences=1).order()
+    order = {"op": "start", "gguf": str(path), "identity": path.name, "repack": False, **options}
+    run_once(order, path=path, timeout_s=_LOAD_TIMEOUT_S)
+
+
+def _ended(path: Path, read: Callable[[Path], object]) -> str:
     try:
-        inspect(path)
+        read(path)
     except EngineTimeout:
         return "hung"
     except InvalidModel as error:

@@ -64,7 +64,7 @@ def test_nothing_crosses_collections():
 
 @slow
 def test_broken_models_end_their_child_at_most():
-    found = tortured("models", 8)
+    found = tortured("models", 60)
     assert {kind: found[kind] for kind in FAILURES["models"]} == {"untyped": 0, "hung": 0}
     assert found["refused"] + found["crashed"] > 2
 
