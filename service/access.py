@@ -112,7 +112,7 @@ def identify(workspace: Workspace, authorization: str | None, limits: RateLimits
     if configured is not None and hmac.compare_digest(given.encode(), configured.get_secret_value().encode()):
         return Access("RAGTUNE_API_KEY", frozenset(SCOPES)), {}
     key = workspace.store.keys.find(given) if given else None
-    open_here = configured is None and not signs_on(workspace.settings) and not workspace.store.keys.list()
+    open_here = configured is None and not signs_on(workspace.settings) and not workspace.store.keys.exist()
     if key is None and open_here:
         return MACHINE, {}
     if key is None:

@@ -27,8 +27,8 @@ from service.houses import instructions_of
 from service.lineage import check_fresh, is_stale
 from service.settings import Rerank, Settings
 from service.spans import generation_span, retrieval_span
-from service.turn import Turn, judge
-from service.verification import CheckedMarks, Unsupported
+from service.turn import Turn, judge, policy_of
+from service.verification import CheckedMarks
 
 if TYPE_CHECKING:
     from data.state import StateDirectory
@@ -142,19 +142,16 @@ class Answerer:
             StaleAdapter: its adapter is stale, and such adapters are refused.
             EngineError: as ``Generator.generate`` raises.
         """
-        if hangup is not None:
-            return next(event for event in self.stream(ask, hangup) if isinstance(event, Answer))
         route = self._route(ask)
         if route is not None:
-            return self._routed(ask, route, None)
+            return self._routed(ask, route, hangup)
         turn = self._begin(ask)
         while True:
             try:
-                result = self._generate(turn.request(self._parts.settings.engine_timeout_s))
+                result = self._generate(turn.request(self._parts.settings.engine_timeout_s), hangup)
             except ContextOverflow as error:
                 turn.drop_passage(error)
             else:
-                charge_usage(result)
                 return self._finish(turn, result)
 
     def stream(self, ask: AskRequest, hangup: Hangup | None = None) -> Events[AnswerEvent, None, None]:
@@ -187,9 +184,13 @@ class Answerer:
             else:
                 return
 
-    def _generate(self, request: GenerationRequest) -> GenerationResult:
+    def _generate(self, request: GenerationRequest, hangup: Hangup | None) -> GenerationResult:
+        if hangup is not None:  # as a stream, because only a stream can be cancelled
+            with generation(self._parts.generator, request, hangup) as deltas:
+                return next(delta.result for delta in deltas if delta.result is not None)
         with generation_span(self._parts.generator, request, streamed=False) as span:
             result = span.result = self._parts.generator.generate(request)
+        charge_usage(result)
         return result
 
     def _told(self, turn: Turn, deltas: Iterator[Delta]) -> Iterator[AnswerEvent]:
@@ -212,17 +213,23 @@ class Answerer:
 
     def _begin(self, ask: AskRequest) -> Turn:
         started = time.perf_counter()
-        self._check(ask)
         parts = self._parts
         named = (ask.adapter, ask.adapter_scale)
-        arm = ask.arm or resolve_sum(ask.mode, named, ask.adapters, parts.store, parts.model, collection=ask.collection)
-        instructions = instructions_of(parts.store, ask)
-        if parts.settings.refuse_stale_adapters:
-            for label in arm.adapters:
-                check_fresh(parts.store, find_adapter(parts.store, label), instructions)
-        calibration, floor = self._calibration(ask, arm)
+        with parts.store.reading():
+            self._check(ask)
+            arm = ask.arm or resolve_sum(
+                ask.mode, named, ask.adapters, parts.store, parts.model, collection=ask.collection
+            )
+            instructions = instructions_of(parts.store, ask)
+            used = [find_adapter(parts.store, label) for label in arm.adapters]
+            if parts.settings.refuse_stale_adapters:
+                for each in used:
+                    check_fresh(parts.store, each, instructions)
+            stale = any(is_stale(parts.store, each, instructions) for each in used)
+            calibration, floor = self._calibration(ask, arm)
         passages: list[Passage] = []
         index: int | None = None
+        searched = time.perf_counter()
         if arm.passages:
             with retrieval_span(ask.question, ask.collection, ask.top_k, ask.method) as span:
                 found = span.found = parts.retriever.retrieve(
@@ -238,13 +245,11 @@ class Answerer:
             passages, index = list(found.passages), found.generation
             if not passages and not parts.store.documents.count(ask.collection):
                 raise nothing_indexed(ask.collection)
-        retrieve_ms = (time.perf_counter() - started) * 1000
-        used = [find_adapter(parts.store, label) for label in arm.adapters]
+        retrieve_ms = (time.perf_counter() - searched) * 1000
         keys = tuple((parts.adapter_key(each), n) for each, n in zip(used, arm.adapters.values(), strict=True))
-        stale = any(is_stale(parts.store, each, instructions) for each in used)
         turn = Turn(ask, arm, keys, instructions, passages, index, started, retrieve_ms, stale)
         turn.calibration, turn.floor = calibration, floor
-        turn.unsupported = _policy(ask, arm, parts.settings)
+        turn.unsupported = policy_of(ask, arm, parts.settings)
         return turn
 
     def _route(self, ask: AskRequest) -> Route | None:
@@ -342,24 +347,6 @@ def recommended_router(store: Store, model: Model, collection: str) -> Router | 
     """Return the router of the latest evaluation, None where it is off or measured another adapter than is live."""
     latest, measured, live = live_and_latest(store, store.adapters.live(model.sha256, collection), collection)
     return router_of(latest) if measured == live else None
-
-
-def _policy(ask: AskRequest, arm: Arm, settings: Settings) -> Unsupported:
-    """Return what becomes of sentences that no passage bears out.
-
-    Text of a grammar stays as it is: it may be JSON, in which a bracket is no citation mark.
-
-    Raises:
-        InvalidRequest: they are to be removed, and the arm reads no passages.
-    """
-    if ask.unsupported == "remove" and not arm.passages:
-        raise InvalidRequest(
-            "This mode reads no passages, so none of its sentences could be kept",
-            got=arm.mode,
-            wanted="mode rag or combined, with unsupported=remove",
-        )
-    shaped = ask.like is not None and (ask.like.grammar is not None or ask.like.json_schema is not None)
-    return "keep" if shaped or not arm.passages else ask.unsupported or settings.unsupported
 
 
 def question_before(history: Sequence[Message]) -> str:

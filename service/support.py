@@ -80,7 +80,11 @@ def find_support(claim: str, text: str) -> Support | None:
         claim: a sentence or part of one; its citation marks do not count.
         text: of a passage.
     """
-    said = strip_citations(claim)
+    return _find_support(strip_citations(claim), text)
+
+
+@lru_cache(maxsize=256)  # marks are put right as they come, and the whole answer is verified after it
+def _find_support(said: str, text: str) -> Support | None:
     read = _read(text)
     found = span_of(said, text)
     if found is not None:

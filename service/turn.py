@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from data.errors import ContextOverflow
+from data.errors import ContextOverflow, InvalidRequest
 from data.prompt import ABSTENTION, abstains, answer_messages, language, passage_labels, renumber
 from data.protocols import GenerationRequest, GenerationResult
 from data.records import AbstainedBy, Citation, Passage, Sentence
@@ -17,6 +17,7 @@ from service.arms import Arm
 from service.asking import AskRequest
 from service.calibration.signals import LIKELIEST, likelihood, quotation, signals
 from service.citations import cite_passages
+from service.settings import Settings
 from service.verification import Unsupported, check_marks, verify
 
 if TYPE_CHECKING:
@@ -70,6 +71,24 @@ class Turn:
         self.dropped += 1
 
 
+def policy_of(ask: AskRequest, arm: Arm, settings: Settings) -> Unsupported:
+    """Return what becomes of sentences that no passage bears out.
+
+    Text of a grammar stays as it is: it may be JSON, in which a bracket is no citation mark.
+
+    Raises:
+        InvalidRequest: they are to be removed, and the arm reads no passages.
+    """
+    if ask.unsupported == "remove" and not arm.passages:
+        raise InvalidRequest(
+            "This mode reads no passages, so none of its sentences could be kept",
+            got=arm.mode,
+            wanted="mode rag or combined, with unsupported=remove",
+        )
+    shaped = ask.like is not None and (ask.like.grammar is not None or ask.like.json_schema is not None)
+    return "keep" if shaped or not arm.passages else ask.unsupported or settings.unsupported
+
+
 @dataclass(frozen=True, slots=True)
 class Judged:
     """What is given out for a text: as in ``Answer``."""
@@ -87,10 +106,11 @@ def judge(turn: Turn, result: GenerationResult, embedders: Embedders) -> Judged:
     text = renumber(result.text, passage_labels(turn.passages)).strip()
     if abstains(text):
         return Judged(text, "model")
-    # The confidence is of what the model wrote, its own marks included.
-    cited = cite_passages(text, turn.passages)
-    found = _signals(turn, text, cited, result, embedders)
     held = turn.calibration
+    measured = held is not None or turn.ask.measured
+    # The confidence is of what the model wrote, its own marks included.
+    cited = cite_passages(text, turn.passages) if measured or turn.unsupported == "keep" else ()
+    found = _signals(turn, text, cited, result, embedders) if measured else None
     known = held is not None and held.saw(result, turn.max_tokens)
     confidence = held.confidence(found) if held is not None and known and found else None
     judged = Judged(text, None, confidence, cited, signals=found or {})
@@ -114,9 +134,7 @@ def _withheld(turn: Turn, judged: Judged, by: AbstainedBy) -> Judged:
 def _signals(
     turn: Turn, text: str, citations: tuple[Citation, ...], result: GenerationResult, embedders: Embedders
 ) -> dict[str, float] | None:
-    """Return what the confidence is computed from; None where nobody asks or the generator does not tell."""
-    if turn.calibration is None and not turn.ask.measured:
-        return None
+    """Return what the confidence is computed from; None where the generator does not tell."""
     sure = likelihood(result)
     if sure is None:
         return None

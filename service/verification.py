@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from data.prompt import strip_citations
@@ -29,6 +30,8 @@ _TIGHT = re.compile(rf"(?:[{_CJK}]|(?:^|[^A-Za-z0-9_.,])\d[\d.,]*)$")
 """What a mark may stand right behind, but for another mark: such a character, a number. ``x2[1]`` is code."""
 _BEFORE = 24
 """Characters that ``_TIGHT`` looks back: longer than any number in prose."""
+_stems = lru_cache(maxsize=256)(content_stems)
+"""The question, and the spans that bear out what is said, are looked at again for each claim of an answer."""
 _IN_A_ROW, _MARKED = 0.5, 0.1
 """What they weigh against the share of the question's words, see bench/RESULTS.md for others."""
 
@@ -112,14 +115,14 @@ def best_support(
     Of several the one whose span has most of the question's words, since a short answer ("1842", "three") stands in
     many; the same words in a row count more than words apart, and the model's own mark a little.
     """
-    asked = content_stems(question)
+    asked = _stems(question)
     best: tuple[float, int, Support] | None = None
     for number, passage in enumerate(passages, 1):
         support = find_support(claim, passage.chunk.text)
         if support is None:
             continue
         span = f"{passage.chunk.heading} {passage.chunk.text[support.start : support.end]}"
-        fit = len(asked & content_stems(span)) / len(asked) if asked else 0.0
+        fit = len(asked & _stems(span)) / len(asked) if asked else 0.0
         score = fit + _IN_A_ROW * (support.share >= 1.0) + _MARKED * (number in marked)
         if best is None or score > best[0]:
             best = (score, number, support)

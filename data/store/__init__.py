@@ -6,6 +6,7 @@ database.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 
@@ -112,6 +113,13 @@ class Store:
             StateNotWritable: it cannot be created or written.
         """
         return cls(Database(url_or_path))
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Let what this thread reads until the block ends be of one moment, over one connection. No writes within.
+
+        For a few short reads that belong together: under a rollback journal no writer can commit meanwhile.
+        """
+        return self._database.reading()
 
     def check(self) -> None:
         """Read the whole database for damage.

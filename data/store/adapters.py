@@ -31,6 +31,16 @@ _FIELDS = (
     "lineage",
 )
 _COLUMNS = tuple(adapters.c[field] for field in _FIELDS)
+# Made once: every answer runs some of them, and making a statement takes longer than running it.
+_ONE = sa.select(*_COLUMNS).where(
+    adapters.c.name == sa.bindparam("name"), adapters.c.version == sa.bindparam("version")
+)
+_NAMED = sa.select(*_COLUMNS).where(adapters.c.name == sa.bindparam("name")).limit(1)
+_NEWEST = _NAMED.order_by(adapters.c.version.desc())
+_LIVE_OR_NEWEST = _NAMED.order_by((adapters.c.stage == "live").desc(), adapters.c.version.desc())
+_IN_STAGE = sa.select(*_COLUMNS).where(
+    adapters.c.base_sha256 == sa.bindparam("base_sha256"), adapters.c.stage == sa.bindparam("stage")
+)
 
 
 def _at(name: str, version: int) -> sa.ColumnElement[bool]:
@@ -267,21 +277,29 @@ def _unknown(name: str, version: int | None) -> UnknownAdapter:
 
 
 def _newest(connection: sa.Connection, name: str) -> Adapter:
-    query = sa.select(*_COLUMNS).where(adapters.c.name == name).order_by(adapters.c.version.desc())
-    row = connection.execute(query.limit(1)).one_or_none()
-    if row is None or not _seen(Adapter(*row)):
+    found = _first(connection, _NEWEST, name=name)
+    if found is None:
         raise _unknown(name, None)
-    return Adapter(*row)
+    return found
 
 
 def _get(connection: sa.Connection, name: str, version: int | None) -> Adapter:
-    where = _at(name, version) if version is not None else (adapters.c.name == name) & (adapters.c.stage == "live")
-    row = connection.execute(sa.select(*_COLUMNS).where(where).limit(1)).one_or_none()
-    if row is not None and _seen(Adapter(*row)):
-        return Adapter(*row)
+    if version is not None:
+        found = _first(connection, _ONE, name=name, version=version)
+    else:
+        found = _first(connection, _LIVE_OR_NEWEST, name=name)
+    if found is not None:
+        return found
     if version is None:
         return _newest(connection, name)
     raise _unknown(name, version)
+
+
+def _first(connection: sa.Connection, query: sa.Select[Any], **values: object) -> Adapter | None:
+    """Return the adapter that a query finds first, None if there is none or whoever asks may not know of it."""
+    row = connection.execute(query, values).first()
+    found = None if row is None else Adapter(*row)
+    return found if found is not None and _seen(found) else None
 
 
 def scope_of(adapter: Adapter) -> str | None:
@@ -296,8 +314,8 @@ def _serving(connection: sa.Connection, base_sha256: str, stage: AdapterStage, s
 
 
 def _in_stage(connection: sa.Connection, base_sha256: str, stage: AdapterStage, scope: str | None) -> Adapter | None:
-    where = (adapters.c.base_sha256 == base_sha256) & (adapters.c.stage == stage)
-    rows = (Adapter(*row) for row in connection.execute(sa.select(*_COLUMNS).where(where)))
+    values = {"base_sha256": base_sha256, "stage": stage}
+    rows = (Adapter(*row) for row in connection.execute(_IN_STAGE, values))
     return next((found for found in rows if scope_of(found) == scope and _seen(found)), None)
 
 

@@ -17,6 +17,9 @@ from data.store.database import Database, check_limit
 from data.store.links import link_answer
 from data.store.schema import answers, feedback
 
+_ADD = sa.insert(answers)
+"""Made once: every answer runs it."""
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerRow:
@@ -68,15 +71,8 @@ class Answers:
             Conflict: its id is in use.
         """
         with self._database.write(alone=False) as connection:
-            connection.execute(
-                sa.insert(answers).values(
-                    id=answer.id,
-                    collection=collection,
-                    question=question,
-                    answer=answer,
-                    created_at=time.time(),
-                )
-            )
+            values = {"id": answer.id, "collection": collection, "question": question, "created_at": time.time()}
+            connection.execute(_ADD, values | {"answer": answer})
             link_answer(connection, answer)
 
     def get(self, answer_id: str) -> AnswerRow:

@@ -163,8 +163,12 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 def _begin_sqlite(connection: sa.Connection) -> None:
     # The driver's own BEGIN is deferred: a writer that began as a reader can fail with SQLITE_BUSY at once.
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    if connection.get_execution_options().get("writes", False):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        return
+    raw = connection.connection.driver_connection
+    assert raw is not None
+    raw.execute("BEGIN").close()  # takes no lock yet, so nothing can go wrong that would have to be translated
 
 
 def _engine(url: str | Path) -> sa.Engine:
@@ -217,6 +221,7 @@ class Database:
         self._reader = self._engine
         self._migrated = False
         self._mutex = threading.Lock()
+        self._moment = threading.local()
         if self.dialect == "sqlite":
             self._migrate()
         else:
@@ -266,10 +271,26 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """Open a consistent snapshot for a short read; under a rollback journal no writer can commit meanwhile."""
+        held: sa.Connection | None = getattr(self._moment, "connection", None)
+        if held is not None:
+            with _mapped():
+                yield held
+            return
         if not self._migrated:
             self._migrate()
         with _mapped(), self._reader.connect() as connection:
             yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Let all reads of this thread see one moment, over one connection, until the block ends. No writes within."""
+        before = getattr(self._moment, "connection", None)
+        with self.read() as connection:
+            self._moment.connection = connection
+            try:
+                yield
+            finally:
+                self._moment.connection = before
 
     @contextmanager
     def write(self, *, alone: bool = True) -> Iterator[sa.Connection]:

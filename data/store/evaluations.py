@@ -13,12 +13,21 @@ from data.errors import UnknownEvaluation
 from data.store.database import Database, check_limit
 from data.store.schema import evaluations
 
+_NEWEST = (
+    sa.select(evaluations.c.key)
+    .where(evaluations.c.collection == sa.bindparam("collection"))
+    .order_by(evaluations.c.key.desc())
+    .limit(1)
+)
+"""Made once: every answer whose mode is auto runs it."""
+
 
 class Evaluations:
     """The comparisons that were made."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._newest: dict[str, tuple[int, dict[str, Any]]] = {}
 
     def add(self, evaluation_id: str, result: Mapping[str, Any], collection: str = "default") -> None:
         """Keep a result.
@@ -61,7 +70,12 @@ class Evaluations:
 
     def latest(self, collection: str = "default") -> dict[str, Any] | None:
         """Return the newest result for a collection, None before the first."""
-        query = sa.select(evaluations.c.result).where(evaluations.c.collection == collection)
         with self._database.read() as connection:
-            row = connection.execute(query.order_by(evaluations.c.key.desc()).limit(1)).one_or_none()
-        return None if row is None else dict(row.result)
+            key = connection.execute(_NEWEST, {"collection": collection}).scalar()
+            if key is None:
+                return None
+            held = self._newest.get(collection)
+            if held is None or held[0] != key:  # a result never changes, and reading a long one takes milliseconds
+                query = sa.select(evaluations.c.result).where(evaluations.c.key == key)
+                held = self._newest[collection] = (key, dict(connection.execute(query).scalar_one()))
+        return dict(held[1])

@@ -35,6 +35,14 @@ houses = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
 )
 _FIELDS = [houses.c[name] for name in House.__dataclass_fields__]
+_NEWEST = (
+    sa.select(*_FIELDS)
+    .where(houses.c.collection == sa.bindparam("collection"))
+    .order_by(houses.c.version.desc())
+    .limit(1)
+)
+_VERSION = _NEWEST.where(houses.c.version == sa.bindparam("version"))
+"""Made once: every answer runs the former."""
 
 
 class Houses:
@@ -82,7 +90,7 @@ class Houses:
             )
         with self._database.write() as connection:
             require_collection(connection, collection)
-            newest = connection.execute(_newest(collection)).one_or_none()
+            newest = connection.execute(_NEWEST, {"collection": collection}).one_or_none()
             before = House(collection) if newest is None else House(*newest)
             if (before.instructions, dict(before.sampling)) == (text, values):
                 return before
@@ -92,15 +100,12 @@ class Houses:
         return made
 
     def _find(self, collection: str, version: int | None = None) -> House | None:
-        query = _newest(collection) if version is None else _newest(collection).where(houses.c.version == version)
+        query, values = _NEWEST, {"collection": collection}
+        if version is not None:
+            query, values = _VERSION, values | {"version": version}
         with self._database.read() as connection:
-            row = connection.execute(query).one_or_none()
+            row = connection.execute(query, values).one_or_none()
         return None if row is None or not current().sees(collection) else House(*row)
-
-
-def _newest(collection: str) -> sa.Select[Any]:
-    query = sa.select(*_FIELDS).where(houses.c.collection == collection)
-    return query.order_by(houses.c.version.desc()).limit(1)
 
 
 def check_sampling(values: Mapping[str, Any]) -> dict[str, Any]:

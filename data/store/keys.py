@@ -80,6 +80,11 @@ def _row(row: sa.Row[tuple[object, ...]]) -> KeyRow:
     return KeyRow(found["id"], found["name"], found["created_at"], found["revoked_at"], grant)
 
 
+_BY_DIGEST = sa.select(api_keys).where(api_keys.c.sha256 == sa.bindparam("sha256"))
+_ANY = sa.select(sa.exists(sa.select(api_keys.c.id)))
+"""Made once: every request runs one of them."""
+
+
 class Keys:
     """The API keys of a store."""
 
@@ -109,11 +114,16 @@ class Keys:
         """Return the key if it is valid now: neither unknown, revoked nor expired."""
         digest = _digest(plaintext)
         with self._database.read() as connection:
-            found = connection.execute(sa.select(api_keys).where(api_keys.c.sha256 == digest)).first()
+            found = connection.execute(_BY_DIGEST, {"sha256": digest}).first()
         if found is None or not hmac.compare_digest(found.sha256, digest):
             return None
         row = _row(found)
         return row if row.valid else None
+
+    def exist(self) -> bool:
+        """Tell whether any key was ever made, revoked and expired ones included."""
+        with self._database.read() as connection:
+            return bool(connection.execute(_ANY).scalar_one())
 
     def list(self) -> list[KeyRow]:
         """Return every key, revoked and expired ones too, oldest first."""

@@ -21,6 +21,15 @@ Kind = Literal["document", "chunk", "pair", "row", "adapter", "answer"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """What is linked, in the order in which each is made from those before it."""
 
+_GONE = (
+    sa.select(adapter_documents.c.document_id)
+    .outerjoin(documents, documents.c.id == adapter_documents.c.document_id)
+    .where(adapter_documents.c.name == sa.bindparam("name"), adapter_documents.c.version == sa.bindparam("version"))
+    .where(adapter_documents.c.role == GOLD, documents.c.id.is_(None))
+    .limit(1)
+)
+"""Made once: every answer of an adapter runs it."""
+
 Ids = sa.Select[Any]
 """A query for the ids of one kind; an adapter's are ``name@version``."""
 
@@ -108,14 +117,8 @@ class Lineage:
 
     def is_stale(self, name: str, version: int) -> bool:
         """Tell whether a document that the adapter's pairs rest on was edited or deleted since."""
-        own = (adapter_documents.c.name == name) & (adapter_documents.c.version == version)
-        gone = (
-            sa.select(adapter_documents.c.document_id)
-            .outerjoin(documents, documents.c.id == adapter_documents.c.document_id)
-            .where(own, adapter_documents.c.role == GOLD, documents.c.id.is_(None))
-        )
         with self._database.read() as connection:
-            return connection.execute(gone.limit(1)).first() is not None
+            return connection.execute(_GONE, {"name": name, "version": version}).first() is not None
 
     def trained_on(self, document_id: str) -> list[TrainedOn]:
         """Return the adapters whose training used a document, by name and version."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import sqlalchemy as sa
 
@@ -158,4 +159,9 @@ def _ids(row: TrainedRow) -> list[str]:
 
 def _insert(connection: sa.Connection, table: sa.Table, rows: Iterable[dict[str, object]]) -> None:
     if found := list(rows):
-        connection.execute(sa.insert(table), found)
+        connection.execute(_insert_into(table), found)
+
+
+@cache  # making a statement takes longer than running it
+def _insert_into(table: sa.Table) -> sa.Insert:
+    return sa.insert(table)

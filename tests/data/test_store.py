@@ -277,6 +277,29 @@ with Store.open(sys.argv[1]) as store:
 """
 
 
+@pytest.mark.skipif(JOURNAL != "WAL", reason="under a rollback journal a writer waits for readers")
+def test_reads_that_belong_together_are_of_one_moment(tmp_path):
+    path = tmp_path / "ragtune.db"
+    with contextlib.closing(Store.open(path)) as store, contextlib.closing(Store.open(path)) as other:
+        store.collections.ensure("first")
+        with store.reading():
+            before = store.collections.names()
+            other.collections.ensure("second")
+            with store.reading():
+                assert store.collections.names() == before == ["default", "first"]
+            assert store.collections.names() == before
+            elsewhere: list[list[str]] = []
+            thread = threading.Thread(target=lambda: elsewhere.append(store.collections.names()))
+            thread.start()
+            thread.join()
+            assert elsewhere == [["default", "first", "second"]], "another thread's reads are its own"
+        assert store.collections.names() == ["default", "first", "second"]
+        with pytest.raises(UnknownCollection), store.reading():
+            store.collections.current_generation("nothing")
+        store.collections.ensure("third")
+        assert "third" in store.collections.names(), "an error within leaves nothing held"
+
+
 @pytest.mark.slow
 def test_processes_that_open_a_new_store_at_once_share_its_jobs(tmp_path):
     # Nobody has made the database yet: both children race to migrate it.

@@ -56,6 +56,8 @@ def test_evaluations_by_collection(store):
     store.evaluations.add("e3", {"verdict": "rag"}, "other")
     assert store.evaluations.get("e1") == {"verdict": "not decisive"}
     assert store.evaluations.latest("default") == {"verdict": "combined"}
+    store.evaluations.latest("default")["verdict"] = "changed by whoever read it"  # type: ignore[index]
+    assert store.evaluations.latest("default") == {"verdict": "combined"}
     assert [(row["id"], row["collection"]) for row in store.evaluations.list(2)] == [("e3", "other"), ("e2", "default")]
     with pytest.raises(Conflict):
         store.evaluations.add("e1", {})
@@ -63,9 +65,12 @@ def test_evaluations_by_collection(store):
         store.evaluations.get("nothing")
     with pytest.raises(InvalidRequest):
         store.evaluations.list(0)
+    store.evaluations.add("e4", {"verdict": "tuned"}, "default")
+    assert store.evaluations.latest("default") == {"verdict": "tuned"}, "the one before is not held on to"
 
 
 def test_key_is_valid_until_it_is_revoked(store):
+    assert not store.keys.exist()
     key_id, plaintext = store.keys.create("laptop")
     other_id, other = store.keys.create("laptop")
     assert plaintext != other
@@ -74,6 +79,7 @@ def test_key_is_valid_until_it_is_revoked(store):
     store.keys.revoke(key_id)
     assert not store.keys.find(plaintext)
     assert store.keys.find(other)
+    assert store.keys.exist(), "a revoked one counts: the service was not meant to be open"
     assert [(row.id, row.name, row.revoked_at is None) for row in store.keys.list()] == [
         (key_id, "laptop", False),
         (other_id, "laptop", True),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import sqlalchemy as sa
 
 from data.errors import (
     CalibrationMissing,
@@ -38,6 +39,20 @@ def test_the_answer_is_kept(indexed):
     unkept = indexed.answerer.answer(AskRequest(QUESTION, keep=False))
     with pytest.raises(Exception, match="No such answer"):
         indexed.store.answers.get(unkept.id)
+
+
+def test_what_an_answer_looks_up_beforehand_is_one_transaction(indexed):
+    indexed.store.adapters.add(adapter())
+    indexed.store.adapters.promote("house")
+    indexed.store.evaluations.add("e1", {"recommendation": "combined", "arms": {"combined": {"adapter": "house@1"}}})
+    indexed.answerer.answer(AskRequest(QUESTION))  # opens the index
+    begun: list[object] = []
+    pool = indexed.store._database._engine.pool
+    sa.event.listen(pool, "checkout", lambda *connection: begun.append(connection))
+    answer = indexed.answerer.answer(AskRequest(QUESTION))
+    assert (answer.mode, answer.adapter) == ("combined", "house@1")
+    # The router, what comes before the search, the current index, its chunks, the index again, the answer.
+    assert len(begun) <= 7
 
 
 def test_an_abstention_cites_nothing(indexed, generator):
