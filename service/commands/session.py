@@ -117,12 +117,12 @@ def complain(error: RagtuneError) -> None:
 
 def stdout() -> Console:
     """Return a console on standard output as it is now."""
-    return Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    return Console(file=sys.stdout, highlight=False, emoji=False, markup=False, soft_wrap=True)
 
 
 def stderr() -> Console:
     """Return a console on standard error as it is now."""
-    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    return Console(file=sys.stderr, highlight=False, emoji=False, markup=False, soft_wrap=True)
 
 
 def print_json(document: object, indent: int | None = 2) -> None:

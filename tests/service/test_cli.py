@@ -144,6 +144,15 @@ def test_chunks_are_shown_and_nothing_is_stored(shell, folder):
         assert workspace.store.documents.count() == 0
 
 
+def test_what_documents_say_is_printed_letter_for_letter(shell, tmp_path):
+    """Names of emoji, markup of consoles and links are text like any other."""
+    text = "Entry root:x:0:0 is [red]urgent[/red] :warning: [link=http://a.example]here[/link] [/] end."
+    (tmp_path / "passwd.md").write_text(text, encoding="utf-8")
+    shell("ingest", tmp_path / "passwd.md")
+    assert text in shell("search", "urgent entry").stdout
+    assert text in shell("chunks", tmp_path / "passwd.md").stdout
+
+
 def test_index_verify_and_compact(filled):
     assert filled.json("index", "verify")["ok"]
     assert "Sound" in filled("index", "verify").stdout
