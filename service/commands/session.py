@@ -14,11 +14,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from typer.core import TyperGroup
 
 from data.errors import RagtuneError
@@ -115,14 +116,30 @@ def complain(error: RagtuneError) -> None:
         console.print(f"  {error.hint}", markup=False)
 
 
+_SHOWN = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n\r"}
+_SHOWN |= dict.fromkeys((0x7F, *range(0x80, 0xA0)), "\ufffd")
+"""Control characters, and what stands for them: no document may move the cursor or name the window of a terminal."""
+
+
+class _Terminal(Console):
+    """A console for text that others wrote: what it says is printed, and never obeyed."""
+
+    def __init__(self, file: IO[str]) -> None:
+        super().__init__(file=file, highlight=False, emoji=False, markup=False, soft_wrap=True)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return ``text`` as rich renders it, with its control characters in view."""
+        return super().render_str(text.translate(_SHOWN), **options)
+
+
 def stdout() -> Console:
     """Return a console on standard output as it is now."""
-    return Console(file=sys.stdout, highlight=False, emoji=False, markup=False, soft_wrap=True)
+    return _Terminal(sys.stdout)
 
 
 def stderr() -> Console:
     """Return a console on standard error as it is now."""
-    return Console(file=sys.stderr, highlight=False, emoji=False, markup=False, soft_wrap=True)
+    return _Terminal(sys.stderr)
 
 
 def print_json(document: object, indent: int | None = 2) -> None:

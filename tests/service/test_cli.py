@@ -153,6 +153,19 @@ def test_what_documents_say_is_printed_letter_for_letter(shell, tmp_path):
     assert text in shell("chunks", tmp_path / "passwd.md").stdout
 
 
+def test_what_documents_say_does_not_steer_the_terminal(shell, tmp_path):
+    (tmp_path / "told.json").write_text(
+        r'{"text": "zebu \u001b[31mred \u001b]0;owned\u0007 \u009b2J end"}', encoding="utf-8"
+    )
+    name = "odd\x1b[2J.md"
+    (tmp_path / name).write_text("The okapi sleeps.", encoding="utf-8")
+    shown = shell("ingest", tmp_path).output + shell("search", "zebu").stdout + shell("search", "okapi").stdout
+    assert "\u241b[31mred \u241b]0;owned\u2407 \ufffd2J end" in shown
+    assert "odd\u241b[2J.md" in shown
+    assert not {"\x1b", "\x07", "\x9b"} & set(shown)
+    assert "odd\u241b[2J.md" in shell("documents", "list").stdout
+
+
 def test_index_verify_and_compact(filled):
     assert filled.json("index", "verify")["ok"]
     assert "Sound" in filled("index", "verify").stdout
