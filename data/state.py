@@ -172,9 +172,11 @@ class StateDirectory:
     def create(self) -> StateDirectory:
         """Make the directory and its folders, readable for this user only, and prove it writable.
 
+        A full disk is no objection where everything is there already: what only reads goes on.
+
         Raises:
             StateNotWritable: it cannot be made or written.
-            InsufficientStorage: the disk is full.
+            InsufficientStorage: the disk is full, and a folder is missing.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -182,11 +184,18 @@ class StateDirectory:
                 folder.mkdir(exist_ok=True)
             for folder in (self.adapters(), self.models(), self.root / "index"):
                 folder.mkdir(exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root) as file:
-                file.write(b"writable")
+            self._prove_writable()
         except OSError as error:
             raise map_os_error(error, self.root) from error
         return self
+
+    def _prove_writable(self) -> None:
+        try:
+            with tempfile.TemporaryFile(dir=self.root) as file:
+                file.write(b"writable")
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
 
     @property
     def _lock_file(self) -> Path:

@@ -12,6 +12,7 @@ such order say so (``alone=False``). Knows no table except Alembic's own.
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -116,14 +117,16 @@ def check_limit(limit: int) -> int:
     return limit
 
 
+_LOG_INDEX_BYTES = 32768
+"""The least that SQLite's index of its log takes (sqlite.org/walformat.html, 2.1)."""
 _DAMAGED = "Restore a backup: ragtune restore FILE; or ingest again into a new directory."
 
 
-def map_database_error(error: DBAPIError) -> RagtuneError:
-    """Return the error of our tree for a failure of SQLite."""
+def map_database_error(error: DBAPIError, file: str | None = None) -> RagtuneError:
+    """Return the error of our tree for a failure of SQLite with ``file``."""
     name = str(getattr(error.orig, "sqlite_errorname", ""))
     detail = f"The database failed: {error.orig}."
-    if name.startswith("SQLITE_FULL"):
+    if name.startswith("SQLITE_FULL") or (name.startswith("SQLITE_IOERR") and _is_full(file)):
         return InsufficientStorage(detail, hint="Free some disk space, then try again.")
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "Could not decode to UTF-8" in detail:
         return StorageCorrupt(detail, hint=_DAMAGED)
@@ -136,12 +139,22 @@ def map_database_error(error: DBAPIError) -> RagtuneError:
     return StateError(detail, hint="Check the disk.")
 
 
+def _is_full(file: str | None) -> bool:
+    """Say whether the disk lacks room for the index of a log, which SQLite needs to open what nobody has open."""
+    try:
+        return file is not None and shutil.disk_usage(Path(file).parent).free < _LOG_INDEX_BYTES
+    except OSError:
+        return False
+
+
 @contextmanager
-def _mapped() -> Iterator[None]:
+def _mapped(engine: sa.Engine) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise (map_server_error if of_server(error) else map_database_error)(error) from error
+        if of_server(error):
+            raise map_server_error(error) from error
+        raise map_database_error(error, engine.url.database) from error
     except PoolTimeout as error:
         raise StateLocked("Every connection to the database is in use.", hint="Try again in a moment.") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -233,7 +246,7 @@ class Database:
             if self._migrated:
                 return
             try:
-                with _mapped(), self._engine.connect() as connection:
+                with _mapped(self._engine), self._engine.connect() as connection:
                     found = _revision(connection)
                 if found != HEAD:
                     self._upgrade()
@@ -243,7 +256,7 @@ class Database:
             self._migrated = True
 
     def _upgrade(self) -> None:
-        with _mapped(), self._writer.begin() as connection:
+        with _mapped(self._engine), self._writer.begin() as connection:
             self._queue_up(connection, MIGRATING)
             found = _revision(connection)  # again: another process may have been first
             if found == HEAD:
@@ -278,7 +291,7 @@ class Database:
             return
         if not self._migrated:
             self._migrate()
-        with _mapped(), self._reader.connect() as connection:
+        with _mapped(self._engine), self._reader.connect() as connection:
             yield connection
 
     @contextmanager
@@ -302,7 +315,7 @@ class Database:
         """
         if not self._migrated:
             self._migrate()
-        with _mapped(), self._writer.begin() as connection:
+        with _mapped(self._engine), self._writer.begin() as connection:
             if alone:
                 self._queue_up(connection, WRITING)
             yield connection
@@ -344,7 +357,7 @@ class Database:
         Raises:
             InsufficientStorage: there is no room for the copy that this takes.
         """
-        with _mapped(), self._engine.connect() as connection:
+        with _mapped(self._engine), self._engine.connect() as connection:
             raw = connection.connection.driver_connection
             if self.dialect == "sqlite" and raw is not None:
                 try:
@@ -362,7 +375,7 @@ class Database:
         """
         if self.dialect != "sqlite":
             raise InvalidRequest("The database is on a server", got=self.dialect, hint="Back it up with pg_dump.")
-        with _mapped(), self._engine.connect() as connection:
+        with _mapped(self._engine), self._engine.connect() as connection:
             raw = connection.connection.driver_connection
             assert raw is not None
             try:
