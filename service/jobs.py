@@ -15,25 +15,28 @@ import socket
 import sys
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from data.access import MACHINE, Access, acting
-from data.errors import Conflict, InvalidRequest, JobCancelled
+from data.errors import Conflict, InvalidRequest, JobCancelled, RagtuneError
 from data.protocols import Report
 from data.records import Job, JobStatus, Progress
 from service.arms import did_you_mean
-from service.problems import problem
+from service.problems import internal_error, problem
+from service.request_ids import under_id
 from service.server_log import keep_urls_out
 from service.spans import job_span, tracing
 from service.uploads import release_upload
 from service.work.failures import WorkFailed
 
 if TYPE_CHECKING:
+    from data.state import StateDirectory
     from data.store import Store
     from service.workspace import Workspace
 
@@ -122,13 +125,13 @@ def run_job(
         Conflict: it runs already, or has ended.
     """
     jobs = workspace.store.jobs
-    worker = worker or worker_name()
+    claimed_here, worker = worker is None, worker or worker_name()
     job = jobs.claim_one(job_id, worker, workspace.settings.lease_s)
     pulse = Pulse(workspace.store, job_id, worker, watch=watch, on_stuck=on_stuck)
     try:
         with pulse:
             inputs = {name: value for name, value in job.inputs.items() if name != _BOUND} | {"job_id": job.id}
-            with acting(submitter(job)), job_span(job):
+            with acting(submitter(job)), under_id(job.id), job_span(job):
                 outputs = import_module(WORK[job.kind]).run(workspace, inputs, pulse.report)
     except JobCancelled:
         return _over(workspace, job_id, "cancelled", worker=worker)
@@ -137,10 +140,37 @@ def run_job(
         raise
     except WorkFailed as failure:
         return _over(workspace, job_id, "failed", outputs=failure.outputs, error=problem(failure.error), worker=worker)
-    except Exception as error:
+    except RagtuneError as error:
         log.exception("job %s (%s) failed", job_id, job.kind)
         return _over(workspace, job_id, "failed", error=problem(error), worker=worker)
+    except Exception as error:
+        _log_unexpected(workspace, job, error, here=claimed_here)
+        return _over(workspace, job_id, "failed", error=internal_error(job_id), worker=worker)
     return _over(workspace, job_id, "succeeded", outputs=outputs, worker=worker)
+
+
+def job_log(state: StateDirectory, job_id: str) -> Path:
+    """Return where the log of a job is, or will be."""
+    return state.logs / f"job-{job_id}.log"
+
+
+def open_job_log(state: StateDirectory, job_id: str) -> BinaryIO:
+    """Open the log of a job to add to it; its owner alone can read it."""
+    state.logs.mkdir(parents=True, exist_ok=True)
+    return open(job_log(state, job_id), "ab", opener=lambda path, flags: os.open(path, flags, 0o600))
+
+
+def _log_unexpected(workspace: Workspace, job: Job, error: Exception, *, here: bool) -> None:
+    """Log an error that nobody expected: of it the job says its own id alone.
+
+    The server keeps what the job's process logs. Of a job that a command runs (``here``) nobody does, so the error is
+    written where the id is looked for.
+    """
+    log.error("job %s (%s) failed unexpectedly", job.id, job.kind, exc_info=error)
+    if here:
+        told = "".join(traceback.format_exception(error))
+        with open_job_log(workspace.state, job.id) as file:
+            file.write(f"job {job.id} ({job.kind}) failed unexpectedly\n{told}".encode(errors="backslashreplace"))
 
 
 def worker_name() -> str:

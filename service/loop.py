@@ -24,9 +24,10 @@ from service.evidence import WITHOUT_ADAPTER
 from service.feedback import FEEDBACK
 from service.loop_report import STEPS, round_report
 from service.policy import Policy, load_policy
-from service.problems import problem
+from service.problems import internal_error, problem
 from service.promotion import Gate, decision_on, promote, shadow
 from service.questions import PAIRS, leaked_questions, stored_questions
+from service.request_ids import current_request_id
 from service.work import evaluate, ingest, pairs, train
 from service.work.failures import WorkFailed
 
@@ -318,13 +319,20 @@ class Round:
             "live": adapter_label(live) if live is not None else None,
             "lineage": _lineage(workspace, self._inputs.collection, self._state["steps"]),
             "failed_step": step,
-            "error": problem(error) if error is not None else None,
+            "error": _told(error),
         }
         self._write()
         write_atomic(self._folder / "report.md", round_report(self._state).encode())
         target = self._root / f"round-{number}"
         self._folder.rename(target)
         return self._state | {"folder": str(target)}
+
+
+def _told(error: Exception | None) -> dict[str, Any] | None:
+    """Return what a round's record says of an error; of one that nobody expected where the log tells about it."""
+    if error is None or isinstance(error, RagtuneError):
+        return None if error is None else problem(error)
+    return internal_error(current_request_id())
 
 
 class RoundFailed(Exception):

@@ -24,34 +24,24 @@ OTHER_TYPES: dict[str, tuple[int, str]] = {
 """The types that are no error of ``data.errors``, with their status and what they mean."""
 
 
-def problem(error: BaseException) -> dict[str, Any]:
-    """Return the problem object of ``error``; a foreign exception becomes ``internal-error`` (500).
-
-    What a foreign exception says is in it, which is for whoever runs this, not for clients (``request_ids``).
-    """
-    if isinstance(error, RagtuneError):
-        return {
-            "type": error.type,
-            "title": (type(error).__doc__ or "").strip().splitlines()[0],
-            "status": error.status,
-            "detail": error.detail,
-            "got": _plain(error.got),
-            "wanted": error.wanted,
-            "hint": error.hint,
-        }
+def problem(error: RagtuneError) -> dict[str, Any]:
+    """Return the problem object of ``error``; of an error that is none of ours see ``internal_error``."""
     return {
-        "type": "internal-error",
-        "title": "An error that ragtune did not expect.",
-        "status": 500,
-        "detail": f"{type(error).__name__}: {error}"[:_SHOWN_CHARS],
-        "got": None,
-        "wanted": "",
-        "hint": "Look into the logs folder of the state directory; please report it.",
+        "type": error.type,
+        "title": (type(error).__doc__ or "").strip().splitlines()[0],
+        "status": error.status,
+        "detail": error.detail,
+        "got": _plain(error.got),
+        "wanted": error.wanted,
+        "hint": error.hint,
     }
 
 
 def internal_error(request_id: str) -> dict[str, Any]:
-    """Return the problem object of an error that nobody expected, without a word of what it says."""
+    """Return the problem object of an error that nobody expected, without a word of what it says.
+
+    ``request_id`` is of the request or of the job that it ended; the log names it beside what the error says.
+    """
     return {
         "type": "internal-error",
         "title": "An error that ragtune did not expect.",

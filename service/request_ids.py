@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -53,7 +55,7 @@ class RequestIds:
 
 
 def current_request_id() -> str:
-    """Return the id of the request that is served here, in its threads too; ``-`` where none is."""
+    """Return the id of the request that is served here, in its threads too, or of the job; ``-`` where none is."""
     return _request_id.get()
 
 
@@ -64,6 +66,16 @@ def problem_for_client(error: BaseException) -> dict[str, Any]:
     request_id = current_request_id()
     log.error("request %s failed unexpectedly", request_id, exc_info=error)
     return internal_error(request_id)
+
+
+@contextmanager
+def under_id(request_id: str) -> Iterator[None]:
+    """Give what is done within the block this id: a job has its own."""
+    token = _request_id.set(request_id)
+    try:
+        yield
+    finally:
+        _request_id.reset(token)
 
 
 def mark(record: logging.LogRecord) -> bool:

@@ -14,12 +14,11 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.errors import DatabaseUnavailable
 from data.records import Job, JobStatus
-from service.jobs import BEAT_S, GRACE_S, HEAVY, RESUMABLE, WORK, end_job, worker_name
+from service.jobs import BEAT_S, GRACE_S, HEAVY, RESUMABLE, WORK, end_job, open_job_log, worker_name
 from service.uploads import release_upload, sweep_uploads
 
 if TYPE_CHECKING:
@@ -154,7 +153,8 @@ class JobRunner:
                 "detail": f"The job's process ended with {how}",
                 "got": how,
                 "wanted": "",
-                "hint": f"See {self._log_path(child.job_id)}; a kill signal often means too little memory.",
+                "hint": f"See logs/job-{child.job_id}.log in the state directory; "
+                "a kill signal often means too little memory.",
             }
         # Ends only what is still this worker's: a lease that ran out meanwhile may have given the job to another.
         release_upload(self._workspace.state, end_job(store, child.job_id, status, error=error, worker=child.worker))
@@ -179,9 +179,7 @@ class JobRunner:
         settings = self._workspace.settings
         command = [sys.executable, "-m", "service.jobs", "--state", str(settings.state_dir.resolve()), "--job", job.id]
         command += ["--worker", worker]
-        path = self._log_path(job.id)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as out:
+        with open_job_log(self._workspace.state, job.id) as out:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -192,9 +190,6 @@ class JobRunner:
             )
         log.info("job %s (%s) runs in process %d", job.id, job.kind, process.pid)
         return _Child(job.id, worker, process)
-
-    def _log_path(self, job_id: str) -> Path:
-        return self._workspace.state.logs / f"job-{job_id}.log"
 
     @staticmethod
     def _kill(child: _Child) -> None:

@@ -13,6 +13,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,7 +23,7 @@ from service.request_ids import current_request_id
 from service.settings import collector, traces_hold_texts
 
 if TYPE_CHECKING:
-    from data.protocols import GenerationRequest, GenerationResult, Generator
+    from data.protocols import Delta, GenerationRequest, GenerationResult, Generator
     from data.records import Job
     from retrieval.rerank import Reranker
     from retrieval.retriever import Retrieved
@@ -217,7 +218,9 @@ def traced_reranker(reranker: Reranker) -> Reranker:
 
 
 @contextmanager
-def generation_span(generator: Generator, request: GenerationRequest, *, streamed: bool) -> Iterator[Told]:
+def generation_span(
+    generator: Generator, request: GenerationRequest, *, streamed: bool, purpose: str = "answer"
+) -> Iterator[Told]:
     """Make a span of a generation; its result is told to what is yielded."""
     tracer, told = _Installed.tracer, Told()
     if tracer is None:
@@ -237,6 +240,7 @@ def generation_span(generator: Generator, request: GenerationRequest, *, streame
         "gen_ai.output.type": "json" if request.json_schema is not None else "text",
         "gen_ai.input.messages": _messages(request) if tracer.texts else None,
         "ragtune.base_model": generator.model,
+        "ragtune.purpose": purpose,
     }
     # The engine is another process.
     with tracer.span(f"chat {model}", attributes, "client", current=False) as span, _ending(span):
@@ -245,6 +249,43 @@ def generation_span(generator: Generator, request: GenerationRequest, *, streame
         finally:  # who reads a stream may close it when it has what it wanted
             if told.result is not None:
                 span.note(_usage(told.result, texts=tracer.texts))
+
+
+class _TracedGenerator:
+    """A generator with a span of each use, all part of what was going on when this was made, in whatever thread."""
+
+    def __init__(self, generator: Generator, purpose: str) -> None:
+        self._generator = generator
+        self._purpose = purpose
+        self._around = copy_context()
+
+    @property
+    def model(self) -> str:
+        """As the generator's own."""
+        return self._generator.model
+
+    @property
+    def takes_grammars(self) -> bool:
+        """As the generator's own; one that does not say takes them."""
+        return bool(getattr(self._generator, "takes_grammars", True))
+
+    def generate(self, request: GenerationRequest) -> GenerationResult:
+        """Generate to the end; raises as ``Generator.generate``."""
+        return self._around.copy().run(self._spanned, request)
+
+    def _spanned(self, request: GenerationRequest) -> GenerationResult:
+        with generation_span(self._generator, request, streamed=False, purpose=self._purpose) as told:
+            result = told.result = self._generator.generate(request)
+        return result
+
+    def stream(self, request: GenerationRequest) -> Iterator[Delta]:
+        """Yield text as it comes, without a span: what is traced here reads whole replies."""
+        return self._generator.stream(request)
+
+
+def traced_generator(generator: Generator, purpose: str) -> Generator:
+    """Return ``generator`` with spans that say what it is used for, itself where nobody traces."""
+    return generator if _Installed.tracer is None else _TracedGenerator(generator, purpose)
 
 
 def _usage(result: GenerationResult, *, texts: bool) -> dict[str, Any]:

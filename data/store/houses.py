@@ -100,11 +100,9 @@ class Houses:
         return made
 
     def _find(self, collection: str, version: int | None = None) -> House | None:
-        query, values = _NEWEST, {"collection": collection}
-        if version is not None:
-            query, values = _VERSION, values | {"version": version}
+        values = {"collection": collection, "version": version}
         with self._database.read() as connection:
-            row = connection.execute(query, values).one_or_none()
+            row = connection.execute(_NEWEST if version is None else _VERSION, values).one_or_none()
         return None if row is None or not current().sees(collection) else House(*row)
 
 

@@ -27,6 +27,7 @@ from data.state import map_os_error
 from service.compare.outcomes import Outcome
 from service.compare.preferences import preference
 from service.compare.result import arm_pairs
+from service.spans import traced_generator
 
 if TYPE_CHECKING:
     from service.engine.openai import OpenAIGenerator
@@ -165,7 +166,7 @@ def judge_answers(
         StateError: what was said cannot be kept.
     """
     pairs = [pair for pair in arm_pairs(outcomes) if pair[0] == arm_pairs(outcomes)[0][0]] if len(outcomes) > 1 else []
-    court = _Court(judge, path, report, total=2 * len(pairs) * len(questions))
+    court = _Court(traced_generator(judge, "judge"), path, report, total=2 * len(pairs) * len(questions))
     found = {}
     for a, b in pairs:
         rows = list(zip(questions, outcomes[a], outcomes[b], strict=True))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from data.errors import InvalidRequest
 from data.protocols import Report
 from service.arms import find_adapter
+from service.spans import traced_generator
 from service.starter import PAIR_WRITER, READER
 
 if TYPE_CHECKING:
@@ -55,12 +56,12 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
     ledger = generate_pairs(
         store,
         retriever,
-        workspace.teacher_at(teacher) if teacher else workspace.generator,
+        traced_generator(workspace.teacher_at(teacher) if teacher else workspace.generator, "pair"),
         collection,
         requested=inputs["limit"],
         seed=inputs.get("seed", 0),
         adapter=_key(workspace, writer),
-        reader=workspace.generator if reader else None,
+        reader=traced_generator(workspace.generator, "check") if reader else None,
         reader_adapter=_key(workspace, reader),
         wishes=wishes,
         per_source_cap=inputs.get("per_source_cap", PER_SOURCE_CAP),

@@ -19,6 +19,7 @@ from service.jobs import run_job
 from tests.service.conftest import open_client, small_workspace
 from tests.service.engine.fake_server import FakeServer, Refused
 from tests.service.parts import MODEL
+from tests.service.test_traces import recorded
 
 N = 8
 QUESTIONS = tuple(Question(f"q{n}", f"When was lighthouse {n} of Orrin built?", ("1842",)) for n in range(N))
@@ -71,6 +72,16 @@ def test_each_pair_is_shown_in_both_orders_and_the_verdict_counted(answered, jud
     page = (tmp_path / "out" / "index.html").read_text()
     assert "<h2>Judge</h2>" in page
     assert "grand-judge saw each pair" in page
+
+
+def test_each_judgment_is_a_span(answered, judge, tmp_path):
+    with recorded() as exporter:
+        run(answered, tmp_path, judge)
+    asked = [span for span in exporter.get_finished_spans() if span.name == "chat grand-judge"]
+    assert len(asked) == len(judge.seen) > 0
+    about = asked[0].attributes
+    assert (about["gen_ai.operation.name"], about["ragtune.purpose"]) == ("chat", "judge")
+    assert about["gen_ai.output.type"] == "json"
 
 
 def test_a_judge_that_always_takes_the_first_is_found_out(answered, judge, tmp_path):

@@ -212,6 +212,21 @@ def test_a_round_that_fails_leaves_what_is_live_and_says_why(indexed, generator,
         one_round(indexed)  # the next one begins anew
 
 
+def test_a_round_that_fails_unexpectedly_says_nothing_of_the_error(indexed, trained, monkeypatch):
+    accept(indexed)
+
+    def fail(*_):
+        raise RuntimeError("secret of /home/ada")
+
+    monkeypatch.setattr(module.train, "run", fail)
+    job = run_job(indexed, submit(indexed.store, "loop", {"proposals": 0}).id)
+    assert (job.status, job.error["type"], job.error["request_id"]) == ("failed", "internal-error", job.id)
+    folder = indexed.state.reports / "loop/house/round-1"
+    for path in (folder / "report.md", folder / "round.json"):
+        assert "secret" not in path.read_text()
+    assert job.id in (folder / "round.json").read_text(), "where to look"
+
+
 def test_a_round_whose_folder_is_gone_fails_and_keeps_the_documents(indexed, tmp_path):
     with pytest.raises(RoundFailed, match="gone"):
         one_round(indexed, paths=(str(tmp_path / "gone"),))

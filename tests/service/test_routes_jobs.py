@@ -9,7 +9,7 @@ import pytest
 
 from data.errors import Conflict, JobCancelled
 from data.records import Progress
-from service.jobs import run_job, submit
+from service.jobs import job_log, run_job, submit
 from tests.service.conftest import DOCUMENTS, open_client
 from tests.service.parts import wait_until
 
@@ -101,6 +101,27 @@ def test_a_failure_is_recorded_with_its_reason(indexed, tmp_path):
     assert done.status == "failed"
     assert done.error["type"] == "invalid-request"
     assert "nowhere" in json.dumps(done.error)
+
+
+def test_an_unexpected_error_says_nothing_of_itself_but_where_to_look(client, indexed, paths, monkeypatch, caplog):
+    """The text of an exception may hold paths, SQL or a document: it is in the job's log, under the job's id."""
+    error = RuntimeError("secret of /home/ada")
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("service.work.ingest.run", fail)
+    job = run_job(indexed, submit(indexed.store, "ingest", {"paths": paths}).id)
+    assert (job.status, job.error["type"], job.error["request_id"]) == ("failed", "internal-error", job.id)
+    assert job.id in job.error["hint"]
+    told = client.get(f"/v1/jobs/{job.id}").text + client.get(f"/v1/jobs/{job.id}/events").text
+    assert "internal-error" in told
+    assert "secret" not in told
+    (record,) = [each for each in caplog.records if job.id in each.getMessage()]
+    assert record.exc_info[1] is error
+    log = job_log(indexed.state, job.id)
+    assert "RuntimeError: secret of /home/ada" in log.read_text(), "what a command logs goes nowhere else"
+    assert log.stat().st_mode & 0o077 == 0
 
 
 def test_ctrl_c_interrupts_and_the_job_goes_on_later(indexed, paths):

@@ -116,6 +116,20 @@ def test_a_job(workspace):
     assert (span.status.status_code, span.attributes["error.type"]) == (StatusCode.ERROR, "invalid-request")
 
 
+def test_what_is_asked_for_pairs_is_part_of_their_job(indexed, generator):
+    with recorded() as exporter:
+        job = run_job(indexed, submit(indexed.store, "pairs", {"limit": 3, "faq": False}).id)
+    assert job.status == "succeeded", job.error
+    spans = exporter.get_finished_spans()
+    (whole,) = [span for span in spans if span.name == "job pairs"]
+    asked = [span for span in spans if span.name == "chat scripted"]
+    assert len(asked) == len(generator.requests) > 0
+    assert {span.attributes["gen_ai.operation.name"] for span in asked} == {"chat"}
+    assert {span.attributes["ragtune.purpose"] for span in asked} <= {"pair", "check"}
+    assert {span.parent.span_id for span in asked} == {whole.context.span_id}, "its threads' spans too"
+    assert all(span.attributes["gen_ai.usage.output_tokens"] > 0 for span in asked)
+
+
 def test_off_it_costs_no_import(tmp_path):
     code = (
         "import sys\nfrom service.spans import tracing\nimport service.app\n"
