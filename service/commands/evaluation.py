@@ -232,7 +232,7 @@ def style_examples(path: Path | None) -> list[str]:
 def _compare(ctx: typer.Context, inputs: dict[str, Any], origins: list[str], as_json: bool) -> None:
     from service.answerer import check_collection
     from service.compare.evaluation import questions_for_arms
-    from service.compare.statistics import minimum_detectable_difference
+    from service.compare.statistics import describe_power
     from service.compare.table import print_comparison
 
     with session(ctx).workspace(mutates=True) as workspace:
@@ -241,8 +241,7 @@ def _compare(ctx: typer.Context, inputs: dict[str, Any], origins: list[str], as_
             inputs["questions"] += [asdict(each) for each in questions_for_arms(workspace, inputs, origins)]
         n = len(inputs["questions"])
         if n:
-            smallest = minimum_detectable_difference(n)
-            stderr().print(f"{n} questions show differences of about {smallest:.0f} F1 points or more.", markup=False)
+            stderr().print(describe_power(n), markup=False)
         result = run_here(workspace, "evaluate", inputs, title="compare")
     if as_json:
         print_json(result)

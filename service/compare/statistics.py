@@ -184,6 +184,15 @@ def questions_needed(difference: float, sd: float) -> int:
     return math.ceil((_effect() * sd / abs(difference)) ** 2)
 
 
+def describe_power(questions: int) -> str:
+    """Return, before anything is asked, which differences so many questions (at least one) can show."""
+    counted = "1 question" if questions == 1 else f"{questions} questions"
+    smallest = minimum_detectable_difference(questions)
+    if smallest > 100:
+        return f"{counted} can show no difference; {questions_needed(10, PLANNING_SD)} show one of 10 F1 points."
+    return f"{counted} can show differences of about {smallest:.0f} F1 points or more."
+
+
 def describe(difference: Difference) -> str:
     """Return one sentence on a difference: who is better by how much, or that it is not decisive."""
     a, b, f1, n = difference.a, difference.b, difference.f1, difference.n

@@ -13,6 +13,7 @@ from service.compare.statistics import (
     bootstrap_interval,
     compare_arms,
     describe,
+    describe_power,
     holm,
     mcnemar,
     minimum_detectable_difference,
@@ -133,6 +134,11 @@ def test_detectable_difference_has_the_power_it_states() -> None:
 
 def difference(f1: float, low: float, high: float, n: int = 72) -> Difference:
     return Difference("combined", "rag", f1, (low, high), 0.01, 40.0, n)
+
+
+def test_what_questions_can_show_is_said_before_they_are_asked() -> None:
+    assert describe_power(1) == "1 question can show no difference; 159 show one of 10 F1 points."
+    assert describe_power(159) == "159 questions can show differences of about 10 F1 points or more."
 
 
 def test_verdicts_say_who_is_better_or_what_is_missing() -> None:
