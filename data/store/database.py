@@ -286,7 +286,7 @@ class Database:
         """Open a consistent snapshot for a short read; under a rollback journal no writer can commit meanwhile."""
         held: sa.Connection | None = getattr(self._moment, "connection", None)
         if held is not None:
-            with _mapped():
+            with _mapped(self._engine):
                 yield held
             return
         if not self._migrated:
