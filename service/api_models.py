@@ -285,6 +285,7 @@ class Collection(House):
     documents: int
     index_generation: int | None
     live_adapter: str | None
+    suggested_adapter: str | None = None
 
 
 class CollectionDetails(Collection):

@@ -13,6 +13,7 @@ from data.prompt import prompt_version
 from data.records import House
 from service.arms import adapter_label
 from service.asking import AskRequest
+from service.starter import suggested_adapter
 
 if TYPE_CHECKING:
     from data.store import Store
@@ -41,7 +42,9 @@ def house_view(house: House) -> dict[str, Any]:
 
 
 def collection_view(workspace: Workspace, name: str) -> dict[str, Any]:
-    """Return a collection: documents, index generation in use (or null), settings, the adapter live in it (or null).
+    """Return a collection: documents, index generation in use, settings, the adapter live in it, and one to name.
+
+    What there is none of is null.
 
     Raises:
         UnknownCollection: there is none.
@@ -54,5 +57,6 @@ def collection_view(workspace: Workspace, name: str) -> dict[str, Any]:
         "documents": store.documents.count(name),
         "index_generation": generation,
         "live_adapter": adapter_label(live) if live is not None else None,
+        "suggested_adapter": suggested_adapter(workspace, name),
         **house_view(store.houses.current(name)),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Collection as Collected
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
@@ -196,7 +196,7 @@ def ask(
         list[str] | None,
         typer.Option(
             help="NAME (its live version, else the newest) or NAME@VERSION, with =SCALE for more or less of it; "
-            "several are summed; by default the live one."
+            "several are summed; by default the live one, on the starter the packaged reader while none is."
         ),
     ] = None,
     collection: Collection = "default",
@@ -212,6 +212,7 @@ def ask(
 ) -> None:
     """Answer a question as the words come, then name the sources."""
     from service.asking import AskRequest
+    from service.starter import suggested_adapter
 
     given = _given(top_k=top_k, max_tokens=max_tokens, temperature=temperature)
     request = AskRequest(
@@ -225,6 +226,8 @@ def ask(
     )
     with session(ctx).workspace() as workspace:
         workspace.ensure_starter_adapters()
+        if mode == "auto" and not adapter:
+            request = replace(request, adapter=suggested_adapter(workspace, collection))
         _answer(workspace, request, given, as_json=as_json)
 
 

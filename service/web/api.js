@@ -257,7 +257,7 @@ export const jobs = {
 /** @returns {Promise<{name: string, scopes: string[], collections: string[]}>} */
 export const whoAmI = () => get('/v1/me');
 
-/** @param {AbortSignal} [signal] @returns {Promise<{collections: {name: string, documents: number}[]}>} */
+/** @param {AbortSignal} [signal] @returns {Promise<{collections: {name: string, documents: number, suggested_adapter: string | null}[]}>} */
 export const listCollections = (signal) => get('/v1/collections', signal);
 
 export const collections = {
@@ -266,6 +266,15 @@ export const collections = {
   /** @param {string} name @param {Record<string, any>} body */
   put: async (name, body) => (await send(`/v1/collections/${id(name)}`, { method: 'PUT', json: body })).json(),
 };
+
+/**
+ * The adapter to ask with where nobody chose one; null where there is nothing to suggest.
+ * @param {string} collection @param {AbortSignal} [signal] @returns {Promise<string | null>}
+ */
+export async function suggestedAdapter(collection, signal) {
+  const { collections: known } = await listCollections(signal);
+  return known.find((each) => each.name === collection)?.suggested_adapter ?? null;
+}
 
 /** @param {AbortSignal} [signal] @returns {Promise<{data: {id: string, role: string}[]}>} */
 export const listModels = (signal) => get('/v1/models', signal);

@@ -10,8 +10,10 @@ from data.errors import InvalidModel, NoAcceptedPairs, ParityFailed
 from data.records import Progress, QAPair
 from finetune.cloud.archive import pack
 from service.jobs import HEAVY, RESUMABLE, run_job
-from service.starter import register_starter_adapters
-from tests.service.parts import MODEL, adapter
+from service.settings import Settings
+from service.starter import register_starter_adapters, suggested_adapter
+from service.workspace import Workspace
+from tests.service.parts import MODEL, HashEmbedder, adapter
 
 
 @pytest.fixture
@@ -303,6 +305,26 @@ def test_packaged_adapters_are_registered_once_as_candidates(workspace, adapters
     starter(tmp_path, b"two")
     register_starter_adapters(workspace.store, workspace.state, MODEL, folder)
     assert [a.version for a in adapters.list()] == [1, 2]
+
+
+def test_the_packaged_reader_is_suggested_while_nothing_else_reads(tmp_path):
+    def opened(**settings):
+        chosen = Settings.load(state_dir=tmp_path / "state", **settings)
+        return Workspace(chosen, embedder=HashEmbedder(), model=MODEL)
+
+    with opened() as workspace:
+        assert suggested_adapter(workspace, "default") is None
+        register_starter_adapters(workspace.store, workspace.state, MODEL, starter(tmp_path, b"one"))
+        assert suggested_adapter(workspace, "default") == "reader"
+        assert workspace.store.adapters.live(MODEL.sha256) is None, "it is named, not made live"
+        with opened(kv_type="q8_0") as eight_bits, opened(engine_url="http://127.0.0.1:1") as elsewhere:
+            assert suggested_adapter(eight_bits, "default") is None, "passages cannot be read apart from each other"
+            assert suggested_adapter(elsewhere, "default") is None
+        workspace.store.collections.ensure("measured")
+        workspace.store.evaluations.add("e1", {"recommendation": "rag"}, "measured")
+        assert suggested_adapter(workspace, "measured") is None, "auto follows what was measured"
+        workspace.store.adapters.promote("reader")
+        assert suggested_adapter(workspace, "default") is None
 
 
 def test_packaged_adapters_of_another_base_are_left_alone(workspace, adapters, tmp_path):

@@ -117,7 +117,7 @@ def test_an_unexpected_error_says_nothing_of_itself_but_where_to_look(client, in
     told = client.get(f"/v1/jobs/{job.id}").text + client.get(f"/v1/jobs/{job.id}/events").text
     assert "internal-error" in told
     assert "secret" not in told
-    (record,) = [each for each in caplog.records if job.id in each.getMessage()]
+    (record,) = [each for each in caplog.records if each.levelname == "ERROR" and job.id in each.getMessage()]
     assert record.exc_info[1] is error
     log = job_log(indexed.state, job.id)
     assert "RuntimeError: secret of /home/ada" in log.read_text(), "what a command logs goes nowhere else"

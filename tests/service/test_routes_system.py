@@ -11,7 +11,7 @@ def test_collections_are_listed_with_their_documents(client, indexed):
     indexed.store.collections.ensure("empty")
     listed = client.get("/v1/collections").json()["collections"]
     unset = {"version": 0, "instructions": "", "sampling": {}, "actor": "", "created_at": 0.0, "live_adapter": None}
-    unset["prompt_version"] = prompt_version()
+    unset |= {"prompt_version": prompt_version(), "suggested_adapter": None}
     assert listed == [
         {"name": "default", "collection": "default", "documents": len(DOCUMENTS), "index_generation": 1, **unset},
         {"name": "empty", "collection": "empty", "documents": 0, "index_generation": None, **unset},

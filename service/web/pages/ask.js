@@ -1,6 +1,6 @@
 /** *Ask*: a conversation over the documents. */
 
-import { ask, documents, isAbort } from '../api.js';
+import { ask, documents, isAbort, suggestedAdapter } from '../api.js';
 import { adapterSelect, armHelp, armSelect, offered } from '../components/arms.js';
 import { answerFacts, answerText, citationList, feedback, passageList } from '../components/answer.js';
 import { conversations, currentTurns, goBackTo, history, keep, startAnew } from '../components/conversation.js';
@@ -14,15 +14,19 @@ const METHODS = ['hybrid', 'dense', 'lexical'];
 /** @param {import('../app.js').View} view */
 export default async function askPage(view) {
   const { main, params, signal } = view;
-  const chosen = { mode: 'auto', adapter: '', top_k: 4, max_tokens: 256, method: 'hybrid', ...recall('ask', {}) };
+  const before = recall('ask', {});
+  const chosen = { mode: 'auto', adapter: '', top_k: 4, max_tokens: 256, method: 'hybrid', ...before };
   for (const name of ['mode', 'adapter', 'collection']) {
     if (params.has(name)) chosen[name] = params.get(name);
   }
   const collection = params.get('collection') || view.collection;
-  const [{ arms, adapters }, { documents: some }] = await Promise.all([
+  const [{ arms, adapters }, { documents: some }, suggested] = await Promise.all([
     offered(signal),
     documents.list({ collection, limit: 1 }, signal),
+    suggestedAdapter(collection, signal),
   ]);
+  // The bare starter cites nothing. Whoever chose, even "the live one", is left with that.
+  if (chosen.mode === 'auto' && !params.has('adapter') && !('adapter' in before)) chosen.adapter = suggested || '';
   const page = {
     view,
     collection,
