@@ -76,7 +76,8 @@ def _differences(result: Mapping[str, Any]) -> list[Text]:
         shown = f"{name:<18} {difference['f1']:+6.1f} F1   95 % {low:+.1f} to {high:+.1f}   p {difference['p']:.2g}"
         lines.append(Text(shown, style="" if difference["decisive"] else "dim"))
     smallest = result["minimum_detectable_difference"]
-    lines.append(Text(f"Smallest difference these questions can show: {smallest:.1f} F1 points (80 % power)", "dim"))
+    shown = "none" if smallest > 100 else f"{smallest:.1f} F1 points (80 % power)"
+    lines.append(Text(f"Smallest difference these questions can show: {shown}", "dim"))
     return lines
 
 
