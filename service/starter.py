@@ -55,14 +55,15 @@ def suggested_adapter(workspace: Workspace, collection: str) -> str | None:
     """Return the packaged reader's name where a question that names nothing would be answered by the bare starter.
 
     That cites nothing. The mode ``auto`` stays what it is, rag while no adapter is live; who asks for a person (the
-    command line, the page) names the reader instead. None where an adapter is live, where an evaluation says what to
-    do, and where the engine is not ours or could not read passages as the reader does.
+    command line, the page) names the reader instead. None where an adapter is live, where an evaluation
+    recommends to do without, and where the engine is not ours or could not read passages as the reader does.
     """
     model, store = workspace.model, workspace.store
     if not workspace.serves_here or store.adapters.live(model.sha256, collection) is not None:
         return None
     fits = any(each.name == READER and each.base_sha256 == model.sha256 for each in store.adapters.list(READER))
-    if not fits or store.evaluations.latest(collection) is not None:
+    latest = store.evaluations.latest(collection) or {}
+    if not fits or latest.get("recommendation") in {"base", "rag"}:
         return None
     return READER if workspace.engine_options(model).kv_type == "f16" else None
 

@@ -321,6 +321,8 @@ def test_the_packaged_reader_is_suggested_while_nothing_else_reads(tmp_path):
             assert suggested_adapter(eight_bits, "default") is None, "passages cannot be read apart from each other"
             assert suggested_adapter(elsewhere, "default") is None
         workspace.store.collections.ensure("measured")
+        workspace.store.evaluations.add("e0", {"recommendation": None}, "measured")
+        assert suggested_adapter(workspace, "measured") == "reader", "too few questions recommend nothing"
         workspace.store.evaluations.add("e1", {"recommendation": "rag"}, "measured")
         assert suggested_adapter(workspace, "measured") is None, "auto follows what was measured"
         workspace.store.adapters.promote("reader")
