@@ -18,12 +18,12 @@ from itertools import pairwise
 from data.errors import InvalidRequest
 from data.records import Chunk, Document, content_id
 from retrieval.blocks import SENTENCE_END, Block, blocks, cut
+from retrieval.heading import heading_name
 
-CHUNKER = "headings-blocks-2"
+CHUNKER = "headings-blocks-3"
 """Name of this algorithm: a changed one needs a new name, so that stored chunks are made again."""
 
 _FRONT_MATTER = re.compile(r"\A---\n(?:.*\n)*?---\n")
-_INLINE_MARKS = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|[*`]+")
 _TINY_SHARE = 0.25
 _PROSE_TYPES = {"text/x-rst", "text/x-markdown", "text/x-web-markdown"}
 _LETTERS_PER_TOKEN = 16  # WordPiece calls a megabyte without a space one unknown token: such text counts by length
@@ -154,18 +154,13 @@ def _sections(document: Document) -> Iterator[_Span]:
     position = 0
     for start, end, level in heading_lines(document):
         yield _Span(position, start, tuple(name for _, name in path))
-        name = _heading_name(text[start:end])
+        name = heading_name(text[start:end])
         while path and path[-1][0] >= level:
             path.pop()
         if name and name != title:
             path.append((level, name))
         position = end
     yield _Span(position, len(text), tuple(name for _, name in path))
-
-
-def _heading_name(line: str) -> str:
-    line = re.sub(r"^#{1,6}[ \t]+|[ \t]+#+[ \t]*$|\n[=-]+[ \t]*$", "", line.strip())
-    return " ".join(_INLINE_MARKS.sub(lambda found: found[1] or "", line).split())
 
 
 def _merge_tiny(text: str, spans: Iterable[_Span], count: CountTokens, chunk_size: int) -> list[_Span]:

@@ -17,14 +17,15 @@ from data import errors
 from data.errors import DocumentTooLarge, EmptyDocument, UnreadableDocument, UnsupportedMedia
 from data.numbers import whole_number
 from retrieval.child import SHARED, Limits, Parsers
+from retrieval.heading import heading_name
 from retrieval.reading import Content, find_files, read
 from retrieval.sniff import HTML, MARKDOWN, PDF, PLAIN, ZIP, Kind, sniff
 from retrieval.text import decode_as, normalize
 
 __all__ = ["Content", "Limits", "LoadedDocument", "expand", "find_files", "is_archive", "load", "parse", "read"]
 
-_FIRST_HEADING = re.compile(r"^#[ \t]+(.+?)[ \t]*#*$", re.MULTILINE)
-_FRONT_TITLE = re.compile(r"\A---\n(?:.*\n)*?title:[ \t]*[\"']?(.+?)[\"']?[ \t]*\n(?:.*\n)*?---\n")
+_HEADING = re.compile(r"^#[ \t]+\S[^\n]*$", re.MULTILINE)
+_FRONT_LETTERS = 4000
 _TITLE_LETTERS = 200
 
 
@@ -137,8 +138,18 @@ def _clean(value: Any) -> Any:
 
 
 def _markdown_title(text: str) -> str:
-    found = _FRONT_TITLE.match(text[:4000]) or _FIRST_HEADING.search(text)
-    return found[1] if found else ""
+    return _front_title(text[:_FRONT_LETTERS]) or next(
+        filter(None, (heading_name(found[0]) for found in _HEADING.finditer(text))), ""
+    )
+
+
+def _front_title(text: str) -> str:
+    """Return the title that YAML between two lines of three dashes gives, at the head of a text."""
+    first, *lines = text.split("\n")
+    if first != "---" or "---" not in lines[:-1]:
+        return ""
+    given = (line.partition(":")[2] for line in lines[: lines.index("---")] if line.startswith("title:"))
+    return next((words.strip().strip("\"'") for words in given), "")
 
 
 def is_archive(content: Content) -> bool:
