@@ -78,12 +78,38 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` (created, renamed, removed) durable."""
+    """Make the names in ``folder`` (created, renamed, removed) durable; of a file, its content."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it that are missing, their names on the disk.
+
+    Raises:
+        OSError: as ``Path.mkdir`` and ``os.fsync``.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync_folder(path.parent)
+
+
+def sync_tree(folder: Path, root: Path) -> None:
+    """Make all that is in ``folder`` durable, and the names that lead to it from ``root``, one of its parents.
+
+    Raises:
+        OSError: as ``os.fsync``.
+    """
+    for path in sorted(folder.rglob("*"), reverse=True):  # what a folder holds before its names
+        sync_folder(path)
+    for path in (folder, *folder.parents):
+        sync_folder(path)
+        if path == root:
+            return
 
 
 def sha256_file(path: Path) -> str:
@@ -179,11 +205,15 @@ class StateDirectory:
             InsufficientStorage: the disk is full, and a folder is missing.
         """
         try:
+            before = self.root.is_dir() and set(self.root.iterdir())
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             for folder in (self.blobs, self.uploads, self.exports, self.kv, self.reports, self.logs, self.tmp):
                 folder.mkdir(exist_ok=True)
             for folder in (self.adapters(), self.models(), self.root / "index"):
                 folder.mkdir(exist_ok=True)
+            if before != set(self.root.iterdir()):
+                sync_folder(self.root)
+                sync_folder(self.root.parent)
             self._prove_writable()
         except OSError as error:
             raise map_os_error(error, self.root) from error

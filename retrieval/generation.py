@@ -24,7 +24,7 @@ import numpy as np
 from data.errors import IndexMismatch, InvalidRequest, RagtuneError, StorageCorrupt
 from data.protocols import Embedder, Index, Keys, Report, Vectors
 from data.records import Method, Progress, StageNote
-from data.state import StateDirectory, map_os_error, sync_folder
+from data.state import StateDirectory, make_folder, map_os_error, sync_folder
 from data.store import Store
 from retrieval.canary import check_recall, sample
 from retrieval.chunk import embedded_text
@@ -221,7 +221,7 @@ class GenerationBuilder:
         """Let one process or thread at a time change the generations of a collection."""
         root = self._state.index(collection)
         try:
-            root.mkdir(parents=True, exist_ok=True)
+            make_folder(root)
             lock = (root / ".lock").open("wb")
         except OSError as error:
             raise map_os_error(error, root) from error
@@ -348,7 +348,7 @@ def _copy(base: Path, folder: Path) -> None:
                 target.mkdir(parents=True, exist_ok=True)
             elif path.suffix == ".json" and path.name != MANIFEST:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(path, target)
+                _copy_file(path, target)
             elif path.suffix != ".lock" and path.name != MANIFEST:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _link(path, target)
@@ -360,7 +360,13 @@ def _link(path: Path, target: Path) -> None:
     try:
         os.link(path, target)
     except OSError:  # A file system without hard links.
-        shutil.copy2(path, target)
+        _copy_file(path, target)
+
+
+def _copy_file(path: Path, target: Path) -> None:
+    """Copy a file; it is on the disk then, since what nothing changes later nobody else syncs."""
+    shutil.copy2(path, target)
+    sync_folder(target)
 
 
 def _array(keys: Iterable[int]) -> Keys:

@@ -20,7 +20,7 @@ from data.access import current
 from data.errors import Conflict, StorageCorrupt, UnknownRetriever
 from data.protocols import Embedder
 from data.records import AdapterStage
-from data.state import StateDirectory, map_os_error, sha256_file, sync_folder, write_atomic
+from data.state import StateDirectory, map_os_error, sha256_file, sync_tree, write_atomic
 from data.store import Store
 
 _MANIFEST = "manifest.json"
@@ -128,7 +128,7 @@ class TunedEmbedders:
             shutil.rmtree(target, ignore_errors=True)  # left by a stop between the move and the manifest
             target.mkdir(parents=True)
             (folder / MODEL).rename(target / MODEL)
-            sync_folder(target)
+            sync_tree(target, self._state.root)
         except OSError as error:
             raise map_os_error(error, target) from error
         self._write(made)

@@ -6,7 +6,6 @@ Knows nothing of HTTP or of the command line.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, get_args
 from data.errors import BaseModelMismatch, InvalidModel
 from data.protocols import Report
 from data.records import Adapter, Model, Progress, StageNote, content_id
-from data.state import StateDirectory, check_name, map_os_error, sha256_file, sync_folder
+from data.state import StateDirectory, check_name, map_os_error, sha256_file, sync_tree
 from finetune.cloud.archive import check_hashes, unpack
 from finetune.recipe import Attention
 from service.adapter_files import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS, GGUF_SHA256
@@ -68,7 +67,7 @@ def import_adapter(workspace: Workspace, name: str, source: Path, report: Report
     folder = workspace.state.adapters(name, version)
     shutil.rmtree(folder, ignore_errors=True)  # left by an import that was killed
     try:
-        _copy(source, folder, present)
+        _copy(source, folder, present, workspace.state.root)
         adapter = _adapter(workspace, name, version, config, manifest, digest=digest)
         measured: dict[str, Any] = {}
         if not is_dora(adapter):  # which llama.cpp serves merged only, and which is compared when it is
@@ -153,15 +152,12 @@ def _imported_before(workspace: Workspace, name: str, digest: str) -> Adapter | 
     return None
 
 
-def _copy(source: Path, folder: Path, files: list[str]) -> None:
+def _copy(source: Path, folder: Path, files: list[str], root: Path) -> None:
     try:
         folder.mkdir(parents=True)
         for file in files:
-            with (source / file).open("rb") as read, (folder / file).open("xb") as written:
-                shutil.copyfileobj(read, written, 1 << 20)
-                written.flush()
-                os.fsync(written.fileno())
-        sync_folder(folder)
+            shutil.copyfile(source / file, folder / file)
+        sync_tree(folder, root)
     except OSError as error:
         raise map_os_error(error, folder) from error
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from data.errors import InvalidRequest, ParityFailed
 from data.protocols import Report
 from data.records import Adapter
-from data.state import map_os_error, sha256_file
+from data.state import make_folder, map_os_error, sha256_file, sync_folder
 from service.adapter_files import ADAPTER_WEIGHTS
 from service.arms import adapter_label
 from service.merging import merge as merge_model
@@ -70,17 +70,30 @@ def export_adapter(
     try:
         if merge:
             target = out or written.with_name(f"merged-{kind}.gguf")
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             merged = _merged(workspace, adapter, written.parent, target, kind=kind, report=report)
             written = target
         elif out is not None:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            written = Path(shutil.copyfile(written, out))
+            make_folder(out.parent)
+            written = _copied(written, out)
         size = written.stat().st_size
     except OSError as error:
         raise map_os_error(error, out or written) from error
     done = {"adapter": adapter_label(adapter), "file": str(written), "bytes": size, "sha256": sha256_file(written)}
     return done | ({"parity": merged} if merged else {})
+
+
+def _copied(source: Path, out: Path) -> Path:
+    """Copy a file so that it stands under its new name whole and on the disk, or not at all."""
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        shutil.copyfile(source, partial)
+        sync_folder(partial)
+        partial.replace(out)
+        sync_folder(out.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+    return out
 
 
 def _measure(workspace: Workspace, adapter: Adapter, folder: Path, report: Report) -> None:

@@ -17,7 +17,7 @@ from data.errors import Conflict, NoAcceptedPairs, NotExported
 from data.formats import FORMATS, Format
 from data.protocols import Report
 from data.records import QAPair, content_id
-from data.state import StateDirectory, check_name, map_os_error, sync_folder, write_atomic
+from data.state import StateDirectory, check_name, map_os_error, sync_tree, write_atomic
 
 if TYPE_CHECKING:
     from data.store import Store
@@ -141,7 +141,7 @@ def _move(made: Path, folder: Path) -> None:
     try:
         folder.parent.mkdir(exist_ok=True)
         made.rename(folder)
-        sync_folder(folder.parent)
+        sync_tree(folder, folder.parents[1])
     except OSError as error:
         raise map_os_error(error, folder) from error
 

@@ -16,7 +16,7 @@ from data.errors import ForgettingExceeded, ParityFailed, PromotionRefused, Stal
 from data.prompt import prompt_version
 from data.protocols import Report
 from data.records import Adapter, Progress, content_id
-from data.state import check_name, sha256_file, write_atomic
+from data.state import check_name, map_os_error, sha256_file, sync_tree, write_atomic
 from service.adapter_files import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS, GGUF_SHA256
 from service.forgetting import measure_forgetting
 from service.lineage import stale_because, trained_rows
@@ -169,11 +169,19 @@ def _train(workspace: Workspace, prepared: TrainingSet, folder: Path, report: Re
 
 
 def _register(workspace: Workspace, adapter: Adapter, folder: Path, target: Path, links: list[TrainedRow]) -> None:
-    """Move the finished folder to its version, write its manifest last, and register it."""
-    if target.exists():
-        # Left by a stop between the move and the registration.
-        shutil.rmtree(target)
-    folder.rename(target)
+    """Move the finished folder to its version, write its manifest last, and register it; all of it is on the disk then.
+
+    Raises:
+        InsufficientStorage: the disk is full.
+    """
+    try:
+        if target.exists():
+            # Left by a stop between the move and the registration.
+            shutil.rmtree(target)
+        folder.rename(target)
+        sync_tree(target, workspace.state.root)
+    except OSError as error:
+        raise map_os_error(error, target) from error
     hashes = {file: sha256_file(target / file) for file in _FILES if (target / file).exists()}
     manifest = {**adapter_view(adapter), "sha256": hashes}
     write_atomic(target / "manifest.json", json.dumps(manifest, ensure_ascii=False, indent=2).encode() + b"\n")

@@ -1,6 +1,6 @@
 """The long runs: ``python -m tests.torture [--kills N] [--index N] [--database N] [--lock N] [--jobs N]
 [--crossings N] [--models N] [--fuzz N]
-[--clients N] [--adapters N] [--swaps N] [--points N] [--page]``.
+[--clients N] [--adapters N] [--swaps N] [--points N] [--powercut N] [--exports N] [--page]``.
 
 Runs add up: each goes on with seeds that none before has had, and is recorded with its date and commit as it ends.
 """
@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tests.torture import jobs, points
+from tests.torture import jobs, points, powercut
 from tests.torture.damage import damage, second_process
 from tests.torture.kills import run
 from tests.torture.matrix import PAGE, RESULTS, page
@@ -30,6 +30,8 @@ def later(name: str, trials: int, seed: int, folder: Path) -> dict[str, int]:
     return found
 
 
+THREADED = ("crossings", "models", "fuzz", "clients", "adapters", "swaps")
+
 RUNS: dict[str, Callable[[int, int, Path], dict[str, Any]]] = {
     "kills": run,
     "index": partial(damage, database=False),
@@ -37,7 +39,8 @@ RUNS: dict[str, Callable[[int, int, Path], dict[str, Any]]] = {
     "lock": second_process,
     "jobs": jobs.run,
     "points": points.run,
-    **{name: partial(later, name) for name in ("crossings", "models", "fuzz", "clients", "adapters", "swaps")},
+    "powercut": powercut.run,
+    **{name: partial(later, name) for name in (*THREADED, "exports")},
 }
 DEFAULTS = {
     "kills": 3000,
@@ -52,8 +55,10 @@ DEFAULTS = {
     "clients": 500,
     "adapters": 1000,
     "swaps": 2500,
+    "powercut": 200,
+    "exports": 300,
 }
-A_PIECE = {"fuzz": 5000, "crossings": 2000, "clients": 500, "swaps": 2500, "models": 1000}
+A_PIECE = {"fuzz": 5000, "crossings": 2000, "clients": 500, "swaps": 2500, "models": 1000, "exports": 300}
 """Trials between two records, 100 where nothing is said: what is stopped loses at most these."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +14,9 @@ from tests.torture.kills import FAULTS
 from tests.torture.matrix import FAILURES, PAGE, RESULTS, ROOT, ROWS, page
 
 slow = pytest.mark.slow
+compiled = pytest.mark.skipif(
+    shutil.which("cc") is None, reason="records writes with a library of its own: no C compiler"
+)
 
 
 def tortured(name, trials):
@@ -27,6 +31,38 @@ def test_kills_lose_nothing_that_was_acknowledged():
     found = tortured("kills", 15)
     assert found["trials"] > 5
     assert {kind: found[kind] for kind in FAULTS} == dict.fromkeys(FAULTS, 0)
+
+
+@slow
+@compiled
+def test_a_power_cut_loses_nothing_that_was_acknowledged():
+    found = tortured("powercut", 30)
+    assert {kind: found[kind] for kind in FAILURES["powercut"]} == dict.fromkeys(FAILURES["powercut"], 0)
+    assert found["synced"] == found["some"] == 15
+
+
+@slow
+@compiled
+def test_a_power_cut_would_be_seen_where_nothing_is_synced(tmp_path):
+    command = "import sys; from pathlib import Path; from tests.torture.powercut import run; "
+    command += "print(run(20, 1, Path(sys.argv[1]), 'careless')['lost'])"
+    done = subprocess.run(
+        [sys.executable, "-c", command, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=True,
+    )
+    assert int(done.stdout.splitlines()[-1]) > 0
+
+
+@slow
+@compiled
+def test_adapters_are_whole_whenever_the_process_or_the_power_ends():
+    found = tortured("exports", 90)
+    assert {kind: found[kind] for kind in FAILURES["exports"]} == dict.fromkeys(FAILURES["exports"], 0)
+    assert found["killed"] == found["synced"] == 30
 
 
 @slow
