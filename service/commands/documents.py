@@ -212,7 +212,6 @@ def ask(
 ) -> None:
     """Answer a question as the words come, then name the sources."""
     from service.asking import AskRequest
-    from service.starter import suggested_adapter
 
     given = _given(top_k=top_k, max_tokens=max_tokens, temperature=temperature)
     request = AskRequest(
@@ -226,8 +225,6 @@ def ask(
     )
     with session(ctx).workspace() as workspace:
         workspace.ensure_starter_adapters()
-        if mode == "auto" and not adapter:
-            request = replace(request, adapter=suggested_adapter(workspace, collection))
         _answer(workspace, request, given, as_json=as_json)
 
 
@@ -237,8 +234,11 @@ def _given(**options: Any) -> dict[str, Any]:
 
 def _answer(workspace: Workspace, request: AskRequest, given: Collected[str], *, as_json: bool) -> None:
     from service.houses import with_defaults
+    from service.starter import suggested_adapter
 
     request = with_defaults(workspace.store, request, given)
+    if request.mode == "auto" and not request.adapters:
+        request = replace(request, adapter=suggested_adapter(workspace, request.collection))
     if as_json:
         from service.views import answer_view
 

@@ -128,3 +128,11 @@ def test_a_page_of_a_thousand_documents_comes_in_parts(scripted, indexed, open_p
     expect(rows).to_have_count(50)
     page.get_by_role("button", name="Show more").click()
     expect(rows).to_have_count(62)
+
+
+def test_on_a_phone_everything_of_a_row_is_in_reach(scripted, open_page):
+    page = open_page(scripted, "#/documents", viewport={"width": 390, "height": 844})
+    row = page.get_by_role("row").filter(has_text="lighthouse.md")
+    row.scroll_into_view_if_needed()
+    for name in ("Chunks of", "Delete"):
+        expect(row.get_by_role("button", name=name)).to_be_in_viewport(ratio=0.99)
