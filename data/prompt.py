@@ -20,8 +20,8 @@ from data.records import Chunk, Message, Passage, Segment, content_id
 from data.templates import render_template
 
 _CJK = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
-_MARK = re.compile(r"\s*\[(\d{1,2})\]")
-_LABEL = re.compile(r"(\s*)\[(\d{2})\]")
+_MARK = re.compile(r"(?<!\s)\s*\[(\d{1,2})\]")
+_LABEL = re.compile(r"(?<!\s)(\s*)\[(\d{2})\]")
 _OPENING = re.compile(r"\[\d{1,2}\]\n")
 _UNDECIDED = re.compile(r"\s*(\[\d{0,2})?$")
 _FIRST_LABEL, _LABELS = 10, 90

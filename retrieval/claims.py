@@ -19,7 +19,7 @@ SHORTEST_CLAIM = 2
 """Words (Chinese: characters) below which a clause is no claim of its own but part of the one before."""
 
 _SENTENCES = re.compile(r"(?<=[.!?])\s+(?=[\"“'(]?[A-Z0-9`])|(?<=[。！？；])|\n+|;\s+")
-_CLAUSES = re.compile(r",?\s+(?:while|whereas|but)\s+|,\s+(?:and|so|which|who)\s+|，(?:而|但|并且?|因此|所以)?")
+_CLAUSES = re.compile(r",?(?<!\s)\s+(?:while|whereas|but)\s+|,\s+(?:and|so|which|who)\s+|，(?:而|但|并且?|因此|所以)?")
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _NAMES = re.compile(r"(?<=[^.!?\s] )[A-Z][\w’'-]*\w")
 _ENDINGS = re.compile(r"(?:ing|ies|ied|ed|es|s|ly|e|y)$")

@@ -22,7 +22,7 @@ from service.support import Support, find_support, sentence_spans
 Unsupported = Literal["keep", "mark", "remove"]
 """What becomes of a sentence that no passage bears out."""
 
-_MARK = re.compile(r"(\s*)\[(\d{1,2})\]")
+_MARK = re.compile(r"(?<!\s)(\s*)\[(\d{1,2})\]")
 """A mark with the blanks before it. Without blanks it is one only where ``_TIGHT`` fits what stands before it."""
 _CJK = r"\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef“”‘’"
 """Characters and punctuation of scripts that put no blank before a mark."""

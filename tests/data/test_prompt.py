@@ -251,3 +251,13 @@ def test_template_that_trims_content_still_gets_all_of_it():
     template = "{% for message in messages %}{{ message['content'] | trim }}{% endfor %}"
     segments = render([Message("user", ("  spaced  ",))], template)
     assert segments == (Segment("  spaced  ", False),)
+
+
+@pytest.mark.parametrize("filler", [" ", "\n", "\u3000"])
+def test_a_model_that_repeats_white_space_is_read_in_linear_time(filler):
+    """Patterns that begin anew at every space would take minutes here."""
+    text = f"Forty{filler * 300_000}two [37]."
+    assert renumber(text, (37,)) == f"Forty{filler * 300_000}two [1]."
+    assert cited_numbers(text) == (37,)
+    assert strip_citations(text).endswith("two.")
+    assert not abstains(text)

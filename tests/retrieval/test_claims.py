@@ -55,3 +55,12 @@ def test_a_passage_that_the_answer_does_not_need_is_found() -> None:
     assert superfluous(both, [FRESNO, OXYGEN]) is None
     assert superfluous("Fresno was founded in 1872.", [FRESNO, OXYGEN]) == 1
     assert superfluous("Oxygen was isolated before 1604.", [FRESNO, OXYGEN]) == 0
+
+
+def test_an_answer_of_white_space_is_cut_in_linear_time() -> None:
+    """A pattern that begins anew at every space would take minutes here."""
+    assert claims(f"The tower is old,{' ' * 300_000}while the bridge is quite new.") == [
+        "The tower is old",
+        "the bridge is quite new.",
+    ]
+    assert len(claims(f"The tower is old{' ' * 300_000}and tall.")) == 1
