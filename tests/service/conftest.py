@@ -14,13 +14,12 @@ from service.app import create_app
 from service.serve import bind, server_config
 from service.settings import Settings
 from service.workspace import Workspace
-from tests.service.parts import MODEL, HashEmbedder, ScriptedGenerator, wait_until
+from tests.service.parts import DOCUMENTS, MODEL, HashEmbedder, ScriptedGenerator, wait_until
+from tests.service.shells import filled, folder, questions, shell
+from tests.service.tenants import service, shared
 
-DOCUMENTS = {
-    "lighthouse.md": "# Lighthouse\n\nThe lighthouse of Orrin was built in 1842. Its keeper was Mara Venn. "
-    "It stands on a red cliff above the bay.\n",
-    "garden.md": "# Garden\n\nThe garden of Tolm grows blue roses. It was planted by the brothers Ask and Embla.\n",
-}
+__all__ = ["filled", "folder", "questions", "service", "shared", "shell"]
+"""Fixtures that more than one file asks for."""
 
 
 @pytest.fixture

@@ -16,7 +16,11 @@ from data.protocols import Delta, GenerationRequest, GenerationResult, TokenChoi
 from data.records import Adapter, Model, Usage
 
 MODEL = Model("scripted", "tests", "scripted.gguf", "scripted.gguf", "0" * 64, "llama")
-
+DOCUMENTS = {
+    "lighthouse.md": "# Lighthouse\n\nThe lighthouse of Orrin was built in 1842. Its keeper was Mara Venn. "
+    "It stands on a red cliff above the bay.\n",
+    "garden.md": "# Garden\n\nThe garden of Tolm grows blue roses. It was planted by the brothers Ask and Embla.\n",
+}
 
 POLL_S = 0.02
 

@@ -12,8 +12,8 @@ import pytest
 from data.records import QAPair
 from service import api_models as models
 from service.client import ApiError, Client, JobFailed
-from tests.service.conftest import DOCUMENTS, open_client, real_server
-from tests.service.parts import adapter
+from tests.service.conftest import open_client, real_server
+from tests.service.parts import DOCUMENTS, adapter
 
 pytestmark = pytest.mark.slow
 

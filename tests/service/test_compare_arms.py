@@ -234,7 +234,7 @@ def test_an_evaluation_that_was_stopped_at_its_end_is_kept_once(tuned, tmp_path)
 
 
 def test_stored_questions_are_asked_over_http_and_from_the_command_line(tuned, tmp_path, generator):
-    from tests.service.test_cli import Shell
+    from tests.service.shells import Shell
 
     with open_client(tuned) as client:
         refused = client.post("/v1/evaluations", json={"origins": ["feedback"]})

@@ -14,8 +14,8 @@ from data.store.server import connect_to
 from service.settings import Settings
 from service.workspace import Workspace
 from tests.postgres import free_port
-from tests.service.parts import MODEL, HashEmbedder
-from tests.service.test_cli import DOCUMENTS, Shell
+from tests.service.parts import DOCUMENTS, MODEL, HashEmbedder
+from tests.service.shells import Shell
 
 pytestmark = pytest.mark.slow
 

@@ -15,8 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.settings import Settings
 from service.workspace import Workspace
-from tests.service.conftest import DOCUMENTS, real_server
-from tests.service.parts import HashEmbedder, wait_until
+from tests.service.conftest import real_server
+from tests.service.parts import DOCUMENTS, HashEmbedder, wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -22,9 +22,9 @@ from service.parity import measure_parity
 from service.settings import Settings
 from service.work import pairs
 from service.workspace import Workspace
-from tests.service.conftest import DOCUMENTS, open_client
+from tests.service.conftest import open_client
 from tests.service.engine.fake_server import FakeServer
-from tests.service.parts import MODEL, HashEmbedder, adapter
+from tests.service.parts import DOCUMENTS, MODEL, HashEmbedder, adapter
 
 pytestmark = pytest.mark.slow
 

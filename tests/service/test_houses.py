@@ -12,7 +12,7 @@ from service.asking import AskRequest
 from service.promotion import promote, rollback
 from tests.service.conftest import open_client
 from tests.service.parts import MODEL, adapter
-from tests.service.test_cli import Shell
+from tests.service.shells import Shell
 
 pytestmark = pytest.mark.slow
 

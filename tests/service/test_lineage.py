@@ -13,9 +13,9 @@ from retrieval.rowfiles import row_of
 from service.answerer import AskRequest
 from service.lineage import trained_rows
 from service.promotion import Gate, promote
-from tests.service.conftest import DOCUMENTS, open_client
-from tests.service.parts import adapter
-from tests.service.test_cli import Shell
+from tests.service.conftest import open_client
+from tests.service.parts import DOCUMENTS, adapter
+from tests.service.shells import Shell
 
 QUESTION = "When was the lighthouse of Orrin built?"
 

@@ -15,8 +15,8 @@ from service.jobs import HEAVY, RESUMABLE, run_job, submit
 from service.loop import LoopInputs, Round, RoundFailed, interval_s
 from service.promotion import promote
 from service.questions import leaked_questions, pair_questions, repeated_questions
-from tests.service.conftest import DOCUMENTS, open_client
-from tests.service.parts import MODEL, adapter, wait_until
+from tests.service.conftest import open_client
+from tests.service.parts import DOCUMENTS, MODEL, adapter, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -324,7 +324,7 @@ def test_what_is_no_interval(text):
 
 def test_the_command_begins_rounds_until_it_is_stopped(tmp_path, generator, folder, monkeypatch):
     from service.commands import loop as command
-    from tests.service.test_cli import Shell
+    from tests.service.shells import Shell
 
     shell = Shell(tmp_path / "state", generator)
     slept = []
@@ -345,7 +345,7 @@ def test_the_command_begins_rounds_until_it_is_stopped(tmp_path, generator, fold
 def test_a_server_that_holds_the_state_runs_the_round(tmp_path, generator, folder, monkeypatch):
     import threading
 
-    from tests.service.test_cli import Shell
+    from tests.service.shells import Shell
 
     shell = Shell(tmp_path / "state", generator)
     shell("ingest", folder)

@@ -13,7 +13,7 @@ from service.jobs import submit
 from service.overview import overview
 from service.settings import Settings
 from tests.service.parts import adapter
-from tests.service.test_cli import Shell, folder  # noqa: F401  (a fixture)
+from tests.service.shells import Shell
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ def test_before_the_first_document_nothing_is_made(shell):
     assert not shell.state.exists()
 
 
-def test_the_next_step_follows_from_what_there_is(shell, folder):  # noqa: F811
+def test_the_next_step_follows_from_what_there_is(shell, folder):
     shell("ingest", folder)
     assert commands(shell) == ["ragtune serve", "ragtune pairs generate"]
     rows = [{"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Mara Venn"}]}]
@@ -59,7 +59,7 @@ def test_the_next_step_follows_from_what_there_is(shell, folder):  # noqa: F811
     assert "1 failed" in told
 
 
-def test_a_server_is_named(shell, folder):  # noqa: F811
+def test_a_server_is_named(shell, folder):
     shell("ingest", folder)
     with shell.open() as workspace, workspace.lock("http://127.0.0.1:8123"):
         found = overview(Settings.load(state_dir=shell.state))
@@ -67,7 +67,7 @@ def test_a_server_is_named(shell, folder):  # noqa: F811
     assert "ragtune serve" not in [step.command for step in found.next]
 
 
-def test_every_command_it_names_exists(shell, folder):  # noqa: F811
+def test_every_command_it_names_exists(shell, folder):
     root = typer.main.get_command(app)
     shell("ingest", folder, "--collection", "handbook")
     for command in (

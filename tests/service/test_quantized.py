@@ -17,7 +17,8 @@ from service.compare.quantized import quantizations
 from service.compare.run import MOST_ARMS, with_methods, with_quantizations
 from service.settings import Settings
 from service.workspace import Workspace
-from tests.service.conftest import DOCUMENTS, small_workspace
+from tests.service.conftest import small_workspace
+from tests.service.parts import DOCUMENTS
 
 ARMS = (Arm("base", passages=False), Arm("rag", passages=True))
 QUESTIONS = (

@@ -12,8 +12,7 @@ from service import places
 from service.jobs import run_job, submit
 from service.settings import Settings
 from service.workspace import Workspace
-from tests.service.conftest import DOCUMENTS
-from tests.service.parts import MODEL, HashEmbedder
+from tests.service.parts import DOCUMENTS, MODEL, HashEmbedder
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "cluster.md"
 

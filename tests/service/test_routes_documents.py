@@ -6,8 +6,7 @@ import os
 import pytest
 
 from service.jobs import run_job
-from tests.service.conftest import DOCUMENTS
-from tests.service.parts import adapter
+from tests.service.parts import DOCUMENTS, adapter
 
 MOON = b"# Moon\n\nThe moon mine of Hadley opened in 2061.\n"
 

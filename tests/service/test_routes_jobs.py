@@ -10,8 +10,8 @@ import pytest
 from data.errors import Conflict, JobCancelled
 from data.records import Progress
 from service.jobs import job_log, run_job, submit
-from tests.service.conftest import DOCUMENTS, open_client
-from tests.service.parts import wait_until
+from tests.service.conftest import open_client
+from tests.service.parts import DOCUMENTS, wait_until
 
 
 def events(text: str) -> list[tuple[int, str, dict]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from data.prompt import prompt_version
 from finetune.recipe import Recipe
-from tests.service.conftest import DOCUMENTS, open_client
+from tests.service.conftest import open_client
+from tests.service.parts import DOCUMENTS
 
 
 def test_collections_are_listed_with_their_documents(client, indexed):

@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from service.starter import starter_folder
-from tests.service.conftest import DOCUMENTS
+from tests.service.parts import DOCUMENTS
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from data.store import Store
-from tests.service.conftest import DOCUMENTS
-from tests.service.parts import wait_until
+from tests.service.parts import DOCUMENTS, wait_until
 
 pytestmark = pytest.mark.slow  # a real command that loads the embedder
 

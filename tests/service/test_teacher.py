@@ -15,9 +15,9 @@ from service.commands.session import Session
 from service.settings import Settings
 from service.work import pairs as pairs_work
 from service.workspace import Workspace
-from tests.service.conftest import DOCUMENTS, real_server, small_workspace
+from tests.service.conftest import real_server, small_workspace
 from tests.service.engine.fake_server import FakeServer
-from tests.service.parts import HashEmbedder, adapter
+from tests.service.parts import DOCUMENTS, HashEmbedder, adapter
 
 BOTH = "facts of both passages"
 FREE = "full sentences of your own"

@@ -23,7 +23,7 @@ from service.jobs import run_job, submit
 from service.webhooks import MOST_ATTEMPTS, WebhookSender, pause_s
 from tests.service.conftest import open_client
 from tests.service.parts import wait_until
-from tests.service.test_cli import Shell
+from tests.service.shells import Shell
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from data.records import QAPair, content_id
 from service.settings import Settings
 from service.workspace import Workspace
-from tests.service.conftest import DOCUMENTS
+from tests.service.parts import DOCUMENTS
 
 ASKED = [
     ("When was the lighthouse of Orrin built?", "1842"),

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.service.conftest import DOCUMENTS, real_server
+from tests.service.conftest import real_server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
     from service.workspace import Workspace
-    from tests.service.parts import ScriptedGenerator
+    from tests.service.parts import DOCUMENTS, ScriptedGenerator
 
 ROOT = Path(__file__).parents[3]
 PATIENCE_MS = 20_000

@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from data.records import QAPair
 from tests.service.browser.conftest import upload
-from tests.service.conftest import DOCUMENTS
+from tests.service.parts import DOCUMENTS
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,66 @@
+"""A shell for the tests of commands: the console script's own entry over small real parts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from service.cli import app
+from service.commands.session import Session
+from service.settings import Settings
+from service.workspace import Workspace
+from tests.service.parts import DOCUMENTS, MODEL, HashEmbedder
+
+
+class Shell:
+    """Runs command lines against one state directory."""
+
+    def __init__(self, state, generator):
+        self.state = state
+        self.generator = generator
+
+    def __call__(self, *words, code=0):
+        session = Session(lambda s: Workspace(s, embedder=HashEmbedder(), generator=self.generator, model=MODEL))
+        found = CliRunner().invoke(app, ["--state-dir", str(self.state), *map(str, words)], obj=session)
+        assert found.exit_code == code, f"{found.output}\n{found.exception!r}"
+        return found
+
+    def json(self, *words, code=0):
+        return json.loads(self(*words, "--json", code=code).stdout)
+
+    def open(self):
+        settings = Settings.load(state_dir=self.state)
+        return Workspace(settings, embedder=HashEmbedder(), generator=self.generator, model=MODEL)
+
+
+@pytest.fixture
+def shell(tmp_path, generator):
+    return Shell(tmp_path / "state", generator)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "documents"
+    made.mkdir()
+    for name, text in DOCUMENTS.items():
+        (made / name).write_text(text, encoding="utf-8")
+    return made
+
+
+@pytest.fixture
+def filled(shell, folder):
+    shell("ingest", folder)
+    return shell
+
+
+@pytest.fixture
+def questions(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    rows = [
+        {"id": "built", "question": "When was the lighthouse of Orrin built?", "answers": ["1842"]},
+        {"id": "mayor", "question": "Who is the mayor of Orrin?", "answers": [], "answerable": False},
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
