@@ -32,6 +32,8 @@ _MAX_MARKDOWN = 1_000_000
 """Characters up to which the Markdown parser looks for headings; beyond, lines with # outside fences are taken."""
 _ATX = re.compile(r"^ {0,3}(#{1,6})[ \t]+\S[^\n]*$", re.MULTILINE)
 _MAX_HEADER = 200
+_HEADER_READ = 20 * _MAX_HEADER
+"""Of a table's header row, letters that are looked at for each chunk: a sheet may have a hundred thousand columns."""
 
 CountTokens = Callable[[str], int]
 
@@ -102,7 +104,7 @@ def _columns(found: Sequence[Block], start: int) -> list[str]:
     block = found[bisect_right(found, start, key=lambda block: block.start) - 1]
     if block.kind != "table" or start <= block.start + len(block.header):
         return []
-    cells = [cell.strip() for cell in block.header.strip("|").split("|")]
+    cells = [cell.strip() for cell in block.header[:_HEADER_READ].strip("|").split("|")]
     return [" | ".join(cell for cell in cells if cell)[:_MAX_HEADER]]
 
 

@@ -265,3 +265,14 @@ def letters_counted(doc: Document) -> int:
 def test_twice_the_text_is_about_twice_the_work(parts: str) -> None:
     once, twice = (letters_counted(repeated(parts, letters)) for letters in (10_000, 20_000))
     assert twice <= 2.5 * max(once, 10_000)
+
+
+def test_a_table_of_many_columns_is_headed_by_the_first() -> None:
+    """Nor is the whole header read again for every chunk: with a million columns that takes hours."""
+    columns = 20_000
+    text = f"| first{' | -' * columns} |\n|{'-|' * (columns + 1)}\n| a{' | b' * columns} |\n"
+    found = chunk(document(text), lambda part: len(part) // 4, chunk_size=4000)
+    assert len(found) > 5
+    assert all(text[piece.start : piece.end] == piece.text for piece in found)
+    assert found[-1].heading.split(" > ")[-1].startswith("first | - | -")
+    assert len(found[-1].heading) < 300
