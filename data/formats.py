@@ -184,12 +184,15 @@ def read_questions(path: Path, *, on_error: OnError | None = None) -> list[Quest
     return list(iterate_questions(path, on_error=on_error))
 
 
-def iterate_questions(path: Path, *, on_error: OnError | None = None) -> Iterator[Question]:
-    """Yield what ``read_questions`` returns; of earlier questions 8 bytes of each id's hash are kept."""
+def iterate_questions(path: Path, *, on_error: OnError | None = None, named: bool = True) -> Iterator[Question]:
+    """Yield what ``read_questions`` returns; of earlier questions 8 bytes of each id's hash are kept.
+
+    Where ``named`` is False a question needs no id: its place in the file stands for one.
+    """
     seen: set[bytes] = set()
     for where, found in read_objects(path, on_error):
         try:
-            question = _question(found)
+            question = _question(found if named else {"id": where, **found})
             digest = hashlib.blake2b(question.id.encode(), digest_size=8).digest()
             if digest in seen:
                 raise _invalid("The id is used twice.", question.id, "an id for each question")

@@ -139,6 +139,16 @@ def test_imported_pairs_find_their_chunk_and_come_once(corpus: Corpus, tmp_path:
     assert (again.imported, again.known) == (0, 3)
 
 
+def test_questions_need_no_id_to_become_pairs(corpus: Corpus, tmp_path: Path) -> None:
+    """The shortest form is the one that an empty file's hint names."""
+    path = tmp_path / "questions.jsonl"
+    rows = [{"question": "Where was Luther born?", "answers": ["Eisleben"]}, {"question": "?", "answers": "no list"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0]]))
+    report = import_pairs(corpus.store, "default", path, retriever=corpus.retriever)
+    assert (report.imported, report.known, report.failed_count) == (1, 1, 1)
+    assert "line 2" in report.failed[0]["detail"]
+
+
 def test_each_bad_row_fails_alone(corpus: Corpus, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     good = {"instruction": "Who isolated oxygen?", "input": "", "output": "Michael Sendivogius"}
