@@ -27,7 +27,7 @@ from service.houses import instructions_of
 from service.lineage import check_fresh, is_stale
 from service.settings import Rerank, Settings
 from service.spans import generation_span, retrieval_span
-from service.turn import Turn, judge, policy_of
+from service.turn import Turn, judge, keep, policy_of
 from service.verification import CheckedMarks
 
 if TYPE_CHECKING:
@@ -280,7 +280,7 @@ class Answerer:
             taken = other if route.router.takes_second(answer.confidence, other.confidence) else answer
             answer = replace(taken, timings={**taken.timings, "total": total})
         if ask.keep:
-            self._parts.store.answers.add(answer, ask.question, ask.collection)
+            keep(self._parts.store, answer, ask)
         return answer
 
     def _calibration(self, ask: AskRequest, arm: Arm) -> tuple[Calibration | None, float | None]:
@@ -339,7 +339,7 @@ class Answerer:
             signals=judged.signals,
         )
         if turn.ask.keep:
-            self._parts.store.answers.add(answer, turn.ask.question, turn.ask.collection)
+            keep(self._parts.store, answer, turn.ask)
         return answer
 
 

@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -23,7 +23,17 @@ _TELL_URLS = ("httpx", "httpx2", "httpcore", "httpcore2")
 
 
 class _PrivateFile(RotatingFileHandler):
-    """A log file that its owner alone can read."""
+    """A log file that its owner alone can read; that it cannot be written (a full disk) is said once."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._told:
+            self._told = True
+            sys.stderr.write(f"The log {self.baseFilename} cannot be written: {error.strerror}. Lines are lost.\n")
 
     def _open(self) -> TextIOWrapper:
         def private(path: str, flags: int) -> int:
@@ -66,4 +76,5 @@ def server_log(path: Path, level: str) -> Iterator[None]:
         root.setLevel(before)
         for handler in handlers:
             root.removeHandler(handler)
-            handler.close()
+            with suppress(OSError):  # what is left to write is lost; stopping goes on
+                handler.close()

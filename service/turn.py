@@ -5,14 +5,15 @@ Knows nothing of retrieval, and starts no generation.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from data.errors import ContextOverflow, InvalidRequest
+from data.errors import ContextOverflow, InsufficientStorage, InvalidRequest
 from data.prompt import ABSTENTION, abstains, answer_messages, language, passage_labels, renumber
 from data.protocols import GenerationRequest, GenerationResult
-from data.records import AbstainedBy, Citation, Passage, Sentence
+from data.records import AbstainedBy, Answer, Citation, Passage, Sentence
 from service.arms import Arm
 from service.asking import AskRequest
 from service.calibration.signals import LIKELIEST, likelihood, quotation, signals
@@ -21,8 +22,20 @@ from service.settings import Settings
 from service.verification import Unsupported, check_marks, verify
 
 if TYPE_CHECKING:
+    from data.store import Store
     from retrieval.embedders import Embedders
     from service.calibration.calibration import Calibration
+
+
+_log = logging.getLogger(__name__)
+
+
+def keep(store: Store, answer: Answer, ask: AskRequest) -> None:
+    """Keep an answer for feedback and lineage; where the disk is full it is given all the same, and is not kept."""
+    try:
+        store.answers.add(answer, ask.question, ask.collection)
+    except InsufficientStorage as error:
+        _log.warning("The answer %s is not kept, feedback on it will be refused: %s", answer.id, error.detail)
 
 
 @dataclass(slots=True)

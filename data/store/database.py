@@ -195,6 +195,7 @@ def _engine(url: str | Path) -> sa.Engine:
         json_serializer=_serialize,
         connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
         pool_size=8,
+        hide_parameters=True,  # a log is not to hold what people ask
         # Waiting for a pool slot would add a second kind of "busy"; SQLite's own queue is enough.
         max_overflow=-1,
     )

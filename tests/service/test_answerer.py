@@ -9,6 +9,7 @@ from data.errors import (
     InvalidRequest,
     NothingIndexed,
     QuestionInvalid,
+    UnknownAnswer,
     UnknownCollection,
 )
 from data.records import Answer, Message
@@ -148,3 +149,22 @@ def test_closing_a_stream_stops_the_generation(indexed, generator):
     assert not generator.closed.is_set()
     events.close()
     assert generator.closed.is_set()
+
+
+def test_a_full_disk_refuses_nobody_an_answer(indexed):
+    def full(connection, *_):
+        connection.execute("PRAGMA max_page_count = 1").close()  # it can no longer grow
+
+    def kept(answer):
+        try:
+            return indexed.store.answers.get(answer.id) is not None
+        except UnknownAnswer:  # which is what feedback on it will say
+            return False
+
+    sa.event.listen(sa.pool.Pool, "checkout", full)
+    try:
+        answers = [indexed.answerer.answer(AskRequest(QUESTION)) for _ in range(60)]
+    finally:
+        sa.event.remove(sa.pool.Pool, "checkout", full)
+    assert all(answer.text for answer in answers)
+    assert not kept(answers[-1]), "the disk was not full"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -55,3 +56,12 @@ def test_a_level_is_named_in_any_case_and_checked():
     assert Settings.load(log_level="info").log_level == "INFO"
     with pytest.raises(InvalidRequest, match="log_level"):
         Settings.load(log_level="loud")
+
+
+def test_a_full_disk_is_said_once_and_not_with_every_line(capsys):
+    with server_log(Path("/dev/full"), "INFO"):
+        for line in range(300):
+            logging.getLogger("ragtune").info("line %s %s", line, "x" * 200)
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert said.count("No space left on device") == 1

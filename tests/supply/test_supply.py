@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from datetime import date
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.supply.audit import ignored, looked_at
 from tests.supply.licences import permitted, plain, report
 from tests.supply.lock import OWN_INDEX
 
@@ -67,3 +69,22 @@ def test_what_is_ignored_has_a_reason_and_an_end():
         assert advisory["id"]
         assert len(advisory["reason"]) > 30
         assert advisory["until"] >= date.today(), f"look at {advisory['id']} again"
+
+
+LISTED = '[[ignored]]\nid = "PYSEC-1"\nreason = "x"\nuntil = 2026-03-31\n'
+
+
+def test_an_advisory_is_ignored_until_its_day_and_not_after():
+    assert ignored(LISTED, date(2026, 3, 31)) == ["--ignore-vuln", "PYSEC-1"]
+    with pytest.raises(SystemExit, match=r"PYSEC-1 was ignored until 2026-03-31"):
+        ignored(LISTED, date(2026, 4, 1))
+
+
+@pytest.mark.parametrize("report", ["", "Could not connect", "[]", "{}", '{"dependencies": []}'])
+def test_an_audit_that_looked_at_nothing_is_not_taken_for_one(report):
+    assert looked_at(report) == ([], 0)
+
+
+def test_what_a_service_does_not_know_is_not_taken_for_safe():
+    a, b = {"name": "a", "version": "1", "vulns": []}, {"name": "b", "skip_reason": "not found on PyPI"}
+    assert looked_at(json.dumps({"dependencies": [a, b, b]})) == ([a], 2)

@@ -1,6 +1,7 @@
 """The long runs: ``python -m tests.torture [--kills N] [--index N] [--database N] [--lock N] [--jobs N]
 [--crossings N] [--models N] [--fuzz N]
-[--clients N] [--adapters N] [--swaps N] [--points N] [--powercut N] [--exports N] [--page]``.
+[--clients N] [--adapters N] [--swaps N] [--points N] [--powercut N] [--exports N] [--full N]
+[--page]``.
 
 Runs add up: each goes on with seeds that none before has had, and is recorded with its date and commit as it ends.
 """
@@ -40,7 +41,7 @@ RUNS: dict[str, Callable[[int, int, Path], dict[str, Any]]] = {
     "jobs": jobs.run,
     "points": points.run,
     "powercut": powercut.run,
-    **{name: partial(later, name) for name in (*THREADED, "exports")},
+    **{name: partial(later, name) for name in (*THREADED, "exports", "full")},
 }
 DEFAULTS = {
     "kills": 3000,
@@ -57,8 +58,18 @@ DEFAULTS = {
     "swaps": 2500,
     "powercut": 200,
     "exports": 300,
+    "full": 80,
 }
-A_PIECE = {"fuzz": 5000, "crossings": 2000, "clients": 500, "swaps": 2500, "models": 1000, "exports": 300}
+A_PIECE = {
+    "fuzz": 5000,
+    "crossings": 2000,
+    "clients": 500,
+    "swaps": 2500,
+    "models": 1000,
+    "exports": 300,
+    "powercut": 200,
+    "full": 80,
+}
 """Trials between two records, 100 where nothing is said: what is stopped loses at most these."""
 
 

@@ -84,11 +84,12 @@ def load(path: Path) -> None:
     run_once(order, path=path, timeout_s=_LOAD_TIMEOUT_S)
 
 
-def _ended(path: Path, read: Callable[[Path], object]) -> str:
+def _ended(path: Path, read: Callable[[Path], object], *, again: bool = True) -> str:
     try:
         read(path)
     except EngineTimeout:
-        return "hung"
+        # A file that hangs its reader does so each time; a machine that was stopped meanwhile does not.
+        return _ended(path, read, again=False) if again else "hung"
     except InvalidModel as error:
         return "crashed" if "crashed" in error.detail else "refused"
     except RagtuneError:

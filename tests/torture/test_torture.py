@@ -66,6 +66,18 @@ def test_adapters_are_whole_whenever_the_process_or_the_power_ends():
 
 
 @slow
+@pytest.mark.skipif(
+    shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode != 0,
+    reason="no file system may be mounted here",
+)
+def test_a_full_file_system_is_said_and_outlived():
+    found = tortured("full", 8)
+    assert {kind: found[kind] for kind in FAILURES["full"]} == dict.fromkeys(FAILURES["full"], 0)
+    assert found["refused"] > 0
+    assert found["done"] > 8
+
+
+@slow
 def test_a_kill_at_any_point_leaves_the_old_index_or_the_new():
     found = tortured("points", 12)
     assert found["trials"] > 8
