@@ -145,7 +145,7 @@ def live(folder: Path, trials: int, seed: int) -> dict[str, int]:
     documents.mkdir()
     (documents / "orrin.md").write_text(f"# Orrin\n\n{_FIRST}\n")
     service.workspace.ingestor.ingest("default", [documents])
-    pair = json.dumps({"question": "When was it built?", "answers": ["1842"]})
+    pair = json.dumps({"id": "it", "question": "When was it built?", "answers": ["1842"]})
     works: dict[str, Callable[[int], object]] = {
         "upload": lambda trial: service.upload(f"full{trial}"),
         "rebuild": lambda _trial: service.job("rebuild", "/v1/index/rebuild", json={"collection": "default"}),
