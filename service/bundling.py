@@ -131,8 +131,9 @@ def make_bundle(
         NoAcceptedPairs: there is nothing to train on.
         InvalidRequest: ``out`` is not empty.
     """
-    from finetune.cloud.make import MINUTES, write_bundle
+    from finetune.cloud.make import MINUTES, check_place, write_bundle
 
+    check_place(platform, out)
     name = check_name(inputs["name"], "adapter name")
     values = dict(inputs.get("recipe") or {})
     asked = inputs.get("base_model") or values.pop("base_model", None)

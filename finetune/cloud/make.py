@@ -63,6 +63,18 @@ class Content:
     ragtune: str
 
 
+def check_place(platform: str, out: Path) -> None:
+    """Refuse what ``write_bundle`` would refuse, before the work that it takes.
+
+    Raises:
+        InvalidRequest: there is something in ``out``, or no such platform.
+    """
+    if platform not in PLATFORMS:
+        raise InvalidRequest("No such platform", got=platform, wanted=", ".join(PLATFORMS))
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InvalidRequest("There is something in the bundle's folder already", got=out, wanted="a new folder")
+
+
 def write_bundle(
     content: Content, platform: Platform, out: Path | str, *, minutes: float = MINUTES, owner: str = ""
 ) -> Manifest:
@@ -80,10 +92,7 @@ def write_bundle(
         InsufficientStorage: the disk is full.
     """
     out = Path(out)
-    if platform not in PLATFORMS:
-        raise InvalidRequest("No such platform", got=platform, wanted=", ".join(PLATFORMS))
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InvalidRequest("There is something in the bundle's folder already", got=out, wanted="a new folder")
+    check_place(platform, out)
     bundle = out / BUNDLE
     try:
         bundle.mkdir(parents=True, exist_ok=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -59,8 +60,19 @@ def bundle(
     if as_json:
         print_json(made)
         return
-    print_line(f"{out}: {made['examples']} examples ({made['held_out']} held out), {made['bytes'] / 1e6:.1f} MB.")
-    print_line(f"Base model: {made['base_model']} ({made['chosen']}){', in 4 bits' if made['qlora'] else ''}.")
+    for line in bundle_lines(out, made):
+        print_line(line)
+
+
+def bundle_lines(out: Path, made: Mapping[str, Any]) -> list[str]:
+    """Return what a person is told of a bundle in ``out``; ``made`` is what ``make_bundle`` returned."""
+    lines = [f"{out}: {made['examples']} examples ({made['held_out']} held out), {made['bytes'] / 1e6:.1f} MB."]
+    if made["refused"]:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in made["refused"].items())
+        lines.append(f"Left out: {reasons}.")
+    lines.append(f"Base model: {made['base_model']} ({made['chosen']}){', in 4 bits' if made['qlora'] else ''}.")
     if not made["is_served"]:
-        print_line(f"It is not the model that is served here; to import the adapter: models pull {made['base_model']}")
-    print_line(f"The rows are in plain text. Next: {out / 'README.md'}")
+        lines.append(
+            f"It is not the model that is served here; to import the adapter: models pull {made['base_model']}"
+        )
+    return [*lines, f"The rows are in plain text. Next: {out / 'README.md'}"]

@@ -9,6 +9,7 @@ import pytest
 
 from data.errors import RecipeInvalid
 from service.bundling import choose_base, training_choice
+from service.commands.bundle import bundle_lines
 from service.commands.models import choice_text
 from service.jobs import run_job, submit
 from service.workspace import Workspace
@@ -80,6 +81,15 @@ def test_four_bits_are_refused_before_rows_are_made(workspace: Workspace, monkey
     assert job.error is not None
     assert job.error["type"] == "recipe-invalid"  # and not that there are no pairs
     assert "ragtune bundle colab" in job.error["hint"]
+
+
+def test_pairs_that_were_left_out_are_told_with_the_reason(tmp_path: Path) -> None:
+    made = {
+        "examples": 1, "held_out": 0, "bytes": 200_000, "base_model": "org/some", "chosen": "as asked", "qlora": True,
+        "is_served": True, "refused": {"not_evidenced": 2, "too_long": 1},
+    }  # fmt: skip
+    assert "Left out: not_evidenced: 2, too_long: 1." in bundle_lines(tmp_path, made)
+    assert not any("Left out" in line for line in bundle_lines(tmp_path, {**made, "refused": {}}))
 
 
 def test_what_training_on_a_gguf_costs_is_told(gguf: Path, tmp_path: Path) -> None:

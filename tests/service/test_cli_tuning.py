@@ -95,6 +95,12 @@ def test_bundle_says_what_is_missing(shell, tmp_path):
     assert "--with-model" in shell(*bundle, code=1).stderr
     assert "ragtune pairs generate" in shell(*bundle, "--base-model", "Qwen/Qwen2.5-0.5B-Instruct", code=1).stderr
     assert not (tmp_path / "out").exists()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    taken = ("bundle", "colab", "--out", tmp_path / "full", "--base-model", "Qwen/Qwen2.5-0.5B-Instruct")
+    assert "a new folder" in shell(*taken, code=1).stderr, (
+        "and not that there are no pairs, which takes long to find out"
+    )
     shell("bundle", "moon", "--out", tmp_path / "out", code=2)
     shell("bundle", "colab", code=2)
 
