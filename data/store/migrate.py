@@ -11,9 +11,12 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from sqlalchemy.exc import DBAPIError
 
 from data.errors import StorageCorrupt
 
+_UNFIT = frozenset(("42P01", "42P07", "42701", "42703", "42704", "42710"))
+"""PostgreSQL's codes (Appendix A) for a table, column or other object that is not there, or is there already."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -38,7 +41,7 @@ def upgrade(connection: sa.Connection, found: str | None) -> None:
         found: the database's present revision, None if it is new.
 
     Raises:
-        StorageCorrupt: the database was written by a newer ragtune.
+        StorageCorrupt: the database was written by a newer ragtune, or has not the tables of its revision.
     """
     known = {script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()}
     if found is not None and found not in known:
@@ -50,4 +53,20 @@ def upgrade(connection: sa.Connection, found: str | None) -> None:
         )
     run = config()
     run.attributes["connection"] = connection
-    command.upgrade(run, "head")
+    try:
+        command.upgrade(run, "head")
+    except DBAPIError as error:
+        if not _other_tables(error):
+            raise
+        raise StorageCorrupt(
+            "The database's tables are not those of its revision: something stopped half-way, or changed them.",
+            got=f"revision {found}: {str(error.orig).strip().splitlines()[0]}",
+            wanted=f"the tables of revision {found}; nothing was changed now",
+            hint="Restore a backup: ragtune restore, or pg_restore for a server.",
+        ) from error
+
+
+def _other_tables(error: DBAPIError) -> bool:
+    """Tell whether a statement of a migration met tables or columns that should not be there, or missed some."""
+    code = str(getattr(error.orig, "sqlstate", None) or "")
+    return code in _UNFIT or getattr(error.orig, "sqlite_errorname", "") == "SQLITE_ERROR"

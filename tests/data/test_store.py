@@ -198,6 +198,18 @@ def test_database_of_a_newer_version_is_refused(database_path):
         Store.open(database_path)
 
 
+def test_tables_that_are_not_those_of_their_revision_are_told_and_stay(database_path):
+    """As a migration leaves them that was stopped half-way by something that knows no transactions."""
+    with sqlite3.connect(database_path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0010'")
+    before = sqlite3.connect(database_path).execute("SELECT name, sql FROM sqlite_master").fetchall()
+    with pytest.raises(StorageCorrupt, match="0010") as raised:
+        Store.open(database_path)
+    assert "already exists" in str(raised.value.got)
+    assert "backup" in raised.value.hint
+    assert sqlite3.connect(database_path).execute("SELECT name, sql FROM sqlite_master").fetchall() == before
+
+
 def test_path_that_is_a_folder_is_reported(tmp_path):
     with pytest.raises(StateNotWritable):
         Store.open(tmp_path)

@@ -119,6 +119,18 @@ def test_a_database_of_a_newer_version_is_refused_until_it_is_ours(postgres, new
     engine.dispose()
 
 
+def test_tables_that_are_not_those_of_their_revision_are_told(new_database_url):
+    with Store.open(new_database_url) as store:
+        assert store.collections.names() == ["default"]
+    engine = engine_of(new_database_url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '0010'"))
+    engine.dispose()
+    with Store.open(new_database_url) as store, pytest.raises(StorageCorrupt, match="0010") as raised:
+        store.collections.names()
+    assert "already exists" in str(raised.value.got)
+
+
 def test_a_job_is_taken_by_one_of_many_stores(stores):
     created = [stores[0].jobs.create("ingest", {"n": n}).id for n in range(40)]
 
