@@ -1,9 +1,10 @@
-"""Routing by prefix against taking turns, over two real engines: what the weights of ``service.engine.routing`` bring.
+"""Routing by prefix against taking turns, over two real engines: what the weight of ``service.engine.routing`` brings.
 
 Two servers of this project's own API run the starter model, one thread each. Sets of passages are asked about
 once, then twice more with other questions, in a shuffled order, by clients that ask in closed loop. Routed, a set goes
 to the engine that has read it; in turns, it often goes to the other. Both sides start fresh engines and get the same
-prompts; answers are greedy, so they write the same tokens.
+prompts; answers are greedy, so they write the same tokens. With ``--adapters`` each set of passages is read with one of
+two adapters, over two engines that are no servers.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -28,8 +30,8 @@ from bench.sides import prepare
 from data.formats import read_questions
 from data.prompt import answer_messages
 from data.protocols import GenerationRequest, Generator
-from data.records import Chunk, Document, Message, Passage
-from service.engine import routing
+from data.records import Chunk, Document, Message, Model, Passage
+from service.engine import Engine, routing
 from service.engine.fleet import Fleet
 from service.engine.openai import OpenAIGenerator
 
@@ -102,10 +104,10 @@ def prompts(sets: int) -> tuple[list[tuple[Message, ...]], list[tuple[Message, .
     return [group[0] for group in made], later
 
 
-def ask(generator: Generator, messages: tuple[Message, ...]) -> dict[str, float]:
+def ask(generator: Generator, messages: tuple[Message, ...], adapter: str | None) -> dict[str, float]:
     """Ask once; return what it took."""
     started, first_s, used = time.perf_counter(), 0.0, None
-    for delta in generator.stream(GenerationRequest(messages, max_tokens=MAX_TOKENS, timeout_s=300)):
+    for delta in generator.stream(GenerationRequest(messages, adapter, max_tokens=MAX_TOKENS, timeout_s=300)):
         if delta.text and not first_s:
             first_s = time.perf_counter() - started
         used = delta.result.usage if delta.result else used
@@ -118,11 +120,12 @@ def ask(generator: Generator, messages: tuple[Message, ...]) -> dict[str, float]
     }
 
 
-def load(generator: Any, requests: Sequence[tuple[Message, ...]]) -> dict[str, float]:
-    """Let the clients ask all requests; return what came of it."""
+def load(generator: Any, requests: Sequence[tuple[Message, ...]], adapters: Sequence[str] = ()) -> dict[str, float]:
+    """Let the clients ask all requests, with an adapter by their passages; return what came of it."""
+    named = [adapters[_number(each) % len(adapters)] if adapters else None for each in requests]
     started = time.perf_counter()
     with ThreadPoolExecutor(CLIENTS) as clients:
-        replies = list(clients.map(lambda messages: ask(generator, messages), requests))
+        replies = list(clients.map(lambda messages, adapter: ask(generator, messages, adapter), requests, named))
     seconds = time.perf_counter() - started
     firsts = sorted(reply["first_s"] for reply in replies)
     return {
@@ -136,6 +139,38 @@ def load(generator: Any, requests: Sequence[tuple[Message, ...]]) -> dict[str, f
     }
 
 
+def _number(messages: tuple[Message, ...]) -> int:
+    """Return a number that prompts over the same passages share."""
+    return zlib.crc32("".join(messages[-1].parts[:-1]).encode())
+
+
+@contextmanager
+def engine(prepared: dict[str, Any], name: str) -> Iterator[Any]:
+    """Start an engine of one thread that has the packaged adapters; it has what a fleet wants of a server."""
+    model = Model(**prepared["model"])
+    options = {"n_threads": 1, "n_ctx": 2048, "sequences": 4, "queue_size": 16}
+    with Engine(model, **options) as started:
+        for adapter, file in prepared["adapters"].items():
+            started.add_adapter(adapter, file, model.sha256)
+        started.url = name  # type: ignore[attr-defined]
+        yield started
+
+
+def adapters(sets: int) -> dict[str, Any]:
+    """Measure both ways, each set of passages read with one of two adapters."""
+    prepared = prepare()
+    first, later = prompts(sets)
+    names, found = list(prepared["adapters"]), {}
+    for side in ("routed", "in turns"):
+        with ExitStack() as stack:
+            engines = [stack.enter_context(engine(prepared, f"engine {number}")) for number in range(2)]
+            generator: Any = Fleet(engines) if side == "routed" else Turns(engines)
+            for adapter in names if side == "routed" else ():
+                generator.add_adapter(adapter, prepared["adapters"][adapter], prepared["model"]["sha256"])
+            found[side] = {"first time": load(generator, first, names), "known passages": load(generator, later, names)}
+    return found
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measure both ways, and print them."""
     parser = argparse.ArgumentParser(prog="python -m bench.routing", description=__doc__)
@@ -143,7 +178,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--request-chars", type=int, nargs="*", default=[routing.REQUEST_CHARS], help="what a request under way costs"
     )
+    parser.add_argument("--adapters", action="store_true", help="each set with one of two adapters")
     options = parser.parse_args(arguments)
+    if options.adapters:
+        print(json.dumps(adapters(options.sets), indent=1))
+        return
     model = prepare()["model"]
     first, later = prompts(options.sets)
     found: dict[str, Any] = {}

@@ -127,10 +127,10 @@ class Fleet:
         sent = _Sent()
         tried: set[int] = set()
         last: EngineError | None = None
-        while (number := self._next(blocks, keys, tried)) is not None:
+        while (number := self._next(blocks, tried)) is not None:
             tried.add(number)
             try:
-                with self._seated(number, blocks, keys):
+                with self._seated(number, blocks):
                     yield from self._written(number, request, sent)
             except (EngineBusy, EngineUnavailable) as error:
                 last = error
@@ -200,17 +200,17 @@ class Fleet:
         with self._mutex:
             self._known[number].add(key)
 
-    def _next(self, blocks: Sequence[bytes], keys: Sequence[str], tried: set[int]) -> int | None:
+    def _next(self, blocks: Sequence[bytes], tried: set[int]) -> int | None:
         with self._mutex:
-            best = order(self._seats, blocks, keys, self._clock())
+            best = order(self._seats, blocks, self._clock())
         return next((number for number in best if number not in tried), None)
 
     @contextmanager
-    def _seated(self, number: int, blocks: Sequence[bytes], keys: Sequence[str]) -> Iterator[None]:
+    def _seated(self, number: int, blocks: Sequence[bytes]) -> Iterator[None]:
         """Count a request under way, and learn from how it ends whether the server is there."""
         seat = self._seats[number]
         with self._mutex:
-            seat.note(blocks, keys)
+            seat.note(blocks)
         try:
             yield
         except EngineUnavailable as error:
@@ -230,7 +230,7 @@ class Fleet:
         """Ask the servers in turn, those that are down last, and return the first answer."""
         last: EngineError | None = None
         with self._mutex:
-            numbers = order(self._seats, (), (), self._clock())
+            numbers = order(self._seats, (), self._clock())
         for number in numbers:
             try:
                 found = ask(self._replicas[number])

@@ -1,7 +1,7 @@
 """Which of several replicas a request goes to: the one that is likely to begin its answer first.
 
-A replica is charged for what it has under way, for the part of the prompt that it has not read before, and for an
-adapter that it has not used lately. Knows nothing of how replicas are talked to.
+A replica is charged for what it has under way and for the part of the prompt that it has not read before, under the
+same adapters. Knows nothing of how replicas are talked to.
 """
 
 from __future__ import annotations
@@ -23,10 +23,6 @@ KEPT_BLOCKS = 20_000
 REQUEST_CHARS = 1000
 """What a request under way costs, in characters of prompt; of 4000 and 1000 the better by far (bench/RESULTS.md,
 "Routing over two engines"): where it is more than a prompt with its passages, what was read before does not count."""
-ADAPTER_CHARS = 2000
-"""What an adapter costs that has to be loaded or swapped in."""
-KEPT_ADAPTERS = 8
-"""Adapters that a replica is taken to have at hand; vLLM keeps ``--max-loras`` on the GPU."""
 
 
 def prefix_blocks(messages: Sequence[Message], adapters: Iterable[str] = ()) -> list[bytes]:
@@ -51,7 +47,6 @@ class Seat:
     down_until: float = 0.0
     pause_s: float = 0.0
     read: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
-    adapters: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
     def matched(self, blocks: Sequence[bytes]) -> int:
         """Count the blocks at the beginning that the replica has read."""
@@ -60,20 +55,18 @@ class Seat:
                 return number
         return len(blocks)
 
-    def cost(self, blocks: Sequence[bytes], adapters: Sequence[str]) -> float:
+    def cost(self, blocks: Sequence[bytes]) -> float:
         """Return what a request would cost here, in characters of prompt."""
         unread = BLOCK_CHARS * (len(blocks) - self.matched(blocks))
-        foreign = sum(adapter not in self.adapters for adapter in adapters)
-        return self.running * REQUEST_CHARS + unread + foreign * ADAPTER_CHARS
+        return self.running * REQUEST_CHARS + unread
 
-    def note(self, blocks: Sequence[bytes], adapters: Sequence[str]) -> None:
+    def note(self, blocks: Sequence[bytes]) -> None:
         """Note that a request begins here."""
         self.running += 1
         self.requests += 1
         self.matched_blocks += self.matched(blocks)
         self.asked_blocks += len(blocks)
         _touch(self.read, blocks, KEPT_BLOCKS)
-        _touch(self.adapters, adapters, KEPT_ADAPTERS)
 
     def fail(self, now: float, first_s: float, longest_s: float) -> None:
         """Note that the replica is down; each time in a row it is left alone for twice as long."""
@@ -81,7 +74,6 @@ class Seat:
         self.pause_s = min(longest_s, max(first_s, 2 * self.pause_s))
         self.down_until = now + self.pause_s
         self.read.clear()  # it is another process when it comes back
-        self.adapters.clear()
 
     def recover(self) -> None:
         """Note that the replica answered."""
@@ -96,7 +88,7 @@ def _touch(kept: OrderedDict[_T, None], values: Iterable[_T], most: int) -> None
         kept.popitem(last=False)
 
 
-def order(seats: Sequence[Seat], blocks: Sequence[bytes], adapters: Sequence[str], now: float) -> list[int]:
+def order(seats: Sequence[Seat], blocks: Sequence[bytes], now: float) -> list[int]:
     """Return the replicas' numbers, best first; those that are down come last, for nothing else may be left.
 
     Equal costs are told apart by a hash of the prompt, so that the same prompt goes to the same replica from every
@@ -108,6 +100,6 @@ def order(seats: Sequence[Seat], blocks: Sequence[bytes], adapters: Sequence[str
         seat = seats[number]
         asked = 0 if spread else seat.requests
         mixed = hashlib.blake2b(spread + number.to_bytes(4, "big"), digest_size=8).digest()
-        return seat.down_until > now, seat.cost(blocks, adapters), asked, mixed
+        return seat.down_until > now, seat.cost(blocks), asked, mixed
 
     return sorted(range(len(seats)), key=rank)

@@ -109,33 +109,29 @@ def test_a_busy_replica_is_passed_by_although_it_has_read_the_prompt():
     text = "apples " * 200
     blocks = prefix_blocks(asked(text).messages)
     reader, idle = Seat(), Seat()
-    reader.note(blocks, ())
+    reader.note(blocks)
     reader.running = 0
-    assert order([idle, reader], blocks, (), 0.0)[0] == 1
+    assert order([idle, reader], blocks, 0.0)[0] == 1
     reader.running = 1 + len(blocks) * BLOCK_CHARS // REQUEST_CHARS
-    assert order([idle, reader], blocks, (), 0.0)[0] == 0
+    assert order([idle, reader], blocks, 0.0)[0] == 0
 
 
 def test_a_replica_that_has_read_the_passages_may_have_one_request_more_under_way():
     blocks = prefix_blocks(asked("apples " * 300).messages)
     reader, idle = Seat(), Seat()
-    reader.note(blocks, ())
+    reader.note(blocks)
     assert reader.running == 1
-    assert order([idle, reader], blocks, (), 0.0)[0] == 1
+    assert order([idle, reader], blocks, 0.0)[0] == 1
 
 
-def test_an_adapter_is_asked_where_it_was_used_and_is_part_of_the_prefix():
-    seats = [Seat(), Seat()]
-    seats[1].note((), ["house@1"])
-    seats[1].running = 0
-    assert order(seats, (), ["house@1"], 0.0)[0] == 1
+def test_an_adapter_is_part_of_the_prefix():
     messages = asked("apples " * 200).messages
     assert prefix_blocks(messages, ["house@1"])[0] != prefix_blocks(messages)[0]
 
 
 def test_routers_without_a_common_memory_agree():
     blocks = [prefix_blocks(asked(f"{number} " * 200).messages) for number in range(30)]
-    first, second = ([order([Seat(), Seat(), Seat()], one, (), 0.0)[0] for one in blocks] for _ in range(2))
+    first, second = ([order([Seat(), Seat(), Seat()], one, 0.0)[0] for one in blocks] for _ in range(2))
     assert first == second
     assert set(first) == {0, 1, 2}
 
