@@ -52,6 +52,15 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """What the reader said to a question over passages, named by their chunks' ids."""
+
+    question: str
+    chunk_ids: tuple[str, ...]
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
 class CheckResult:
     """The outcome of one check; ``reason`` says what was found."""
 
@@ -104,13 +113,15 @@ class Context:
             self.accepted.add(question)
         for question in evaluation:
             self.evaluation.add(question)
-        self.read = read
+        self.reading: Reading | None = None
+        """What was read already, taken where it is of the same question and passages."""
+        self._read = read
         self.cap = cap
         self.glossary = glossary or Glossary()
         self.meanings = MeaningIndex(embed) if embed else None
         if self.meanings is not None:
             self.meanings.add(known)
-        self._search = search
+        self.search = search
         self._latest: tuple[str, Sequence[Passage]] | None = None
 
     def accept(self, question: str, answer: str, *document_ids: str) -> None:
@@ -122,11 +133,30 @@ class Context:
             for document_id in dict.fromkeys(document_ids):
                 self.cap.add(document_id)
 
+    @property
+    def reads(self) -> bool:
+        """Tell whether there is a reader."""
+        return self._read is not None
+
+    def read(self, question: str) -> str:
+        """Return the reader's answer to ``question`` over what the production retriever finds for it."""
+        assert self._read is not None
+        passages = self.passages(question)
+        held = self.reading
+        if held is not None and (held.question, held.chunk_ids) == (question, chunk_ids(passages)):
+            return held.said
+        return self._read(question, passages)
+
     def passages(self, question: str) -> Sequence[Passage]:
         """Return what the production retriever finds for ``question``."""
         if self._latest is None or self._latest[0] != question:
-            self._latest = (question, self._search(question))
+            self._latest = (question, self.search(question))
         return self._latest[1]
+
+
+def chunk_ids(passages: Sequence[Passage]) -> tuple[str, ...]:
+    """Return the ids of the passages' chunks, in their order."""
+    return tuple(passage.chunk.id for passage in passages)
 
 
 def parse_candidate(raw: str, kind: PairKind, passage: Passage, *others: Passage) -> Candidate:

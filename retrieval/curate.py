@@ -165,18 +165,18 @@ def near_miss(candidate: Candidate, context: Context) -> CheckResult:
 
 def answered_alike(candidate: Candidate, context: Context) -> CheckResult:
     """Check that the reader, given the retrieved passages, answers as proposed (token F1 of at least 0.5)."""
-    if context.read is None:
+    if not context.reads:
         return CheckResult("answered_alike", True, "no reader")
-    said = strip_citations(context.read(candidate.question, context.passages(candidate.question)))
+    said = strip_citations(context.read(candidate.question))
     score = 0.0 if abstains(said) else token_f1(said, [candidate.answer])
     return CheckResult("answered_alike", score >= MIN_READER_F1, f"the reader says: {said} (F1 {score:.2f})")
 
 
 def not_answered(candidate: Candidate, context: Context) -> CheckResult:
     """Check that the reader finds no answer to an unanswerable question."""
-    if context.read is None:
+    if not context.reads:
         return CheckResult("not_answered", True, "no reader")
-    said = context.read(candidate.question, context.passages(candidate.question))
+    said = context.read(candidate.question)
     return CheckResult("not_answered", abstains(said), f"the reader says: {said}")
 
 
@@ -235,6 +235,9 @@ CHECKS_OF: Mapping[PairKind, tuple[Check, ...]] = {
     "multi": MULTI_CHECKS,
     "unanswerable": UNANSWERABLE_CHECKS,
 }
+
+READING_CHECKS: frozenset[Check] = frozenset((answered_alike, not_answered))
+"""Those for which the reader answers."""
 
 _EDIT_CHECKS: tuple[Check, ...] = (not_leaked, self_contained, no_secrets, no_personal_data)
 

@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 from collections.abc import Generator as Generated
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,12 +23,13 @@ from data.protocols import Generator, Report
 from data.records import Passage, Progress, QAPair, content_id
 from data.store import Store
 from retrieval.asking import Wishes
-from retrieval.candidates import Context, SourceCap, parse_candidate
+from retrieval.candidates import Context, Reading, SourceCap, parse_candidate
 from retrieval.curate import check
 from retrieval.plan import Quota, most_per_source, share_out
 from retrieval.proposing import NEIGHBOURS, Proposer, Try, chunk_groups, partner_of, plan_tries, planned_types
 from retrieval.proposing import unanswerable_share as share_without_answer
 from retrieval.question_types import QuestionType, askable, count_types
+from retrieval.read_ahead import ReadAhead
 from retrieval.retriever import Retriever
 from retrieval.wording import information, says_something
 
@@ -42,13 +44,22 @@ class _Proposal:
     passages: tuple[Passage, ...]
     raw: str = ""
     failure: str = ""
+    reading: Reading | None = None
 
 
 class _Run:
     """One run over the ledger: proposes for some chunks at a time, checks and records in the order of the plan."""
 
     def __init__(
-        self, store: Store, retriever: Retriever, collection: str, run_id: str, *, proposer: Proposer, context: Context
+        self,
+        store: Store,
+        retriever: Retriever,
+        collection: str,
+        run_id: str,
+        *,
+        proposer: Proposer,
+        context: Context,
+        ahead: ReadAhead,
     ) -> None:
         self._store = store
         self._neighbours = partial(retriever.search, collection=collection, top_k=NEIGHBOURS + 1)
@@ -56,6 +67,7 @@ class _Run:
         self._run_id = run_id
         self._proposer = proposer
         self._context = context
+        self._ahead = ahead
 
     @property
     def ledger(self) -> dict[str, Any]:
@@ -73,7 +85,8 @@ class _Run:
         pool = ThreadPoolExecutor(parallel, "proposals")
         try:
             for tries in chunk_groups(left, together=parallel > 1):
-                waiting.append(pool.submit(self._propose_all, tries, self._passages_of(tries)))
+                about = self._passages_of(tries)  # who asks is a context variable
+                waiting.append(pool.submit(copy_context().run, self._propose_all, tries, about))
                 if len(waiting) == parallel:
                     yield from waiting.popleft().result()
             while waiting:
@@ -118,13 +131,15 @@ class _Run:
                 made.append(_Proposal(one, (), failure="no-second-passage" if passages else "chunk-deleted"))
                 continue
             try:
-                made.append(_Proposal(one, passages, self._proposer.propose(one, passages)))
+                raw = self._proposer.propose(one, passages)
+                made.append(_Proposal(one, passages, raw, reading=self._ahead.read(raw, one.kind, passages)))
             except (ContextOverflow, EngineTimeout) as error:  # this proposal's failure, not the run's
                 made.append(_Proposal(one, passages, failure=error.type))
         return made
 
     def _checked(self, proposal: _Proposal) -> QAPair:
         candidate = parse_candidate(proposal.raw, proposal.of.kind, *proposal.passages)
+        self._context.reading = proposal.reading
         results = check(candidate, self._context)
         failed = "" if results[-1].passed else results[-1].name
         return QAPair(
@@ -158,6 +173,7 @@ def generate_pairs(
     per_source_cap: float = 1.0,
     top_k: int = 4,
     parallel: int = 1,
+    read_ahead: bool = False,
     report: Report,
 ) -> dict[str, Any]:
     """Ask for ``requested`` proposals over a collection's chunks and keep those that pass the checks.
@@ -185,6 +201,8 @@ def generate_pairs(
             where there are few documents (``retrieval.plan.most_per_source``).
         top_k: how many passages production retrieves.
         parallel: for how many chunks proposals are made at a time; it changes no proposal.
+        read_ahead: have the reader answer beside the proposing, before checks that need the order; it costs answers to
+            questions that these reject, and changes no pair. For where several engines generate.
         report: receives the ledger after each proposal.
 
     Returns:
@@ -198,30 +216,33 @@ def generate_pairs(
         EngineUnavailable: the engine is down; the run can be continued.
     """
     _check_numbers(requested, unanswerable_share, per_source_cap)
-    reads = reader is not None or reader_adapter is not None
     proposer = Proposer(generator, adapter, reader or generator, reader_adapter, seed, wishes)
+    read = None if reader is None and reader_adapter is None else proposer.read
     known = _chunks(store, collection, frozenset(exclude_documents))
     most = known.most_per_source(per_source_cap, requested)
     plan = known.shared_out(requested, seed, most, share_without_answer(wishes.kinds, unanswerable_share))
     inputs = {
-        "requested": requested,
         "shares": [unanswerable_share, top_k, per_source_cap],
-        "evaluation_questions": content_id(*evaluation_questions),
-        **_said_by(proposer, reads, known.fingerprint),
+        **_said_by(proposer, known.fingerprint, requested, evaluation_questions, reads=read is not None),
     }
     run_id = _run_with(store, collection, requested, inputs)
     cap = SourceCap(store.pairs.accepted_by_document(collection), requested, most / requested)
-    about = {"evaluation": evaluation_questions, "cap": cap, "read": proposer.read if reads else None}
-    context = _context(store, retriever, collection, top_k, glossary=wishes.glossary, **about)
+    about = {"evaluation": evaluation_questions, "cap": cap, "read": read, "glossary": wishes.glossary}
+    context = _context(store, retriever, collection, top_k, **about)
     tries = plan_tries(plan, run_id, wishes, known.offered, known.source_of)
-    run = _Run(store, retriever, collection, run_id, proposer=proposer, context=context)
+    early = ReadAhead(context, read if read_ahead else None)
+    run = _Run(store, retriever, collection, run_id, proposer=proposer, context=context, ahead=early)
     _follow(_left(store, tries, run_id), run, report, parallel)
     return {"run_id": run_id, **store.pairs.run(run_id), "question_types": _types(store, run_id, tries)}
 
 
-def _said_by(proposer: Proposer, reads: bool, chunks: str) -> dict[str, Any]:
+def _said_by(
+    proposer: Proposer, chunks: str, requested: int, evaluation_questions: Sequence[str], *, reads: bool
+) -> dict[str, Any]:
     """Return what tells runs apart by who writes and who reads, and what was wished for."""
     return {
+        "requested": requested,
+        "evaluation_questions": content_id(*evaluation_questions),
         "writer": [proposer.generator.model, proposer.adapter, proposer.seed],
         "reader": [proposer.reader.model, proposer.reader_adapter] if reads else None,
         "chunks": chunks,

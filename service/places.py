@@ -15,7 +15,10 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from data.store import Store
     from retrieval.legs import DenseLegs
+    from retrieval.milvus import MilvusServer
     from retrieval.workers import Workers
+    from service.engine.spread import SpreadEngines
+    from service.workspace import Workspace
 
 
 def open_store(settings: Settings, state: StateDirectory) -> Store:
@@ -40,15 +43,27 @@ def open_legs(settings: Settings, state: StateDirectory) -> DenseLegs:
         from retrieval.legs import FaissLegs
 
         return FaissLegs()
+    server = open_milvus(settings)
+    from retrieval.milvus import MilvusLegs
+
+    return MilvusLegs(server, state.root / "index")
+
+
+def open_milvus(settings: Settings) -> MilvusServer:
+    """Return the Milvus server of ``RAGTUNE_MILVUS_URI``, which is set; nothing is connected yet.
+
+    Raises:
+        InvalidRequest: its client is not installed.
+    """
     if find_spec("pymilvus") is None:
         raise InvalidRequest(
             "Milvus needs its client.", got="no package pymilvus", hint="Run: pip install 'ragtune[cluster]'"
         )
-    from retrieval.milvus import MilvusLegs, MilvusServer
+    from retrieval.milvus import MilvusServer
 
+    assert settings.milvus_uri is not None
     token = settings.milvus_token
-    server = MilvusServer(settings.milvus_uri, token.get_secret_value() if token else "")
-    return MilvusLegs(server, state.root / "index")
+    return MilvusServer(settings.milvus_uri, token.get_secret_value() if token else "")
 
 
 def open_workers(settings: Settings) -> Workers | None:
@@ -59,10 +74,31 @@ def open_workers(settings: Settings) -> Workers | None:
     """
     if not settings.ray_address:
         return None
+    require_ray()
+    from retrieval.ray import RayWorkers
+
+    return RayWorkers(settings.ray_address)
+
+
+def require_ray() -> None:
+    """Raise ``InvalidRequest`` where Ray is not installed."""
     if find_spec("ray") is None:
         raise InvalidRequest(
             "A Ray cluster needs Ray.", got="no package ray", hint="Run: pip install 'ragtune[cluster]'"
         )
-    from retrieval.ray import RayWorkers
 
-    return RayWorkers(settings.ray_address)
+
+def open_engines(workspace: Workspace, together: int) -> SpreadEngines:
+    """Return an engine on every node of the workspace's Ray cluster, each of which is at ``together`` requests.
+
+    Raises:
+        As ``Workspace.model``.
+    """
+    from retrieval.ray import RayActors, RayWorkers
+    from service.engine.nodes import EngineRecipe
+    from service.engine.spread import SpreadEngines
+
+    workers = workspace.workers
+    assert isinstance(workers, RayWorkers)
+    recipe = EngineRecipe.of(workspace.model, workspace.engine_options(workspace.model))
+    return SpreadEngines(RayActors(workers.cluster, recipe, together), recipe)

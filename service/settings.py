@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     milvus_token: SecretStr | None = Field(None, description="Its user:password, or an API key.")
     ray_address: str | None = Field(
         None,
-        description="A Ray cluster that parses, chunks and embeds: auto (this machine's), or HOST:PORT; off if none.",
+        description="A Ray cluster for ingest, pairs, evaluations: auto (this machine's), or HOST:PORT; off if none.",
     )
     embedder: str = Field("starter", description="Embedding model: starter, a folder or a hub id.")
     embed_batch_size: int = Field(32, ge=1)

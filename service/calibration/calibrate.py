@@ -21,8 +21,9 @@ from service.calibration.calibration import FOLDS, Calibration, FittedFor, Point
 from service.calibration.hiding import Hidden, hide_answers
 from service.calibration.report import report as describe
 from service.calibration.signals import NAMES
+from service.compare.answering import Answers, ask_all
 from service.compare.outcomes import Outcome, OutcomeFile
-from service.compare.run import MAX_TOKENS, Answers, ask_all, check_questions
+from service.compare.run import MAX_TOKENS, check_questions
 from service.promotion import check_base
 from service.questions import check_askable
 

@@ -9,6 +9,7 @@ import shlex
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +41,7 @@ from service.compare.run import (
 from service.compare.scores import similarity
 from service.compare.style import check_examples, style_summary
 from service.houses import with_defaults
+from service.other_generator import spread
 from service.questions import check_askable, leaked_questions, repeated_questions, stored_questions
 
 if TYPE_CHECKING:
@@ -231,8 +233,11 @@ def evaluate(workspace: Workspace, request: EvaluationRequest, report: Report) -
     folder = request.out or workspace.state.reports / f"compare-{run_id(request.questions, setup)[:12]}"
     identity = request.identity or uuid.uuid4().hex
     fresh = identity if request.fresh else None
-    with QuantizedAnswers(workspace) as answers:
-        comparison = compare(answers, request.questions, setup, folder, report, fresh=fresh)
+    # Quantizations are engines of this machine. One question at a time and node: latencies are those of one that asks.
+    where = nullcontext((workspace, 0)) if request.quantizations else spread(workspace, together=1)
+    with where as (generating, places), QuantizedAnswers(generating) as answers:
+        at_once = max(1, places)
+        comparison = compare(answers, request.questions, setup, folder, report, fresh=fresh, parallel=at_once)
     if request.style:
         style = style_summary(request.style, comparison.outcomes)
         comparison = replace(comparison, result={**comparison.result, "style": style})

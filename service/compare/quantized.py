@@ -8,14 +8,14 @@ memory holds the one that serves and one more. Knows nothing of scores.
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from data.errors import InvalidRequest
 from data.model_files import FILE_TYPES, file_type
-from data.records import Adapter, Answer
+from data.records import Answer
 from service.answerer import AskRequest
-from service.arms import adapter_label
 from service.compare.sharing import SharingAnswerer
+from service.other_generator import OtherGenerator
 from service.serving import require_weights
 
 if TYPE_CHECKING:
@@ -53,35 +53,17 @@ def quantizations(workspace: Workspace, wanted: tuple[str, ...]) -> dict[str, st
     return {"" if kind == served else f":{kind.upper()}": "" if kind == served else kind for kind in kinds}
 
 
-class _Parts:
-    """A workspace with an engine of its own in another quantization."""
-
-    def __init__(self, workspace: Workspace, quantization: str) -> None:
-        self._workspace = workspace
-        self._loaded: set[str] = set()
-        self.generator = workspace.new_engine(quantization)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._workspace, name)
-
-    def adapter_key(self, adapter: Adapter) -> str:
-        """Return the engine's key of an adapter, loading it on first use."""
-        key = adapter_label(adapter)
-        if key not in self._loaded:
-            gguf = str(self._workspace.adapter_gguf(adapter))
-            self.generator.add_adapter(key, gguf, adapter.base_sha256, adapter.attention)
-            self._loaded.add(key)
-        return key
-
-
 class QuantizedAnswers:
-    """Answers through the engine that an arm's quantization wants. For one thread; closes what it opened."""
+    """Answers through the engine that an arm's quantization wants; closes what it opened.
+
+    Threads may share it where arms name no quantization.
+    """
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
         self._served = SharingAnswerer(workspace)
         self._kind = ""
-        self._parts: _Parts | None = None
+        self._parts: OtherGenerator | None = None
         self._answerer = self._served
 
     def __enter__(self) -> QuantizedAnswers:
@@ -103,7 +85,8 @@ class QuantizedAnswers:
             return self._served.answer(ask)
         if kind != self._kind or self._parts is None:
             self._close()
-            self._parts, self._kind = _Parts(self._workspace, kind), kind
+            self._parts = OtherGenerator(self._workspace, self._workspace.new_engine(kind))
+            self._kind = kind
             self._answerer = SharingAnswerer(cast("Workspace", self._parts))
         return self._answerer.answer(ask)
 

@@ -1,38 +1,31 @@
 """Runs the arms over the questions, so that a stopped run goes on where it was.
 
-Knows nothing of the engine: it asks whatever answers an ``AskRequest``, and calls no statistics
-itself. Arms alternate question by question, so that a stopped run is still paired.
+Knows nothing of the engine, and calls no statistics itself. Arms alternate question by question, so that a stopped
+run is still paired.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from data.errors import (
-    AdapterInert,
-    BaseModelMismatch,
-    InvalidModel,
     InvalidRequest,
-    JobCancelled,
     NoQuestions,
-    RagtuneError,
-    StateError,
-    UnknownAdapter,
 )
 from data.prompt import prompt_version
 from data.protocols import Report
-from data.records import METHODS, Answer, Method, Model, Progress, Question, content_id
+from data.records import METHODS, Method, Model, Question, content_id
 from data.state import map_os_error, write_atomic
 from service.answerer import AskRequest
 from service.arms import Arm, find_adapter, resolve_arm, resolve_mode
 from service.calibration.calibration import ANSWER_TOKENS
-from service.compare.outcomes import Outcome, OutcomeFile, failed, score_answer
+from service.compare.answering import Answers, Asked, Failures, ask_all
+from service.compare.outcomes import OutcomeFile
 from service.compare.result import Comparison, summarize, summarize_failed
 from service.compare.router import fit_router, oracle
 from service.promotion import check_base
@@ -44,38 +37,8 @@ READER = "reader"
 """Name of the starter adapter that is shown as a row of its own."""
 MAX_TOKENS = ANSWER_TOKENS
 """Enough for any short answer with its mark; the same for every arm."""
-GIVE_UP = 5
-"""Questions in a row on which an arm fails before it is asked no more: one bad question must not end it."""
-_LASTING = (UnknownAdapter, BaseModelMismatch, AdapterInert, InvalidModel)
-"""Errors of an arm, not of a question: the next question would meet them too."""
-_RECENT = 32
 MOST_ARMS = 48
 """Every two are compared, so that the work grows with the square."""
-
-
-class Answers(Protocol):
-    """Anything that answers a request: the service's ``Answerer``."""
-
-    def answer(self, ask: AskRequest) -> Answer:
-        """Answer to the end."""
-
-
-class Failures:
-    """Counts how often each arm failed in a row; ``ended`` holds the error of each arm that cannot go on."""
-
-    def __init__(self) -> None:
-        self.ended: dict[str, RagtuneError] = {}
-        self._in_a_row: Counter[str] = Counter()
-
-    def note(self, arm: str, error: RagtuneError) -> None:
-        """Count a failure."""
-        self._in_a_row[arm] += 1
-        if isinstance(error, _LASTING) or self._in_a_row[arm] >= GIVE_UP:
-            self.ended[arm] = error
-
-    def passed(self, arm: str) -> None:
-        """Note that an arm answered."""
-        self._in_a_row[arm] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +194,7 @@ def compare(
     report: Report,
     *,
     fresh: str | None = None,
+    parallel: int = 1,
 ) -> Comparison:
     """Ask every question through every arm and summarize.
 
@@ -246,6 +210,7 @@ def compare(
         out: the folder of this comparison.
         report: receives progress; raises ``JobCancelled`` to stop.
         fresh: a name; what a run without this name has answered is asked again.
+        parallel: how many questions are asked at a time; it changes no answer.
 
     Raises:
         NoQuestions, InvalidRequest: the questions cannot be used.
@@ -260,7 +225,7 @@ def compare(
     started = time.perf_counter()
     with OutcomeFile(path, run_id(questions, setup)) as kept:
         requests = _requests(questions, setup)
-        for done in ask_all(answers, requests, kept, "compare", failures):
+        for done in ask_all(answers, requests, kept, "compare", failures, parallel=parallel):
             report(done)
         found = dict(kept.kept)
     spent = time.perf_counter() - started
@@ -283,7 +248,7 @@ def compare(
     return Comparison(tuple(questions), outcomes, result)
 
 
-def _requests(questions: Sequence[Question], setup: Setup) -> list[tuple[Question, Arm, AskRequest]]:
+def _requests(questions: Sequence[Question], setup: Setup) -> list[Asked]:
     """Return what is asked, in order: one quantization after the other, in each the arms in turn for every question."""
     kinds = dict.fromkeys(arm.quantization for arm in setup.arms)
     return [
@@ -307,31 +272,6 @@ def _begin_anew(path: Path, name: str) -> None:
         raise map_os_error(error, marker) from error
 
 
-def ask_all(
-    answers: Answers,
-    requests: Sequence[tuple[Question, Arm, AskRequest]],
-    kept: OutcomeFile,
-    stage: str,
-    failures: Failures | None = None,
-) -> Iterator[Progress]:
-    """Ask what is not kept yet and keep the outcomes; yield the progress after each answer.
-
-    With ``failures`` an arm that failed for good is asked no more.
-    """
-    todo = [request for request in requests if (request[1].name, request[0].id) not in kept.kept]
-    total = len(requests)
-    recent: deque[float] = deque(maxlen=_RECENT)
-    yield Progress(total - len(todo), total, "answers", None, stage)
-    for position, (question, arm, ask) in enumerate(todo, 1):
-        if failures is not None and arm.name in failures.ended:
-            continue
-        started = time.perf_counter()
-        kept.add(_outcome(answers, question, arm, ask, failures))
-        recent.append(time.perf_counter() - started)
-        left = (len(todo) - position) * sum(recent) / len(recent)
-        yield Progress(total - len(todo) + position, total, "answers", left, stage, {"arm": arm.name})
-
-
 def request_of(question: Question, arm: Arm, setup: Setup) -> AskRequest:
     """Return how a comparison asks a question of an arm."""
     return AskRequest(
@@ -346,17 +286,3 @@ def request_of(question: Question, arm: Arm, setup: Setup) -> AskRequest:
         max_false_answer_rate=setup.rate(arm),
         keep=False,
     )
-
-
-def _outcome(answers: Answers, question: Question, arm: Arm, ask: AskRequest, failures: Failures | None) -> Outcome:
-    try:
-        outcome = score_answer(arm.name, question, answers.answer(ask))
-    except (StateError, JobCancelled):
-        raise
-    except RagtuneError as error:
-        if failures is not None:
-            failures.note(arm.name, error)
-        return failed(arm.name, question, error)
-    if failures is not None:
-        failures.passed(arm.name)
-    return outcome

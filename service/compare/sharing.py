@@ -6,6 +6,7 @@ Knows nothing of arms and scores.
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from service.workspace import Workspace
 
 
-class SharedSearch:
-    """A retriever that remembers what it found for the question that was asked last."""
+class SharedSearch(threading.local):
+    """A retriever that remembers what it found for the question that a thread asked last."""
 
     def __init__(self, retriever: Retriever) -> None:
         self._retriever = retriever
@@ -57,7 +58,7 @@ class _Parts:
 
 
 class SharingAnswerer:
-    """Answers like the workspace's answerer. For one thread."""
+    """Answers like the workspace's answerer. Thread-safe; what is shared is a thread's own."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._parts = _Parts(workspace)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from data.errors import InvalidRequest
 from data.protocols import Report
 from service.arms import find_adapter
+from service.other_generator import spread
 from service.spans import traced_generator
 from service.starter import PAIR_WRITER, READER
 
@@ -52,22 +53,22 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
     collection = inputs.get("collection", "default")
     store, retriever = workspace.store, workspace.retriever
     harvested = harvest_pairs(store, retriever, collection, **about) if inputs.get("faq", True) else {}
-    reader = READER if READER in starters else None
-    ledger = generate_pairs(
-        store,
-        retriever,
-        traced_generator(workspace.teacher_at(teacher) if teacher else workspace.generator, "pair"),
-        collection,
-        requested=inputs["limit"],
-        seed=inputs.get("seed", 0),
-        adapter=_key(workspace, writer),
-        reader=traced_generator(workspace.generator, "check") if reader else None,
-        reader_adapter=_key(workspace, reader),
-        wishes=wishes,
-        per_source_cap=inputs.get("per_source_cap", PER_SOURCE_CAP),
-        parallel=workspace.settings.sequences,
-        **about,
-    )
+    with spread(workspace, workspace.settings.sequences) as (generating, places):
+        ledger = generate_pairs(
+            store,
+            retriever,
+            traced_generator(workspace.teacher_at(teacher) if teacher else generating.generator, "pair"),
+            collection,
+            requested=inputs["limit"],
+            seed=inputs.get("seed", 0),
+            adapter=_key(generating, writer),
+            wishes=wishes,
+            per_source_cap=inputs.get("per_source_cap", PER_SOURCE_CAP),
+            parallel=places or workspace.settings.sequences,
+            read_ahead=bool(places),
+            **_reading(generating, READER if READER in starters else None),
+            **about,
+        )
     advice = {"advice": ADVICE} if writer == PAIR_WRITER and ledger["accepted"] else {}
     return ledger | ({"faq": harvested} if harvested.get("requested") else {}) | advice
 
@@ -109,6 +110,13 @@ def _measured(workspace: Workspace, inputs: dict[str, Any]) -> tuple[str, ...]:
     for job in workspace.store.jobs.list(limit=LATEST_JOBS, kinds=("evaluate", "loop"), collection=collection):
         asked += [question["question"] for question in job.inputs.get("questions", ())]
     return tuple(dict.fromkeys(asked))
+
+
+def _reading(workspace: Workspace, reader: str | None) -> dict[str, Any]:
+    """Return who answers each question once more, if anybody does."""
+    if reader is None:
+        return {}
+    return {"reader": traced_generator(workspace.generator, "check"), "reader_adapter": _key(workspace, reader)}
 
 
 def _key(workspace: Workspace, name: str | None) -> str | None:

@@ -40,7 +40,7 @@ IMPORTER: dict[str, str | tuple[str, ...]] = {
     "pymilvus": "retrieval/milvus.py",
     "pypdfium2": "retrieval/parsers/pdf.py",
     "python_calamine": "retrieval/parsers/sheets.py",
-    "ray": "retrieval/ray.py",
+    "ray": "retrieval/ray/",
     "sentence_transformers": "retrieval/embed.py",
     "sqlalchemy": "data/store/",
     "tantivy": "retrieval/lexical.py",

@@ -136,6 +136,31 @@ def test_proposals_made_together_are_those_made_one_by_one(corpus: Corpus, tmp_p
         assert accepted(whole) == accepted(corpus)
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_reading_ahead_changes_no_pair(corpus: Corpus, tmp_path: Path, share: float) -> None:
+    script = {"founded?": ["1872 [1]"], "Luther": ["Wittenberg [1]"], "oxygen": [EngineTimeout("Too slow")]}
+    said_by = {"reader_adapter": "reader", "unanswerable_share": share}
+    proposals = SCRIPT if not share else {FOUNDED: [said("How many bridges does the town of Fresno have?")]}
+    readers = ScriptedGenerator(script), ScriptedGenerator(script)
+    one_by_one = generate(corpus, ScriptedGenerator(proposals), reader=readers[0], **said_by)
+    (tmp_path / "other").mkdir()
+    with Corpus(tmp_path / "other") as other:
+        ahead = {"reader": readers[1], "parallel": 4, "read_ahead": True}
+        assert generate(other, ScriptedGenerator(proposals), **ahead, **said_by) | {"run_id": ""} == one_by_one | {
+            "run_id": ""
+        }
+        told = [(pair.question, pair.status, pair.checks) for pair in other.store.pairs.of_run(_only_run(other))]
+    assert told == [(pair.question, pair.status, pair.checks) for pair in corpus.store.pairs.of_run(_only_run(corpus))]
+    asked = [{request.messages[-1].parts[-1] for request in reader.requests} for reader in readers]
+    assert asked[0]
+    assert asked[0] <= asked[1]
+
+
+def _only_run(corpus: Corpus) -> str:
+    (run,) = corpus.store.pairs.runs("default")
+    return str(run)
+
+
 def test_a_finished_run_asks_nothing_again_and_another_seed_is_another_run(corpus: Corpus) -> None:
     first = generate(corpus)
     generator = ScriptedGenerator(SCRIPT)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sys
 import threading
 import time
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -165,6 +167,17 @@ class NoDisk:
         if os.getpid() != self.home:
             raise InsufficientStorage("The disk is full.", hint="Free some.")
         return 2 * number
+
+
+def test_a_node_that_does_not_know_the_work_is_told(ray_workers, monkeypatch):
+    """As one without ragtune, or with an older one: here, of a module that only this process has."""
+    module = ModuleType("only_here")
+    exec("class Work:\n    def __call__(self, number):\n        return number\n", module.__dict__)
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    with pytest.raises(ClusterUnavailable, match="cannot do what it was sent") as raised:
+        list(ray_workers.map(module.Work(), range(3), lambda _: 1.0))
+    assert "only_here" in str(raised.value.got)
+    assert "same ragtune" in str(raised.value.wanted)
 
 
 def test_what_a_node_has_no_disk_for_is_done_here(ray_workers, caplog):

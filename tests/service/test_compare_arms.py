@@ -7,16 +7,20 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from data.access import MACHINE, acting, current
 from data.errors import EngineTimeout, EngineUnavailable, InvalidRequest, UnknownAdapter
-from data.records import QAPair, Question
+from data.records import Answer, QAPair, Question, Usage
+from service.arms import Arm
+from service.asking import AskRequest
+from service.compare.answering import GIVE_UP, Failures, ask_all
 from service.compare.evaluation import EvaluationRequest, evaluate
-from service.compare.outcomes import read_outcomes
-from service.compare.run import GIVE_UP, with_methods
+from service.compare.outcomes import OutcomeFile, read_outcomes
+from service.compare.run import with_methods
 from service.jobs import RESUMABLE, run_job, submit
 from tests.service.conftest import open_client
 from tests.service.parts import adapter
@@ -104,6 +108,40 @@ def test_where_every_arm_fails_the_evaluation_does(tuned, tmp_path, generator):
     tuned.store.adapters.delete("house")
     with pytest.raises(UnknownAdapter):
         run(tuned, tmp_path, arms=("combined",), adapter="house", fresh=True)
+
+
+def outcomes(tmp_path, parallel):
+    """Ask all arms of a scripted generator; return what is kept, what ended, and who asked."""
+    asked = []
+    arms = [Arm("base", False), Arm("combined", True, "house@1")]
+
+    class Answers:
+        def answer(self, ask):
+            asked.append((current().name, ask.question))
+            number = int(ask.question)
+            if ask.arm.name == "combined" and number > 4:
+                raise EngineTimeout("No answer in time")
+            text = f"The answer is {number}."
+            return Answer(ask.question, text, False, None, (), ask.arm.mode, "m", None, Usage(), {}, None)
+
+    requests = [
+        (Question(f"q{number}", str(number), ("1842",)), arm, AskRequest(str(number), arm=arm))
+        for number in range(40)
+        for arm in arms
+    ]
+    failures = Failures()
+    with OutcomeFile(tmp_path / f"{parallel}.jsonl", "run") as kept, acting(replace(MACHINE, name="ann")):
+        told = [each.done for each in ask_all(Answers(), requests, kept, "compare", failures, parallel=parallel)]
+    lines = (tmp_path / f"{parallel}.jsonl").read_text()
+    return lines, list(failures.ended), told, asked
+
+
+def test_questions_asked_at_a_time_are_kept_as_those_asked_one_by_one(tmp_path):
+    alone, together = (outcomes(tmp_path, parallel) for parallel in (1, 4))
+    assert alone[:3] == together[:3]
+    assert alone[1] == ["combined"]
+    assert {name for name, _ in together[3]} == {"ann"}
+    assert len(together[3]) <= len(alone[3]) + 8  # so many were under way when the arm ended
 
 
 def test_arms_that_search_alike_share_the_search(tuned, tmp_path, monkeypatch):
