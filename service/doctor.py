@@ -6,9 +6,11 @@ Each check says what it found and, where something is wrong, what to do. Knows n
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from data.errors import RagtuneError
 from data.state import StateDirectory
+from service.places import open_milvus, require_ray
 
 if TYPE_CHECKING:
     from service.workspace import Workspace
@@ -30,6 +33,10 @@ DISK_WANTED = 4 * 1024**3
 """Bytes: the starter models, an index, adapters and their checkpoints, with room."""
 MEMORY_WANTED = 4 * 1024**3
 """Bytes: training the starter model."""
+CLUSTER_S = 45.0
+"""Ray itself waits for minutes; a cluster that is there answers in some seconds, of which its import takes the most."""
+ROOT = Path(__file__).resolve().parents[1]
+"""Where the packages are found."""
 _COMPILERS = ("c++", "g++", "clang++", "cl")
 _CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd")
 
@@ -122,9 +129,49 @@ def check_store(workspace: Workspace) -> Finding:
     def count() -> str:
         store = workspace.store
         adapters, models = len(store.adapters.list()), len(store.models.list())
-        return f"{store.documents.count()} documents, {adapters} adapters, {models} models"
+        where = "PostgreSQL: " if workspace.shares_state else ""
+        return f"{where}{store.documents.count()} documents, {adapters} adapters, {models} models"
 
     return _checked("store", count)
+
+
+def check_vectors(workspace: Workspace) -> Finding:
+    """Ask the Milvus server which collections it has."""
+
+    def ask() -> str:
+        server = open_milvus(workspace.settings)
+        try:
+            return f"Milvus: {len(server.call('list_collections'))} collections"
+        finally:
+            server.close()
+
+    return _checked("vectors", ask)
+
+
+def check_cluster(workspace: Workspace) -> Finding:
+    """Connect to the Ray cluster from a process of its own, for at most ``CLUSTER_S``, and count its nodes."""
+    address = workspace.settings.ray_address or ""
+    hint = "Start one: ray start --head; join one: ray start --address=HEAD:6379. Or unset RAGTUNE_RAY_ADDRESS."
+    try:
+        require_ray()
+        command = [sys.executable, "-m", "retrieval.ray.look", address]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=CLUSTER_S, cwd=ROOT, check=False).stdout
+        found = json.loads(said.splitlines()[-1])
+    except RagtuneError as error:
+        return Finding("cluster", "failed", error.detail, error.hint)
+    except subprocess.TimeoutExpired:
+        return Finding("cluster", "failed", f"No answer from {address} in {CLUSTER_S:g} s.", hint)
+    except (ValueError, IndexError):
+        return Finding("cluster", "failed", f"Ray ended while it connected to {address}.", hint)
+    if "error" in found:
+        return Finding("cluster", "failed", f"{found['error']['detail']} ({address})", found["error"]["hint"])
+    nodes = found["nodes"]
+    if not nodes:
+        return Finding("cluster", "warning", f"Ray {found['version']}: no node lends a processor", hint)
+    processors, gpus = (sum(node[name] for node in nodes) for name in ("processors", "gpus"))
+    hosts = ", ".join(sorted({node["host"] for node in nodes}))
+    told = f"Ray {found['version']}: {len(nodes)} nodes with {processors} processors and {gpus} GPUs ({hosts})"
+    return Finding("cluster", "ok", told)
 
 
 def check_embedder() -> Finding:
@@ -192,7 +239,10 @@ def examine(workspace: Workspace, *, engine: bool = True) -> list[Finding]:
     ]
     if findings[-1].verdict == "failed":
         return findings
-    findings += [check_store(workspace), check_embedder()]
+    findings += [check_store(workspace)]
+    findings += [check_vectors(workspace)] if workspace.settings.milvus_uri else []
+    findings += [check_cluster(workspace)] if workspace.settings.ray_address else []
+    findings += [check_embedder()]
     if workspace.settings.engine_url:
         return [*findings, check_engine(workspace) if engine else check_server(workspace)]
     if importlib.util.find_spec("llama_cpp") is None:
