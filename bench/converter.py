@@ -223,7 +223,7 @@ def compare_case(name: str, options: argparse.Namespace, scratch: Path) -> dict[
     found["texts"] = len(options.texts) * 2
     found["texts_with_other_tokens"] = token_differences(ours, tokenizer, options.texts)
     adapter = save_adapter(folder, scratch / f"{name}-lora")
-    lora_to_gguf(adapter, ours, scratch / "ours-lora.gguf")
+    lora_to_gguf(adapter, ours, scratch / "ours-lora.gguf", pad_rank=False)
     arguments = (str(adapter), "--base", str(folder), "--outtype", "f32", "--outfile", str(scratch / "lora.gguf"))
     run_reference(options, "convert_lora_to_gguf.py", *arguments)
     found["lora"] = difference(read(scratch / "ours-lora.gguf"), read(scratch / "lora.gguf"))

@@ -61,7 +61,9 @@ Pairs = dict[str, dict[str, NDArray[Any]]]
 """GGUF tensor -> {"A": (r, in), "B": (out, r)}, of a DoRA also "magnitude": (out,)."""
 
 
-def lora_to_gguf(adapter_dir: Path | str, base_gguf: Path | str, out: Path | str, dtype: Dtype = "f32") -> Path:
+def lora_to_gguf(
+    adapter_dir: Path | str, base_gguf: Path | str, out: Path | str, dtype: Dtype = "f32", *, pad_rank: bool = True
+) -> Path:
     """Convert a peft LoRA (adapter_config.json, adapter_model.safetensors) to a GGUF adapter.
 
     Args:
@@ -70,6 +72,7 @@ def lora_to_gguf(adapter_dir: Path | str, base_gguf: Path | str, out: Path | str
         out: the GGUF adapter; it appears complete or not at all.
         dtype: float32 by default: with float16 llama.cpp rounds the layer's input to float16 as well, and is
             slower on a CPU (starter, r=8, 256 tokens, Q8_0: 0.85 s bare, 1.09 s with float32, 1.21 s with float16).
+        pad_rank: a rank that is a multiple of four gets a row of zeros more, so that a text is the same beside others.
 
     Raises:
         InvalidModel: the adapter is damaged, or of a kind that GGUF cannot express.
@@ -87,7 +90,8 @@ def lora_to_gguf(adapter_dir: Path | str, base_gguf: Path | str, out: Path | str
     pairs, alpha = read_pairs(adapter_dir, base), _alpha(config)
     tensors: list[LazyTensor] = []
     for name, pair in pairs.items():
-        for side, values in (("lora_a", pair["A"]), ("lora_b", pair["B"] * _rank_factor(config, pair))):
+        a, b = pair["A"], pair["B"] * _rank_factor(config, pair)
+        for side, values in zip(("lora_a", "lora_b"), _padded(a, b) if pad_rank else (a, b), strict=True):
             tensors.append(LazyTensor(f"{name}.weight.{side}", values.shape, partial(np.asarray, values)))
     metadata: dict[str, Value] = {
         "general.type": "adapter",
@@ -97,6 +101,19 @@ def lora_to_gguf(adapter_dir: Path | str, base_gguf: Path | str, out: Path | str
     }
     write_gguf(out, base.architecture, metadata, tensors, dtype, file_type=False)
     return out
+
+
+def _padded(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return A and B at a rank that is no multiple of four, their product times alpha / rank as before.
+
+    llama.cpp multiplies a float32 matrix whose rows are a multiple of four with two columns or more by another kernel
+    than with one (``ggml-cpu/llamafile/sgemm.cpp``: ``n < 2``, ``m % 4``), which adds in another order: a text written
+    beside others of its adapter would differ in the last bits, and then in words, from the same text alone.
+    """
+    rank = a.shape[0]
+    if rank % 4:
+        return a, b
+    return np.pad(a, ((0, 1), (0, 0))), np.pad(b * np.float32((rank + 1) / rank), ((0, 0), (0, 1)))
 
 
 def is_dora(adapter_dir: Path | str) -> bool:

@@ -14,9 +14,11 @@ import pytest
 from data import errors
 from data.protocols import GenerationRequest, GenerationResult
 from data.records import Message, Model
+from finetune.export import lora_to_gguf
 from service.engine import Engine
+from service.starter import starter_folder
 from tests.service.engine.gguf_files import write_lora
-from tests.service.engine.test_engine import CAPITAL, LONG, long_prompt
+from tests.service.engine.test_engine import CAPITAL, FILLER, LONG, long_prompt
 
 pytestmark = pytest.mark.slow
 
@@ -138,6 +140,27 @@ def test_who_else_is_served_changes_no_answer(starter: Model, tmp_path: Path, wa
     """Other adapters, other lengths, all at once: every output is, to the last bit, what it is alone."""
     with Engine(starter, n_threads=2, n_ctx=1024, sequences=1, queue_size=1, **way) as engine:
         _serve_alone_and_together(engine, starter, tmp_path, way)
+
+
+@pytest.mark.parametrize("way", [{}, {"flash_attention": True, "n_batch": 256}])
+def test_trained_adapters_write_beside_others_what_they_write_alone(
+    starter: Model, tmp_path: Path, way: dict[str, object]
+) -> None:
+    """Ranks that are a multiple of four are what llama.cpp multiplies otherwise for one text than for two."""
+    texts = [FILLER * 3 + f"Ask about ship {n}." for n in range(4)]
+    written = [GenerationRequest((Message("user", (text,)),), adapter="pair-writer", max_tokens=16) for text in texts]
+    read = [over(0, 1, 2, adapter="reader", question=f"Which ship was seen in year {n}?") for n in range(4)]
+    requests = [each for pair in zip(written, read, strict=True) for each in pair]
+
+    def served(sequences: int) -> list[tuple[str, tuple[float, ...]]]:
+        with Engine(starter, n_threads=2, n_ctx=1024, sequences=sequences, queue_size=8, **way) as engine:
+            for name, attention in (("pair-writer", "full"), ("reader", "blockwise")):
+                gguf = lora_to_gguf(starter_folder() / name, starter.gguf, tmp_path / f"{name}.gguf")
+                engine.add_adapter(name, gguf, starter.sha256, attention)
+            with ThreadPoolExecutor(sequences) as pool:
+                return [(found.text, found.logprobs) for found in pool.map(engine.generate, requests)]
+
+    assert served(4) == served(1)
 
 
 def _serve_alone_and_together(engine: Engine, starter: Model, tmp_path: Path, way: dict[str, object]) -> None:
