@@ -23,7 +23,7 @@ _CJK = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
 _MARK = re.compile(r"(?<!\s)\s*\[(\d{1,2})\]")
 _LABEL = re.compile(r"(?<!\s)(\s*)\[(\d{2})\]")
 _OPENING = re.compile(r"\[\d{1,2}\]\n")
-_UNDECIDED = re.compile(r"\s*(\[\d{0,2})?$")
+_UNDECIDED = re.compile(r"(?<!\s)\s*(\[\d{0,2})?$")
 _FIRST_LABEL, _LABELS = 10, 90
 _ABSTAIN = re.compile(
     r"^\W*(i\s+do\s*n[o']?t\s+know|i\s+don’t\s+know|不知道|我不知道|unknown\b|无法回答|资料中没有)", re.IGNORECASE

@@ -18,6 +18,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -169,7 +170,8 @@ def _log_unexpected(workspace: Workspace, job: Job, error: Exception, *, here: b
     log.error("job %s (%s) failed unexpectedly", job.id, job.kind, exc_info=error)
     if here:
         told = "".join(traceback.format_exception(error))
-        with open_job_log(workspace.state, job.id) as file:
+        # A full disk must not hide the error, nor keep the job from ending.
+        with suppress(OSError), open_job_log(workspace.state, job.id) as file:
             file.write(f"job {job.id} ({job.kind}) failed unexpectedly\n{told}".encode(errors="backslashreplace"))
 
 

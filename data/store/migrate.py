@@ -58,6 +58,13 @@ def upgrade(connection: sa.Connection, found: str | None) -> None:
     except DBAPIError as error:
         if not _other_tables(error):
             raise
+        if found is None:
+            raise StorageCorrupt(
+                "The database holds tables that ragtune did not make.",
+                got=str(error.orig).strip().splitlines()[0],
+                wanted="an empty database, or one of ragtune's; nothing was changed now",
+                hint="Name another one.",
+            ) from error
         raise StorageCorrupt(
             "The database's tables are not those of its revision: something stopped half-way, or changed them.",
             got=f"revision {found}: {str(error.orig).strip().splitlines()[0]}",

@@ -261,3 +261,5 @@ def test_a_model_that_repeats_white_space_is_read_in_linear_time(filler):
     assert cited_numbers(text) == (37,)
     assert strip_citations(text).endswith("two.")
     assert not abstains(text)
+    stream = Renumbering((37,))
+    assert stream.feed(text[:-5]) + stream.feed(text[-5:]) + stream.finish() == f"Forty{filler * 300_000}two [1]."
