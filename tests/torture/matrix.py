@@ -253,7 +253,7 @@ def page() -> str:
         "What is promised, which test shows it on every commit, and what the long runs gave (`make torture`).",
         "No failure in N trials means a rate under 3/N with 95 % confidence, and no more. Without a test nothing is",
         "claimed. A run of two commits began at the first and ended at the second. 9e314bd and c33bc96 were run on a",
-        "branch that lacked what else was merged that day. Made by `python -m tests.torture --page`; a test fails where",
+        "branch that lacked what else was merged that day. Made by `python -m tests.torture --page`; a test fails if",
         "it differs.",
         "",
         "| row | promise | test | trials | failures | 95 % bound | run | what is not shown |",
