@@ -1,17 +1,22 @@
 """An engine on a node of a cluster: what it is made from, and what it is asked to do there.
 
 Everything here crosses to another machine as a value. The node needs the same ragtune; the model's files and the
-adapters are sent to it where it does not have them. Knows nothing of how they are sent.
+adapters are sent to it where it does not have them. A model's file is kept there for later engines; adapters are
+kept as long as the engine. Knows nothing of how they are sent.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,6 +29,8 @@ from service.engine.engine import Engine, EngineOptions
 
 _BLOCK = 8 * 2**20
 """Bytes of a model's file that are sent at a time."""
+_ENGINE = "engine-"
+"""How the folders begin whose contents are kept as long as an engine."""
 
 
 def versions() -> dict[str, str]:
@@ -124,6 +131,13 @@ class NodeEngine:
         self.recipe = recipe
         self.engine: Engine | None = None
 
+    @cached_property
+    def folder(self) -> Path:
+        """The folder of what is kept as long as this engine. Raises as ``_folder``."""
+        path, lock = _temporary()
+        weakref.finalize(self, _drop, path, lock)
+        return path
+
     @property
     def running(self) -> Engine:
         """The engine, which was started before it is asked."""
@@ -165,7 +179,47 @@ def _folder() -> Path:
     return folder
 
 
-def receive(_: NodeEngine, block: Block) -> None:
+def _temporary() -> tuple[Path, int]:
+    """Return a new folder below ``_folder``, and the open lock that says that its engine lives.
+
+    Removes the folders of engines that were killed, whose locks nobody has.
+
+    Raises:
+        StateError: it cannot be made.
+    """
+    folder = _folder()
+    try:
+        making = _lock(folder, fcntl.LOCK_EX)  # else a folder that is not locked yet would be taken for a dead one's
+        try:
+            for left in folder.glob(f"{_ENGINE}*"):
+                try:
+                    _drop(left, _lock(left, fcntl.LOCK_EX | fcntl.LOCK_NB))
+                except OSError:  # its engine lives, or has just ended
+                    continue
+            path = Path(tempfile.mkdtemp(prefix=_ENGINE, dir=folder))
+            return path, _lock(path, fcntl.LOCK_EX)
+        finally:
+            os.close(making)
+    except OSError as error:
+        raise map_os_error(error, folder) from error
+
+
+def _lock(folder: Path, how: int) -> int:
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(opened, how)
+    except OSError:
+        os.close(opened)
+        raise
+    return opened
+
+
+def _drop(folder: Path, lock: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock)
+
+
+def receive(node: NodeEngine, block: Block) -> None:
     """Write a piece of a model's file; the last one makes it whole.
 
     Raises:
@@ -173,9 +227,8 @@ def receive(_: NodeEngine, block: Block) -> None:
         InvalidModel: what came is not what was sent.
     """
     whole = _kept(block.file)
-    part = whole.with_name(f"{whole.name}.{os.getpid()}.part")
+    part = node.folder / block.file.name
     try:
-        part.parent.mkdir(exist_ok=True)
         with part.open("r+b" if block.offset else "wb") as file:
             file.seek(block.offset)
             file.write(block.data)
@@ -184,6 +237,7 @@ def receive(_: NodeEngine, block: Block) -> None:
         if sha256_file(part) != block.file.sha256:
             part.unlink()
             raise InvalidModel(f"{whole.name} changed while it was sent", wanted=block.file.sha256)
+        whole.parent.mkdir(exist_ok=True)
         part.replace(whole)
     except OSError as error:
         raise map_os_error(error, part) from error
@@ -210,7 +264,7 @@ def start(node: NodeEngine, _: None) -> None:
 
 def add_adapter(node: NodeEngine, adapter: AdapterFile) -> None:
     """Load an adapter, from a file named by its contents. Raises as ``write_atomic`` and ``Engine.add_adapter``."""
-    path = _folder() / hashlib.sha256(adapter.data).hexdigest() / "adapter.gguf"
+    path = node.folder / f"{hashlib.sha256(adapter.data).hexdigest()}.gguf"
     write_atomic(path, adapter.data)
     node.running.add_adapter(adapter.key, path, adapter.base_sha256, adapter.attention)
 

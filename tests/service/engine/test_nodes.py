@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from data.errors import EngineUnavailable, InvalidModel, StateError, StateNotWritable
 from data.records import Model
 from service.engine import EngineOptions, nodes
-from service.engine.nodes import EngineRecipe, lacking, receive, start
+from service.engine.nodes import AdapterFile, EngineRecipe, add_adapter, lacking, receive, start
 
 
 @pytest.fixture
@@ -65,6 +67,61 @@ def test_another_file_at_its_path_is_not_taken_for_it(recipe):
     with pytest.raises(InvalidModel, match="changed while it was sent"):
         send(recipe, node)
     assert not list(Path(tempfile.gettempdir()).rglob("*.part"))
+
+
+class Taking:
+    """In an engine's place: remembers the files of adapters."""
+
+    def __init__(self):
+        self.files = []
+
+    def add_adapter(self, key, path, base_sha256, attention):
+        self.files.append(Path(path))
+
+
+def kept_files():
+    """Return the names of all files that are kept on the node."""
+    return sorted(path.name for path in Path(tempfile.gettempdir()).rglob("*") if path.is_file())
+
+
+def test_an_adapter_is_kept_as_long_as_its_engine(recipe):
+    node = elsewhere(recipe)
+    send(recipe, node)
+    node.engine = taking = Taking()
+    add_adapter(node, AdapterFile("mine@1", b"GGUF of an adapter", recipe.model.sha256, "full"))
+    (file,) = taking.files
+    other = elsewhere(recipe)
+    receive(other, next(recipe.blocks(("model.gguf",))))
+    assert file.read_bytes() == b"GGUF of an adapter"
+    del node, other
+    assert kept_files() == ["model.gguf"]
+
+
+def test_what_a_killed_engine_left_is_dropped_by_the_next(recipe):
+    left = """
+import os, signal, sys, tempfile
+tempfile.tempdir = sys.argv[1]
+from pathlib import Path
+from data.records import Model
+from service.engine import EngineOptions, nodes
+model = Model("toy", sys.argv[2], sys.argv[2], sys.argv[2], "5" * 64, "llama")
+recipe = nodes.EngineRecipe.of(model, EngineOptions())
+nodes._BLOCK = 1000
+nodes.receive(recipe(1), next(recipe.blocks((recipe.files[0].name,))))
+node = recipe(1)
+node.engine = type("Taking", (), {"add_adapter": lambda *_: None})()
+nodes.add_adapter(node, nodes.AdapterFile("mine@1", b"GGUF", model.sha256, "full"))
+nodes.receive(node, next(recipe.blocks((recipe.files[0].name,))))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    ran = subprocess.run([sys.executable, "-c", left, tempfile.gettempdir(), recipe.model.gguf], check=False)
+    assert ran.returncode < 0
+    assert len(kept_files()) == 2, "an adapter, and a part of a model's file"
+    node = elsewhere(recipe)
+    send(recipe, node)
+    assert kept_files() == ["model.gguf"]
+    del node
+    assert kept_files() == ["model.gguf"]
 
 
 def test_a_model_that_is_gone_here_is_told(recipe):
