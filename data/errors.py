@@ -375,7 +375,7 @@ class DatabaseUnavailable(StateError):
 
 
 class ClusterUnavailable(StateError):
-    """The Ray cluster that works for ingest is down, refuses, or has no processor left."""
+    """The Ray cluster that works for jobs is down, refuses, or has no processor left."""
 
 
 class StateNotWritable(StateError):
