@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 
 import pytest
 
@@ -58,11 +57,9 @@ def test_one_that_is_silent_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "CLUSTER_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-        started = time.monotonic()
         with workspace(tmp_path, ray_address=address) as opened:
             found = check_cluster(opened)
     assert (found.verdict, found.found) == ("failed", f"No answer from {address} in 0.5 s.")
-    assert time.monotonic() - started < 30
 
 
 @pytest.mark.slow
