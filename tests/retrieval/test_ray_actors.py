@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -45,6 +46,32 @@ def slowly(held, seconds):
     return os.getpid()
 
 
+def held_up(held, folder):
+    """Say in a folder that it began; end when it is told so there."""
+    (Path(folder) / str(os.getpid())).touch()
+    until((Path(folder) / "go").exists)
+    return os.getpid()
+
+
+def until(true):
+    deadline = time.monotonic() + 90
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def living(processes):
+    """Return those that still run."""
+    return {each for each in processes if state_of(each) not in {"gone", "Z"}}
+
+
+def state_of(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "gone"
+
+
 @dataclass(frozen=True)
 class Fail:
     error: Exception
@@ -60,6 +87,17 @@ def cluster(ray_cluster):
     opened.close()
 
 
+def ask_all(actors, **about):
+    """Call until two nodes have answered; return the processes on them."""
+    found = set()
+    deadline = time.monotonic() + 90
+    with ThreadPoolExecutor(4) as pool:
+        while len(found) < 2 and time.monotonic() < deadline:
+            found |= {each.result() for each in [pool.submit(actors.call, slowly, 0.5, **about) for _ in range(4)]}
+    assert len(found) == 2
+    return found
+
+
 def test_every_node_works_and_is_given_what_calls_need_once(cluster):
     actors = RayActors(cluster, Make(), together=2)
     assert actors.places() == 4
@@ -69,10 +107,7 @@ def test_every_node_works_and_is_given_what_calls_need_once(cluster):
         given.append(do(recall, None)[0])
         do(remember, "adapter")
 
-    with ThreadPoolExecutor(4) as pool:
-        waited = [pool.submit(actors.call, slowly, 0.5, needs={"adapter": supply}) for _ in range(12)]
-        where = {each.result() for each in waited}
-    assert len(where) == 2
+    where = ask_all(actors, needs={"adapter": supply})
     assert sorted(given) == sorted(where)
     assert {actors.call(recall, None, near=bytes([n]))[1] for n in range(4)} == {(1, "adapter")}
     same = {actors.call(recall, None, near=b"the same")[0] for _ in range(6)}
@@ -80,21 +115,18 @@ def test_every_node_works_and_is_given_what_calls_need_once(cluster):
     actors.close()
 
 
-def test_what_a_killed_node_had_is_done_by_another_and_a_new_node_is_used(cluster, ray_cluster):
+def test_what_a_killed_node_had_is_done_by_another_and_a_new_node_is_used(cluster, ray_cluster, tmp_path):
     actors = RayActors(cluster, Make(), together=1)
+    before = ask_all(actors)
     with ThreadPoolExecutor(2) as pool:
-        before = {each.result() for each in [pool.submit(actors.call, slowly, 0.5) for _ in range(6)]}
-        waited = [pool.submit(actors.call, slowly, 2.0) for _ in range(4)]
-        time.sleep(0.5)
+        waited = [pool.submit(actors.call, held_up, str(tmp_path)) for _ in range(4)]
+        until(lambda: {int(path.name) for path in tmp_path.iterdir()} == before)
         ray_cluster.kill_one()
-        assert len({each.result() for each in waited} & before) == 1
-        ray_cluster.complete()
-        after = set()
-        deadline = time.monotonic() + 90
-        while len(after) < 2 and time.monotonic() < deadline:
-            after |= {each.result() for each in [pool.submit(actors.call, slowly, 0.5) for _ in range(4)]}
-    assert len(after) == 2
-    assert len(after & before) == 1
+        until(lambda: len(living(before)) == 1)
+        (tmp_path / "go").touch()
+        assert {each.result() for each in waited} == living(before)
+    ray_cluster.complete()
+    assert len(ask_all(actors) & before) == 1
     actors.close()
 
 
