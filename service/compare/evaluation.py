@@ -233,7 +233,7 @@ def evaluate(workspace: Workspace, request: EvaluationRequest, report: Report) -
     folder = request.out or workspace.state.reports / f"compare-{run_id(request.questions, setup)[:12]}"
     identity = request.identity or uuid.uuid4().hex
     fresh = identity if request.fresh else None
-    # Quantizations are engines of this machine. One question at a time and node: latencies are those of one that asks.
+    # Quantizations are engines of this machine. One request at a time and node: beside others it takes longer.
     where = nullcontext((workspace, 0)) if request.quantizations else spread(workspace, together=1)
     with where as (generating, places), QuantizedAnswers(generating) as answers:
         at_once = max(1, places)
