@@ -24,7 +24,7 @@ from data.errors import RagtuneError
 from data.records import Answer
 from service.answerer import AskRequest, check_collection, check_question
 from service.houses import with_defaults
-from service.starter import suggested_adapter
+from service.starter import with_suggestion
 from service.views import citation_view, passage_view
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ class DocumentTools:
         chosen: dict[str, Any] = {} if top_k is None else {"top_k": top_k}
 
         def answer() -> Answer:
-            adapter = suggested_adapter(self._workspace, collection)
-            asked = AskRequest(question=question, collection=collection, adapter=adapter, **chosen)
+            asked = with_suggestion(self._workspace, AskRequest(question=question, collection=collection, **chosen))
             return self._workspace.answerer.answer(with_defaults(self._workspace.store, asked, chosen))
 
         return answer_for_tools(await _done(answer))

@@ -102,6 +102,10 @@ def _next_steps(
     if not any(collection.documents for collection in collections):
         return [NextStep("ragtune ingest FOLDER", "there are no documents yet")]
     steps = [NextStep(f"ragtune jobs show {job.id}", f"a job to {job.kind} is {job.status}") for job in stopped[:1]]
+    filled = [collection for collection in collections if collection.documents]
+    if not any(collection.accepted_pairs or collection.candidate_pairs for collection in filled):
+        option = "" if filled[0].name == "default" else f" --collection {filled[0].name}"
+        steps.append(NextStep(f"ragtune ask QUESTION{option}", "the documents are searched and answered from"))
     if url is None:
         steps.append(NextStep("ragtune serve", "answer over HTTP and in a browser"))
     for collection in collections:

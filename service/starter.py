@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import data
 from data.records import Adapter, Model
 from data.state import StateDirectory, sha256_file
+from service.arms import resolve_mode
 
 if TYPE_CHECKING:
     from data.store import Store
+    from service.asking import AskRequest
     from service.workspace import Workspace
 
 READER = "reader"
@@ -56,7 +59,8 @@ def suggested_adapter(workspace: Workspace, collection: str) -> str | None:
 
     That cites nothing. The mode ``auto`` stays what it is, rag while no adapter is live; who asks for a person (the
     command line, the page) names the reader instead. None where an adapter is live, where an evaluation
-    recommends to do without, and where the engine is not ours or could not read passages as the reader does.
+    recommends to do without, where what ``auto`` is here was calibrated (even if that no longer holds), and where
+    the engine is not ours or could not read passages as the reader does.
     """
     model, store = workspace.model, workspace.store
     if not workspace.serves_here or store.adapters.live(model.sha256, collection) is not None:
@@ -65,7 +69,21 @@ def suggested_adapter(workspace: Workspace, collection: str) -> str | None:
     latest = store.evaluations.latest(collection) or {}
     if not fits or latest.get("recommendation") in {"base", "rag"}:
         return None
-    return READER if workspace.engine_options(model).kv_type == "f16" else None
+    if workspace.engine_options(model).kv_type != "f16":
+        return None
+    auto = resolve_mode("auto", None, store, model, collection)
+    return READER if workspace.answerer.calibrations.load(auto, collection) is None else None
+
+
+def with_suggestion(workspace: Workspace, ask: AskRequest) -> AskRequest:
+    """Return ``ask`` with ``suggested_adapter`` where it leaves everything open: mode ``auto``, no adapter, no rate.
+
+    Where a share of false answers is to be kept, that is of the arm that ``ragtune calibrate`` took when told nothing.
+    """
+    settled = ask.adapter is not None or ask.adapters or ask.max_false_answer_rate is not None
+    if ask.mode != "auto" or settled:
+        return ask
+    return replace(ask, adapter=suggested_adapter(workspace, ask.collection))
 
 
 def _register(store: Store, state: StateDirectory, model: Model, source: Path, manifest: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Collection as Collected
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
@@ -234,11 +234,9 @@ def _given(**options: Any) -> dict[str, Any]:
 
 def _answer(workspace: Workspace, request: AskRequest, given: Collected[str], *, as_json: bool) -> None:
     from service.houses import with_defaults
-    from service.starter import suggested_adapter
+    from service.starter import with_suggestion
 
-    request = with_defaults(workspace.store, request, given)
-    if request.mode == "auto" and not request.adapters:
-        request = replace(request, adapter=suggested_adapter(workspace, request.collection))
+    request = with_suggestion(workspace, with_defaults(workspace.store, request, given))
     if as_json:
         from service.views import answer_view
 

@@ -15,15 +15,16 @@ from tests.service.parts import DOCUMENTS, MODEL, HashEmbedder
 
 
 class Shell:
-    """Runs command lines against one state directory."""
+    """Runs command lines against one state directory; ``serves_here`` says that the generator is the engine's own."""
 
     def __init__(self, state, generator):
         self.state = state
         self.generator = generator
+        self.serves_here = False
 
     def __call__(self, *words, code=0):
-        session = Session(lambda s: Workspace(s, embedder=HashEmbedder(), generator=self.generator, model=MODEL))
-        found = CliRunner().invoke(app, ["--state-dir", str(self.state), *map(str, words)], obj=session)
+        words = ("--state-dir", self.state, *words)
+        found = CliRunner().invoke(app, list(map(str, words)), obj=Session(self._workspace))
         assert found.exit_code == code, f"{found.output}\n{found.exception!r}"
         return found
 
@@ -31,8 +32,12 @@ class Shell:
         return json.loads(self(*words, "--json", code=code).stdout)
 
     def open(self):
-        settings = Settings.load(state_dir=self.state)
-        return Workspace(settings, embedder=HashEmbedder(), generator=self.generator, model=MODEL)
+        return self._workspace(Settings.load(state_dir=self.state))
+
+    def _workspace(self, settings):
+        made = Workspace(settings, embedder=HashEmbedder(), generator=self.generator, model=MODEL)
+        made.serves_here = self.serves_here
+        return made
 
 
 @pytest.fixture

@@ -112,11 +112,17 @@ def test_calibrate_then_keep_to_a_share_of_false_answers(shell, tmp_path, genera
     path.write_text("\n".join(map(json.dumps, rows)))
     generator.reply = lambda request: f"{1700 + tower(request)} [1]"
     generator.logprob = lambda request: -0.1 if tower(request) % 2 == 0 else -1.5
+    shell.serves_here = True
+    with shell.open() as workspace:
+        workspace.store.adapters.add(adapter("reader"))
     refused = shell("compare", "--questions", path, "--arms", "rag", "--max-false-answer-rate", "0.1", code=1)
     assert "ragtune calibrate --questions FILE --mode rag" in refused.stderr
     figures = shell.json("calibrate", "--questions", path, "--mode", "rag")
     assert {"n", "auroc", "ece", "aurc", "bins", "thresholds"} <= set(figures)
     assert "questions it had not seen" in shell("calibrate", "--questions", path, "--mode", "rag").stdout
+    unnamed = ("ask", "When was tower 7 built?")
+    assert shell.json(*unnamed, "--max-false-answer-rate", "0.1")["abstained_by"] == "confidence"  # as calibrate says
+    assert shell.json(*unnamed)["mode"] == "rag", "no reader is suggested beside what was calibrated"
     arm = shell.json("compare", "--questions", path, "--arms", "rag", "--max-false-answer-rate", "0.1")["arms"]["rag"]
     assert arm["false_answer_rate"] <= 0.1
     assert arm["coverage_answerable"] == 1.0
@@ -125,6 +131,16 @@ def test_calibrate_then_keep_to_a_share_of_false_answers(shell, tmp_path, genera
     assert "1707" not in shell(*asked).stdout
     path.write_text(json.dumps(rows[0]))
     assert "at least 10 right ones" in shell("calibrate", "--questions", path, "--mode", "rag", code=1).stderr
+
+
+def test_the_suggested_reader_is_not_in_the_way_of_a_calibration(filled):
+    question = "When was the lighthouse of Orrin built?"
+    filled.serves_here = True
+    with filled.open() as workspace:
+        workspace.store.adapters.add(adapter("reader"))
+    assert filled.json("ask", question)["adapter"] == "reader@1"
+    told = filled("ask", question, "--max-false-answer-rate", "0.1", code=1).stderr
+    assert "ragtune calibrate --questions FILE --mode rag" in told, "what calibrate would calibrate, named nothing"
 
 
 def tower(request):

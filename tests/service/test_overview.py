@@ -35,7 +35,7 @@ def test_before_the_first_document_nothing_is_made(shell):
 
 def test_the_next_step_follows_from_what_there_is(shell, folder):
     shell("ingest", folder)
-    assert commands(shell) == ["ragtune serve", "ragtune pairs generate"]
+    assert commands(shell) == ["ragtune ask QUESTION", "ragtune serve", "ragtune pairs generate"]
     rows = [{"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Mara Venn"}]}]
     path = folder.parent / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))

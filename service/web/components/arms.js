@@ -1,7 +1,7 @@
 /** Which arm and which adapter: the choices that the server offers. */
 
 import { listModels } from '../api.js';
-import { h, select } from '../dom.js';
+import { fill, h, select } from '../dom.js';
 import { t, tOr } from '../i18n.js';
 
 /** @param {AbortSignal} signal @returns {Promise<{arms: string[], adapters: string[]}>} */
@@ -27,6 +27,11 @@ export function armSelect(arms, chosen) {
 export function adapterSelect(adapters, chosen) {
   const names = chosen && !adapters.includes(chosen) ? [...adapters, chosen] : adapters;
   return select([['', t('ask.adapter.live')], ...names.map((name) => [name, name])], chosen);
+}
+
+/** Say in its first option what it means to name no adapter. @param {HTMLSelectElement} adapters @param {string | null} suggested */
+export function sayWhatNoneMeans(adapters, suggested) {
+  fill(adapters.options[0], suggested ? t('ask.adapter.suggested', { name: suggested }) : t('ask.adapter.live'));
 }
 
 /** What the arms mean, for those who do not know. */

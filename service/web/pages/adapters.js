@@ -115,6 +115,9 @@ function card(page, adapter) {
   );
 }
 
+/** @param {number | undefined} n */
+const epochs = (n) => t(`adapters.epochs.${n === 1 ? 'one' : 'other'}`, { n: n ?? '–' });
+
 /** @param {any} adapter */
 function figures(adapter) {
   const { parity, metrics, lineage, recipe } = adapter;
@@ -126,7 +129,7 @@ function figures(adapter) {
     ['adapters.pairs', lineage.pairs !== undefined && number(lineage.pairs)],
     [
       'adapters.recipe',
-      `r ${recipe.r} · ${recipe.attention ?? adapter.attention} · ${recipe.num_train_epochs ?? '–'} ${t('adapters.epochs')}`,
+      `r ${recipe.r} · ${recipe.attention ?? adapter.attention} · ${epochs(recipe.num_train_epochs)}`,
     ],
     ['adapters.started', lineage.init_adapter],
   ];

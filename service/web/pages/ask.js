@@ -1,7 +1,7 @@
 /** *Ask*: a conversation over the documents. */
 
 import { ask, documents, isAbort, suggestedAdapter } from '../api.js';
-import { adapterSelect, armHelp, armSelect, offered } from '../components/arms.js';
+import { adapterSelect, armHelp, armSelect, offered, sayWhatNoneMeans } from '../components/arms.js';
 import { answerFacts, answerText, citationList, feedback, passageList } from '../components/answer.js';
 import { conversations, currentTurns, goBackTo, history, keep, startAnew } from '../components/conversation.js';
 import { problemBox } from '../components/problem.js';
@@ -14,8 +14,7 @@ const METHODS = ['hybrid', 'dense', 'lexical'];
 /** @param {import('../app.js').View} view */
 export default async function askPage(view) {
   const { main, params, signal } = view;
-  const before = recall('ask', {});
-  const chosen = { mode: 'auto', adapter: '', top_k: 4, max_tokens: 256, method: 'hybrid', ...before };
+  const chosen = { mode: 'auto', adapter: '', top_k: 4, max_tokens: 256, method: 'hybrid', ...recall('ask', {}) };
   for (const name of ['mode', 'adapter', 'collection']) {
     if (params.has(name)) chosen[name] = params.get(name);
   }
@@ -25,8 +24,6 @@ export default async function askPage(view) {
     documents.list({ collection, limit: 1 }, signal),
     suggestedAdapter(collection, signal),
   ]);
-  // The bare starter cites nothing. Whoever chose, even "the live one", is left with that.
-  if (chosen.mode === 'auto' && !params.has('adapter') && !('adapter' in before)) chosen.adapter = suggested || '';
   const page = {
     view,
     collection,
@@ -34,7 +31,7 @@ export default async function askPage(view) {
     thread: h('div', { class: 'thread' }),
     earlier: h('div', { class: 'earlier' }),
   };
-  const controls = settings(chosen, arms, adapters);
+  const controls = settings(chosen, arms, adapters, suggested);
   append(main, [
     !some.length && emptyState(),
     page.earlier,
@@ -54,8 +51,11 @@ function emptyState() {
   );
 }
 
-/** The controls of how to answer, and `values()` of them. @param {any} chosen @param {string[]} arms @param {string[]} adapters */
-function settings(chosen, arms, adapters) {
+/**
+ * The controls of how to answer, `values()` of them, and `asked()`: what a question is sent with.
+ * @param {any} chosen @param {string[]} arms @param {string[]} adapters @param {string | null} suggested
+ */
+function settings(chosen, arms, adapters, suggested) {
   const mode = armSelect(arms, chosen.mode);
   const adapter = adapterSelect(adapters, chosen.adapter);
   const topK = h('input', { type: 'number', min: '1', max: '50', value: chosen.top_k });
@@ -90,8 +90,18 @@ function settings(chosen, arms, adapters) {
     field(t('ask.max_tokens'), tokens),
     field(t('ask.rate'), rate),
   );
+  // The bare starter cites nothing: where all is left open the suggestion is sent, and it stays nobody's choice.
+  const asked = () => ({ ...values(), adapter: values().adapter || suggestionFor(values(), suggested) });
+  const nameUnnamed = () => sayWhatNoneMeans(adapter, suggestionFor(values(), suggested));
+  nameUnnamed();
+  element.addEventListener('input', nameUnnamed);
   element.addEventListener('change', () => remember('ask', values()));
-  return { element, values };
+  return { element, values, asked };
+}
+
+/** A share of false answers is kept by the arm that was calibrated. @param {any} values @param {string | null} suggested */
+function suggestionFor(values, suggested) {
+  return values.mode === 'auto' && !values.max_false_answer_rate ? suggested : null;
 }
 
 /** @param {any} page @param {any} controls @param {string} question */
@@ -194,7 +204,7 @@ async function answer(page, controls, question) {
   const running = (page.running = new AbortController());
   const leave = () => running.abort();
   view.signal.addEventListener('abort', leave);
-  const body = { question, collection: page.collection, history: history(turns), ...controls.values() };
+  const body = { question, collection: page.collection, history: history(turns), ...controls.asked() };
   /** @type {import('../components/conversation.js').Turn} */
   const turn = { question, text: '', state: 'running', answer: null };
   turns.push(turn);

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.service.conftest import real_server
+from tests.service.parts import DOCUMENTS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
     from service.workspace import Workspace
-    from tests.service.parts import DOCUMENTS, ScriptedGenerator
+    from tests.service.parts import ScriptedGenerator
 
 ROOT = Path(__file__).parents[3]
 PATIENCE_MS = 20_000

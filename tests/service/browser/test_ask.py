@@ -11,6 +11,7 @@ from playwright.sync_api import Page, expect
 
 from data.errors import EngineBusy
 from tests.service.conftest import real_server
+from tests.service.parts import adapter
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +26,9 @@ def ask(page: Page, question: str) -> None:
 def test_an_answer_of_the_starter_is_cited_and_its_source_opens_at_the_place(server, open_page):
     page = open_page(server)
     page.get_by_text("How to answer").click()
-    expect(page.get_by_label("Adapter")).to_have_value("reader")  # nobody has to name it
+    chosen = page.get_by_label("Adapter")
+    expect(chosen).to_have_value("")
+    expect(chosen.locator("option").first).to_have_text("the suggested one: reader")  # nobody has to name it
     ask(page, QUESTION)
     turn = page.get_by_role("article")
     expect(turn.locator(".answer-text")).to_contain_text("1842", timeout=60_000)
@@ -39,6 +42,41 @@ def test_an_answer_of_the_starter_is_cited_and_its_source_opens_at_the_place(ser
     expect(source.locator("mark")).to_be_in_viewport()
     page.keyboard.press("Escape")
     expect(source).to_have_count(0)
+
+
+def test_the_suggestion_is_sent_with_auto_alone_and_never_kept(scripted, indexed, open_page):
+    indexed.serves_here = True  # the suggestion is for ragtune's own engine, whose place the script takes
+    indexed.store.adapters.add(adapter("reader"))
+    page = open_page(scripted, allowed=["status of 409"])
+    page.get_by_text("How to answer").click()
+    unnamed = page.get_by_label("Adapter").locator("option").first
+
+    def sent():
+        with page.expect_request("**/v1/answers") as request:
+            ask(page, QUESTION)
+        return request.value.post_data_json
+
+    assert sent()["adapter"] == "reader"
+    expect(page.locator(".feedback")).to_have_count(1)
+    for number, arm in enumerate(("rag", "base"), start=2):
+        page.get_by_label("Arm").select_option(arm)
+        expect(unnamed).to_have_text("the live one")
+        body = sent()
+        assert (body["mode"], body["adapter"]) == (arm, None)
+        expect(page.locator(".feedback")).to_have_count(number)
+    page.get_by_label("Arm").select_option("auto")
+    expect(unnamed).to_have_text("the suggested one: reader")
+    assert page.evaluate("JSON.parse(sessionStorage.getItem('ragtune.ask')).adapter") is None
+    page.reload()
+    page.get_by_text("How to answer").click()
+    expect(page.get_by_label("Adapter")).to_have_value("")
+    assert sent()["adapter"] == "reader"
+    expect(page.locator(".feedback")).to_have_count(4)
+    page.get_by_label("Largest share").fill("0.1")
+    expect(unnamed).to_have_text("the live one")
+    page.get_by_role("button", name="New conversation").click()
+    assert sent()["adapter"] is None, "what is calibrated is not the reader"
+    expect(page.get_by_role("alert").filter(has_text="calibrated")).to_be_visible()
 
 
 def test_the_span_is_right_behind_characters_beyond_16_bits(make_workspace, generator, tmp_path, open_page):
