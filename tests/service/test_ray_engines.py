@@ -26,7 +26,7 @@ PAIRS = {"collection": "default", "limit": PROPOSALS, "seed": 3}
 
 
 def settings(state, **given):
-    return Settings.load(state_dir=state, model="starter", n_ctx=1024, sequences=1, n_threads=1, **given)
+    return Settings.load(state_dir=state, model="starter", n_ctx=1024, sequences=2, n_threads=1, **given)
 
 
 @pytest.fixture(scope="module")
