@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from data.errors import InvalidRequest
@@ -53,7 +54,11 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
     collection = inputs.get("collection", "default")
     store, retriever = workspace.store, workspace.retriever
     harvested = harvest_pairs(store, retriever, collection, **about) if inputs.get("faq", True) else {}
-    with spread(workspace, workspace.settings.sequences) as (generating, places):
+    sequences = workspace.settings.sequences
+    reader = READER if READER in starters else None
+    generates = reader is not None or not teacher
+    where = spread(workspace, sequences) if generates else nullcontext((workspace, 0))
+    with where as (generating, places):
         ledger = generate_pairs(
             store,
             retriever,
@@ -64,9 +69,9 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
             adapter=_key(generating, writer),
             wishes=wishes,
             per_source_cap=inputs.get("per_source_cap", PER_SOURCE_CAP),
-            parallel=places or workspace.settings.sequences,
+            parallel=sequences if teacher else places or sequences,  # a teacher is one server, however many nodes read
             read_ahead=bool(places),
-            **_reading(generating, READER if READER in starters else None),
+            **_reading(generating, reader),
             **about,
         )
     advice = {"advice": ADVICE} if writer == PAIR_WRITER and ledger["accepted"] else {}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from service.jobs import run_job, submit
 from service.settings import Settings
 from service.work import pairs
 from service.workspace import Workspace
+from tests.service.engine.fake_server import FakeServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -90,6 +93,28 @@ def test_pairs_are_those_of_one_process_though_a_node_is_killed(place, ray_clust
     ledger = spread[0]
     assert ledger["pending"] == 0
     assert ledger["accepted"] + sum(ledger["rejected"].values()) + ledger["failed"] == PROPOSALS
+
+
+def test_a_teacher_has_as_many_requests_as_without_a_cluster(place, ray_cluster):
+    chosen = place("taught", ray_address=ray_cluster.address, teacher_model="default")
+    mutex, under_way, most, more = threading.Lock(), [], [], threading.Event()
+
+    def reply(body):
+        with mutex:
+            under_way.append(body)
+            most.append(len(under_way))
+            if most[-1] > chosen.sequences:
+                more.set()
+        more.wait(1.0)
+        with mutex:
+            under_way.pop()
+        return json.dumps({"question": "Who won Super Bowl 50 in the year 2016?", "answer": "Denver Broncos"})
+
+    with FakeServer("openai") as teacher, Workspace(chosen) as workspace:
+        teacher.models, teacher.reply = ("default",), reply
+        ledger = pairs.run(workspace, {**PAIRS, "teacher": teacher.url}, lambda _progress: None)
+    assert ledger["accepted"] + sum(ledger["rejected"].values()) == PROPOSALS
+    assert max(most) <= chosen.sequences
 
 
 def questions():

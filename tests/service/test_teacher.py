@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -17,7 +18,7 @@ from service.work import pairs as pairs_work
 from service.workspace import Workspace
 from tests.service.conftest import real_server, small_workspace
 from tests.service.engine.fake_server import FakeServer
-from tests.service.parts import DOCUMENTS, HashEmbedder, adapter
+from tests.service.parts import DOCUMENTS, MODEL, HashEmbedder, adapter
 
 BOTH = "facts of both passages"
 FREE = "full sentences of your own"
@@ -142,6 +143,17 @@ def test_two_passages_need_a_second_one(generate, kept):
     ledger = generate("--kinds", "multi", "--limit", 3, "--exclude", "garden.md", "--no-faq")
     assert ledger["failed"] + ledger["accepted"] + sum(ledger["rejected"].values()) == 3
     assert all(len(set(pair.chunk_ids)) == 2 for pair in kept())
+
+
+def test_a_teacher_without_a_reader_needs_no_cluster(make_workspace, tmp_path, teacher):
+    make_workspace("indexed").close()
+    weights = tmp_path / "toy.gguf"
+    weights.write_bytes(b"no starter")
+    settings = Settings.load(state_dir=tmp_path / "state", teacher_model="default", ray_address="127.0.0.1:1")
+    with Workspace(settings, embedder=HashEmbedder(), model=replace(MODEL, gguf=str(weights))) as workspace:
+        ledger = pairs_work.run(workspace, {"limit": 2, "teacher": teacher.url}, lambda _progress: None)
+    assert ledger["failed"] == 0
+    assert ledger["accepted"] + sum(ledger["rejected"].values()) == 2
 
 
 def test_what_the_packaged_writer_is_worth_is_said(make_workspace, generator):
