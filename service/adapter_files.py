@@ -61,8 +61,11 @@ def _make(workspace: Workspace, adapter: Adapter, path: Path) -> Path:
     _check(adapter, path.with_name(ADAPTER_WEIGHTS), adapter.lineage.get("weights_sha256"))
     from finetune.export import lora_to_gguf
 
-    made = lora_to_gguf(path.parent, require_weights(workspace.model).gguf, path.with_name(f"made.{ADAPTER_GGUF}"))
+    base, made = require_weights(workspace.model).gguf, path.with_name(f"made.{ADAPTER_GGUF}")
     try:
+        lora_to_gguf(path.parent, base, made)
+        if wanted is not None and sha256_file(made) != wanted:  # registered before ranks were padded
+            lora_to_gguf(path.parent, base, made, pad_rank=False)
         _check(adapter, made, wanted)
         made.replace(path)
     finally:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import IO, Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -179,7 +180,7 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: 
 
 def _least_width(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> int:
     """Return how wide a table must be for its first column whole and ``_FEWEST`` characters of each other."""
-    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
     return widths[0] + sum(min(width, _FEWEST) for width in widths[1:]) + 3 * len(columns)
 
 

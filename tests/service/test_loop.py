@@ -16,7 +16,7 @@ from service.loop import LoopInputs, Round, RoundFailed, interval_s
 from service.promotion import promote
 from service.questions import leaked_questions, pair_questions, repeated_questions
 from tests.service.conftest import open_client
-from tests.service.parts import DOCUMENTS, MODEL, adapter, wait_until
+from tests.service.parts import MODEL, adapter, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -50,15 +50,6 @@ def trained(monkeypatch):
 
     monkeypatch.setattr(module.train, "run", run)
     return calls
-
-
-@pytest.fixture
-def folder(tmp_path):
-    made = tmp_path / "folder"
-    made.mkdir()
-    for name, text in DOCUMENTS.items():
-        (made / name).write_text(text, encoding="utf-8")
-    return made
 
 
 def accept(workspace, question=BUILT, answer="1842", number=1, kind="span"):

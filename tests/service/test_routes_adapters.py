@@ -137,8 +137,8 @@ def measured(monkeypatch):
             raise verdict
         return verdict
 
-    def convert(folder, _base, out):
-        out.write_bytes((folder / "adapter_model.safetensors").read_bytes())
+    def convert(folder, _base, out, *, pad_rank=True):
+        out.write_bytes((folder / "adapter_model.safetensors").read_bytes() + (b"" if pad_rank else b"narrow"))
         return out
 
     monkeypatch.setattr("service.adapters.measure_parity", measure)
@@ -360,6 +360,16 @@ def test_a_gguf_that_was_changed_is_made_again_or_refused(client, indexed, adapt
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_gguf_from_before_ranks_were_padded_is_made_again_as_it_was(client, indexed, adapters):
+    run_import(client, indexed)
+    path = indexed.state.adapters("house", 1) / "adapter.gguf"
+    narrow = path.read_bytes() + b"narrow"
+    adapters.update("house", 1, lineage={**adapters.get("house", 1).lineage, "gguf_sha256": sha256(narrow).hexdigest()})
+    path.unlink()
+    assert indexed.adapter_gguf(adapters.get("house", 1)).read_bytes() == narrow
 
 
 @pytest.mark.usefixtures("measured")

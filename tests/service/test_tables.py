@@ -41,3 +41,9 @@ def test_without_room_each_row_is_a_paragraph(capsys, monkeypatch) -> None:
     lines = printed(capsys, columns, ID, "rejected", QUESTION[:30], "", "retrieved_again")
     wanted = [ID, "  status    rejected", f"  question  {QUESTION[:30]}", "  reason    retrieved_again"]
     assert lines == wanted
+
+
+def test_a_chinese_letter_takes_two_columns(capsys, monkeypatch) -> None:
+    in_a_terminal(monkeypatch)
+    row = ("接口文档" * 8, "accepted", QUESTION[:16])  # 64 columns, in 32 letters
+    assert printed(capsys, COLUMNS, *row) == [row[0], "  status    accepted", f"  question  {QUESTION[:16]}".rstrip()]

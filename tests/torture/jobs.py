@@ -11,6 +11,7 @@ import json
 import random
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from data.records import Job
@@ -49,17 +50,23 @@ def ask(workspace: Workspace, root: Path, key: str) -> Job:
     return submit(workspace.store, kind, inputs, key)
 
 
+def take_up(workspace: Workspace) -> Iterator[Job]:
+    """Run what stopped in the middle, as the server does once its lease has run out; yield each job as it ended."""
+    jobs = workspace.store.jobs
+    while jobs.list("running", 1):
+        jobs.interrupt_expired()
+        time.sleep(0.05)
+    for job in jobs.list("interrupted", 500):
+        jobs.requeue(job.id)
+    for job in jobs.list("queued", 500):
+        yield run_job(workspace, job.id)
+
+
 def live(root: Path, keys: list[str], say: Say) -> None:
     """Take up what was left, then ask for every key again and run what is new."""
     with opened(root) as workspace:
-        jobs = workspace.store.jobs
-        while jobs.list("running", 1):
-            jobs.interrupt_expired()
-            time.sleep(0.05)
-        for job in jobs.list("interrupted", 500):
-            jobs.requeue(job.id)
-        for job in jobs.list("queued", 500):
-            run_job(workspace, job.id)
+        for _ in take_up(workspace):
+            pass
         for key in keys:
             job = ask(workspace, root, key)
             say(f"{key} {job.id}")
