@@ -59,13 +59,19 @@ class KeyGuard:
         asked = Headers(scope=scope)
         peer = (scope.get("client") or ("",))[0]
         try:
-            # A thread: the keys are in the database.
-            access, headers = await run_sync(self._identify, asked, scope["method"], peer)
+            access, headers = await self._asking(asked, scope["method"], peer)
         except RagtuneError as error:
             await error_response(error)(scope, receive, send)
             return
         with acting(access):
             await self._watched(scope, receive, send, headers)
+
+    async def _asking(self, headers: Headers, method: str, peer: str) -> tuple[Access, dict[str, str]]:
+        """Return whoever asks. To change to a thread and back takes longer than a read that waits for nobody."""
+        workspace = self._workspace
+        if workspace.store.keys.waits or workspace.shares_state or signs_on(workspace.settings):
+            return await run_sync(self._identify, headers, method, peer)
+        return self._identify(headers, method, peer)
 
     def _identify(self, headers: Headers, method: str, peer: str) -> tuple[Access, dict[str, str]]:
         """Return whoever asks: by a key of its own, else by a trusted proxy's word."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from data.access import current
 from data.errors import ContextOverflow, InvalidRequest, NothingIndexed, QuestionInvalid, UnknownCollection
 from data.prompt import Renumbering, asked_question, passage_labels
-from data.protocols import Delta, GenerationRequest, GenerationResult, Generator, WrittenToken
+from data.protocols import Delta, GenerationResult, Generator, WrittenToken
 from data.records import Adapter, Answer, Message, Model, Passage
 from service.arms import Arm, did_you_mean, find_adapter, live_and_latest, resolve_mode, resolve_sum
 from service.asking import AskRequest
@@ -27,6 +27,7 @@ from service.houses import instructions_of
 from service.lineage import check_fresh, is_stale
 from service.settings import Rerank, Settings
 from service.spans import generation_span, retrieval_span
+from service.support import read_ahead
 from service.turn import Turn, judge, keep, policy_of
 from service.verification import CheckedMarks
 
@@ -148,7 +149,7 @@ class Answerer:
         turn = self._begin(ask)
         while True:
             try:
-                result = self._generate(turn.request(self._parts.settings.engine_timeout_s), hangup)
+                result = self._generate(turn, hangup)
             except ContextOverflow as error:
                 turn.drop_passage(error)
             else:
@@ -184,9 +185,11 @@ class Answerer:
             else:
                 return
 
-    def _generate(self, request: GenerationRequest, hangup: Hangup | None) -> GenerationResult:
+    def _generate(self, turn: Turn, hangup: Hangup | None) -> GenerationResult:
+        request = turn.request(self._parts.settings.engine_timeout_s)
         if hangup is not None:  # as a stream, because only a stream can be cancelled
             with generation(self._parts.generator, request, hangup) as deltas:
+                read_ahead(passage.chunk.text for passage in turn.passages)
                 return next(delta.result for delta in deltas if delta.result is not None)
         with generation_span(self._parts.generator, request, streamed=False) as span:
             result = span.result = self._parts.generator.generate(request)

@@ -8,6 +8,7 @@ Knows nothing of answers or of how passages were found.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -71,6 +72,12 @@ def _read(text: str) -> _Read:
     ]
     windows = (_Window(start, end, content_stems(text[start:end]), _numbers(text[start:end])) for start, end in bounds)
     return _Read(spans, frozenset(_WORD.findall(text.lower())), tuple(windows))
+
+
+def read_ahead(texts: Iterable[str]) -> None:
+    """Find the sentences of passages before the first claim is looked up: while a model reads them, it costs nobody."""
+    for text in texts:
+        _read(text)
 
 
 def find_support(claim: str, text: str) -> Support | None:

@@ -67,10 +67,13 @@ class Answers:
     def add(self, answer: Answer, question: str, collection: str) -> None:
         """Keep an answer, linked with the chunks it was shown and the adapters it used.
 
+        A power cut may take the last ones, a crash of the process does not: waiting for the disk would be the longest
+        part of what an answer costs beside search and model.
+
         Raises:
             Conflict: its id is in use.
         """
-        with self._database.write(alone=False) as connection:
+        with self._database.write(alone=False, synced=False) as connection:
             values = {"id": answer.id, "collection": collection, "question": question, "created_at": time.time()}
             connection.execute(_ADD, values | {"answer": answer})
             link_answer(connection, answer)

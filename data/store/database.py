@@ -2,17 +2,17 @@
 
 One ``Database`` is shared by all aggregates and by all threads of a process; several processes may
 open the same file. SQLite runs with full synchronisation: a commit that returned survives a power
-cut. Its journal is a write-ahead log, so that searches do not wait for writers, unless the library
-is one of those whose log is known to lose commits. Every write starts with ``BEGIN IMMEDIATE``, so two writers queue up
-instead of failing halfway. On PostgreSQL they queue up the same way, by a lock that ends with the
-transaction, so that what an aggregate reads before it writes still holds when it commits; writes that need no
-such order say so (``alone=False``). Knows no table except Alembic's own.
+cut, unless the write said that it need not (``synced=False``). Its journal is a write-ahead log, so
+that searches do not wait for writers, unless the library is one of those whose log is known to lose
+commits. Every write starts with ``BEGIN IMMEDIATE``, so two writers queue up instead of failing
+halfway. On PostgreSQL they queue up the same way, by a lock that ends with the transaction, so that
+what an aggregate reads before it writes still holds when it commits; writes that need no such order
+say so (``alone=False``). Knows no table except Alembic's own.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,21 +24,15 @@ from typing import Any, TypeAlias, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from data.errors import (
-    Conflict,
-    InsufficientStorage,
     InvalidRequest,
-    RagtuneError,
-    StateError,
-    StateLocked,
-    StateNotWritable,
     StorageCorrupt,
 )
 from data.numbers import whole_number
 from data.state import map_os_error
-from data.store.server import MIGRATING, WRITE_LOCK, WRITING, connect_to, is_server, map_server_error, of_server
+from data.store.failures import BUSY_TIMEOUT_S, mapped
+from data.store.server import MIGRATING, WRITE_LOCK, WRITING, connect_to, is_server
 
 try:
     import pysqlite3 as sqlite3
@@ -48,8 +42,8 @@ except ImportError:  # no wheel for this platform: the SQLite that Python links
 HEAD = "0011"
 """Revision of the newest migration. A new SQLite file, and a database that has it, need no Alembic at all."""
 
-BUSY_TIMEOUT_S = 30.0
-"""How long a writer waits for another one before it gives up."""
+SYNCED = "FULL"
+"""How SQLite writes what is to survive a power cut (sqlite.org/pragma.html#pragma_synchronous)."""
 
 JOURNAL = "WAL" if sqlite3.sqlite_version_info >= (3, 51, 3) else "DELETE"
 """SQLite 3.7.0 to 3.51.2 can lose commits when two connections reset the log (sqlite.org/changes.html, 3.51.3)."""
@@ -117,70 +111,23 @@ def check_limit(limit: int) -> int:
     return limit
 
 
-_LOG_INDEX_BYTES = 32768
-"""The least that SQLite's index of its log takes (sqlite.org/walformat.html, 2.1)."""
-_DAMAGED = "Restore a backup: ragtune restore FILE; or ingest again into a new directory."
-
-
-def map_database_error(error: DBAPIError, file: str | None = None) -> RagtuneError:
-    """Return the error of our tree for a failure of SQLite with ``file``."""
-    name = str(getattr(error.orig, "sqlite_errorname", ""))
-    detail = f"The database failed: {error.orig}."
-    if name.startswith("SQLITE_FULL") or (name.startswith("SQLITE_IOERR") and _is_full(file)):
-        return InsufficientStorage(detail, hint="Free some disk space, then try again.")
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "Could not decode to UTF-8" in detail:
-        return StorageCorrupt(detail, hint=_DAMAGED)
-    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
-        return StateNotWritable(detail, hint="Make the state directory writable for this user.")
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return StateLocked(detail, hint=f"Another process kept the database for over {BUSY_TIMEOUT_S:.0f} s.")
-    if name.startswith("SQLITE_CONSTRAINT") or type(error).__name__ == "IntegrityError":
-        return Conflict(f"The database refused a row: {error.orig}.")
-    return StateError(detail, hint="Check the disk.")
-
-
-def _is_full(file: str | None) -> bool:
-    """Say whether the disk lacks room for the index of a log, which SQLite needs to open what nobody has open."""
-    try:
-        return file is not None and shutil.disk_usage(Path(file).parent).free < _LOG_INDEX_BYTES
-    except OSError:
-        return False
-
-
-@contextmanager
-def _mapped(engine: sa.Engine) -> Iterator[None]:
-    try:
-        yield
-    except DBAPIError as error:
-        if of_server(error):
-            raise map_server_error(error) from error
-        raise map_database_error(error, engine.url.database) from error
-    except PoolTimeout as error:
-        raise StateLocked("Every connection to the database is in use.", hint="Try again in a moment.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        # A row, or the schema's own text in SQLite's message.
-        raise StorageCorrupt("The database holds bytes that are no text.", got=str(error), hint=_DAMAGED) from error
-    except OverflowError as error:
-        raise InvalidRequest("A number is too large to be stored.", wanted="a 64-bit integer") from error
-    except UnicodeEncodeError as error:
-        raise InvalidRequest(
-            "Text holds half of a surrogate pair, which is no character.", got=repr(error.object[error.start])
-        ) from error
-
-
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None
-    for pragma in (f"journal_mode={JOURNAL}", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in (f"journal_mode={JOURNAL}", f"synchronous={SYNCED}", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
     # The driver's own BEGIN is deferred: a writer that began as a reader can fail with SQLITE_BUSY at once.
-    if connection.get_execution_options().get("writes", False):
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-        return
+    options = connection.get_execution_options()
     raw = connection.connection.driver_connection
     assert raw is not None
+    if options.get("writes", False):
+        # Without a log SQLite's NORMAL may lose the whole file with the power, not only the last commits.
+        level = SYNCED if options.get("synced", True) or JOURNAL != "WAL" else "NORMAL"
+        raw.execute(f"PRAGMA synchronous={level}").close()
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        return
     raw.execute("BEGIN").close()  # takes no lock yet, so nothing can go wrong that would have to be translated
 
 
@@ -232,6 +179,7 @@ class Database:
                 hint="PostgreSQL needs its driver: pip install 'ragtune[cluster]'",
             ) from None if isinstance(error, ArgumentError | ValueError) else error
         self._writer = self._engine.execution_options(writes=True)
+        self._hasty = self._engine.execution_options(writes=True, synced=False)
         self._reader = self._engine
         self._migrated = False
         self._mutex = threading.Lock()
@@ -247,7 +195,7 @@ class Database:
             if self._migrated:
                 return
             try:
-                with _mapped(self._engine), self._engine.connect() as connection:
+                with mapped(self._engine), self._engine.connect() as connection:
                     found = _revision(connection)
                 if found != HEAD:
                     self._upgrade()
@@ -257,7 +205,7 @@ class Database:
             self._migrated = True
 
     def _upgrade(self) -> None:
-        with _mapped(self._engine), self._writer.begin() as connection:
+        with mapped(self._engine), self._writer.begin() as connection:
             self._queue_up(connection, MIGRATING)
             found = _revision(connection)  # again: another process may have been first
             if found == HEAD:
@@ -282,17 +230,22 @@ class Database:
         """Return "sqlite" or "postgresql"."""
         return self._engine.dialect.name
 
+    @property
+    def waits(self) -> bool:
+        """Whether a short read may have to wait: for a server, or for a writer under a rollback journal."""
+        return self.dialect != "sqlite" or JOURNAL != "WAL"
+
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """Open a consistent snapshot for a short read; under a rollback journal no writer can commit meanwhile."""
         held: sa.Connection | None = getattr(self._moment, "connection", None)
         if held is not None:
-            with _mapped(self._engine):
+            with mapped(self._engine):
                 yield held
             return
         if not self._migrated:
             self._migrate()
-        with _mapped(self._engine), self._reader.connect() as connection:
+        with mapped(self._engine), self._reader.connect() as connection:
             yield connection
 
     @contextmanager
@@ -307,16 +260,19 @@ class Database:
                 self._moment.connection = before
 
     @contextmanager
-    def write(self, *, alone: bool = True) -> Iterator[sa.Connection]:
+    def write(self, *, alone: bool = True, synced: bool = True) -> Iterator[sa.Connection]:
         """Open a write transaction: committed at the end, undone if an exception leaves it.
 
         Args:
             alone: no other such transaction runs meanwhile. False on a server lets others run: for writes that
                 only add, or that lock the rows they read.
+            synced: the commit is on the disk when this returns. False leaves that to the next one that is, in a file
+                with a log: it survives the process, and a power cut may undo it, whole, with those like it since.
         """
         if not self._migrated:
             self._migrate()
-        with _mapped(self._engine), self._writer.begin() as connection:
+        writer = self._writer if synced else self._hasty
+        with mapped(self._engine), writer.begin() as connection:
             if alone:
                 self._queue_up(connection, WRITING)
             yield connection
@@ -358,7 +314,7 @@ class Database:
         Raises:
             InsufficientStorage: there is no room for the copy that this takes.
         """
-        with _mapped(self._engine), self._engine.connect() as connection:
+        with mapped(self._engine), self._engine.connect() as connection:
             raw = connection.connection.driver_connection
             if self.dialect == "sqlite" and raw is not None:
                 try:
@@ -376,7 +332,7 @@ class Database:
         """
         if self.dialect != "sqlite":
             raise InvalidRequest("The database is on a server", got=self.dialect, hint="Back it up with pg_dump.")
-        with _mapped(self._engine), self._engine.connect() as connection:
+        with mapped(self._engine), self._engine.connect() as connection:
             raw = connection.connection.driver_connection
             assert raw is not None
             try:

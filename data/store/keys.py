@@ -110,6 +110,11 @@ class Keys:
             )
         return key_id, plaintext
 
+    @property
+    def waits(self) -> bool:
+        """Whether ``find`` and ``exist`` may have to wait, so that an event loop asks them in a thread."""
+        return self._database.waits
+
     def find(self, plaintext: str) -> KeyRow | None:
         """Return the key if it is valid now: neither unknown, revoked nor expired."""
         digest = _digest(plaintext)

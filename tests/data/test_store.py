@@ -259,6 +259,18 @@ def test_commits_are_synced_and_foreign_keys_hold(database_path):
     assert values == [JOURNAL.lower(), 2, 1]
 
 
+def test_only_a_write_that_says_so_is_not_synced(database_path):
+    database = Database(database_path)
+
+    def level(**how):
+        with database.write(**how) as connection:
+            return connection.exec_driver_sql("PRAGMA synchronous").scalar_one()
+
+    found = [level(), level(synced=False), level()]
+    database.close()
+    assert found == [2, 1 if JOURNAL == "WAL" else 2, 2]
+
+
 def test_threads_write_at_once(store):
     failures = []
 

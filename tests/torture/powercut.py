@@ -17,8 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import sqlalchemy as sa
-
+from data.store import database
 from tests.torture.forks import run_forked
 from tests.torture.kills import DOCUMENTS, Client, inspect, work
 from tests.torture.matrix import ROOT
@@ -56,7 +55,7 @@ def live(root: Path, seed: int) -> None:
 
 def careless(root: Path, seed: int) -> None:
     """Do the same with a database that syncs nothing: what this module has to find out."""
-    sa.event.listen(sa.pool.Pool, "checkout", lambda raw, *_: raw.execute("PRAGMA synchronous=OFF").close())
+    database.SYNCED = "OFF"
     live(root, seed)
 
 
