@@ -4,18 +4,26 @@ Both sides ask the same questions of the same arms, one answer at a time. Ours i
 search for all arms that search alike, and what was read before is not read again. The naive side searches for every
 answer and reads every prompt from its first token (an unrelated prompt between two answers, outside the measurement,
 takes the place of what was read; nothing is kept on the side). Both load everything before the clock starts.
+
+``python -m bench.evaluation_cost --data FOLDER [--questions 8] [--set squad2]``: the packaged starter, four arms; and
+two arms over three searches. The index is that of ``bench.reports``, under var/bench/reports.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bench.reports import ADAPTER, ARMS, collection_of, drawn
+from bench.sides import STATE
 from data.protocols import GenerationRequest
-from data.records import Message
+from data.records import METHODS, Message
 from retrieval.ingest import ignore_progress
 from service.compare.evaluation import EvaluationRequest, plan
 from service.compare.run import compare, request_of
@@ -79,3 +87,26 @@ def _figures(answers: int, seconds: float, tokens: int) -> dict[str, Any]:
         "answers_per_s": float(f"{answers / seconds:.3g}"),
         "prompt_tokens_read": tokens,
     }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure both evaluations of a set and print their figures."""
+    parser = argparse.ArgumentParser(prog="python -m bench.evaluation_cost", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--set", default="squad2", choices=("squad2", "xquad/en"))
+    parser.add_argument("--questions", type=int, default=8, help="the first warms both sides up")
+    options = parser.parse_args(arguments)
+    settings = Settings.load(state_dir=STATE / "reports", model="starter", embedder="starter")
+    collection = collection_of(options.set)
+    with Workspace(settings) as workspace:
+        workspace.ensure_starter_adapters()
+        workspace.ingestor.ingest(collection, [options.data / options.set / "docs"])
+    asked = drawn(options.data, options.set, options.questions, 0).measured
+    four = EvaluationRequest(asked, ARMS, ADAPTER, collection)
+    searches = EvaluationRequest(asked, ("rag", "combined"), ADAPTER, collection, methods=METHODS)
+    found = {"four arms": cost(settings, four), "two arms, three searches": cost(settings, searches)}
+    print(json.dumps({"bench": "evaluation_cost", "set": options.set, "questions": len(asked) - 1, **found}))
+
+
+if __name__ == "__main__":
+    main()

@@ -2,8 +2,8 @@
 
 ``python -m bench.reports --data FOLDER --out bench/reports [--questions 100] [--sets xquad/en squad2]``. The product
 evaluates and writes each report (page, JSON, CSV); here questions are drawn, arms calibrated on articles that are not
-measured, and the figures collected: what the router gains against the best single arm and an oracle, and what an
-evaluation costs against asking each arm alone. Answers are kept under var/bench/reports, so a stopped run goes on.
+measured, and the figures collected, with what the router gains against the best single arm and an oracle. Answers are
+kept under var/bench/reports, so a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from bench.evaluation_cost import cost
 from bench.sides import STATE
 from data.errors import CalibrationTooSmall, NoQuestions
-from data.records import METHODS, Progress, Question
+from data.records import Progress, Question
 from service.calibration.calibrate import CalibrationRequest, calibrate
 from service.calibration.calibration import fold_numbers
 from service.compare.evaluation import EvaluationRequest, evaluate
@@ -39,7 +38,6 @@ ADAPTER = "reader"
 ARMS = ("base", "rag", "tuned", "combined")
 PROPOSALS = 9
 """Proposals for each pair wanted: of the packaged writer's about one in eight passes the checks (RESULTS.md)."""
-COST_QUESTIONS = 12
 _CHINESE = "xquad/zh"
 _GENERATED = "fastapi-docs/en"
 ATTRIBUTION = {
@@ -81,12 +79,19 @@ def draw(questions: Sequence[Question], limit: int) -> tuple[Question, ...]:
     return tuple(question for _, question in sorted(turns, key=lambda turn: turn[0])[:limit])
 
 
-def drawn(data: Path, name: str, limit: int) -> Drawn:
-    """Return the questions of a set; whole documents are measured or calibrated on."""
+def drawn(data: Path, name: str, limit: int, calibrating: int) -> Drawn:
+    """Return ``limit`` questions of a set to measure and ``calibrating`` others; whole documents are either's."""
     questions, dropped = read(data / name / "questions.jsonl")
+    return Drawn(*apart(questions, limit, calibrating), dropped)
+
+
+def apart(
+    questions: Sequence[Question], limit: int, calibrating: int
+) -> tuple[tuple[Question, ...], tuple[Question, ...]]:
+    """Return two samples of so many questions at most, which share no document."""
     halves = fold_numbers([str(question.document) for question in questions], 2)
     parts = [[q for q, half in zip(questions, halves, strict=True) if half == side] for side in (0, 1)]
-    return Drawn(draw(parts[0], limit), draw(parts[1], limit), dropped)
+    return draw(parts[0], limit), draw(parts[1], calibrating)
 
 
 def told(name: str) -> Callable[[Progress], None]:
@@ -117,18 +122,18 @@ def calibrated(workspace: Workspace, name: str, questions: Sequence[Question]) -
     return found
 
 
-def generated(workspace: Workspace, limit: int) -> Drawn:
+def generated(workspace: Workspace, limit: int, calibrating: int) -> Drawn:
     """Return questions that the packaged writer makes of the documentation; those of an earlier run are kept."""
     collection = collection_of(_GENERATED)
-    questions = pair_questions(workspace.store, collection, ())
-    if len(questions) < limit:
-        inputs = {"collection": collection, "limit": PROPOSALS * (limit - len(questions)), "seed": SEED}
+    questions, wanted = pair_questions(workspace.store, collection, ()), limit + calibrating
+    if len(questions) < wanted:
+        inputs = {"collection": collection, "limit": PROPOSALS * (wanted - len(questions)), "seed": SEED}
         ledger = pairs.run(workspace, inputs, told(f"{_GENERATED} pairs"))
         print(f"{_GENERATED}: {ledger['accepted']} of {ledger['requested']} proposals accepted", flush=True)
         questions = pair_questions(workspace.store, collection, ())
     if not questions:
         raise NoQuestions("No proposal was accepted", hint="Ask for more with --questions.")
-    return Drawn(draw(questions, limit), ())
+    return Drawn(*apart(questions, limit, calibrating))
 
 
 def measured(workspace: Workspace, name: str, asked: Drawn, command: str, out: Path) -> dict[str, Any]:
@@ -175,9 +180,15 @@ def copy(source: Path, target: Path) -> Path:
     return target / "index.html"
 
 
+def calibrating(options: argparse.Namespace) -> int:
+    """Return how many questions arms are calibrated on."""
+    return int(options.questions if options.calibrate is None else options.calibrate)
+
+
 def command_of(options: argparse.Namespace, name: str) -> str:
     """Return the command that makes one set's report again."""
     words = ["--data", str(options.data), "--out", str(options.out), "--questions", str(options.questions)]
+    words += ["--calibrate", str(options.calibrate)] if options.calibrate is not None else []
     return f"python -m bench.reports {shlex.join([*words, '--sets', name])}"
 
 
@@ -195,20 +206,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 asked = Drawn(tuple(read(folder / "questions.jsonl")[0])[: options.questions], ())
                 found[name] = searched(workspace, name, asked, command, options.out)
                 continue
-            limit = options.questions
-            asked = generated(workspace, limit) if name == _GENERATED else drawn(options.data, name, limit)
+            limits = options.questions, calibrating(options)
+            asked = generated(workspace, *limits) if name == _GENERATED else drawn(options.data, name, *limits)
             found[name] = measured(workspace, name, asked, command, options.out)
-    first = next((name for name in options.sets if name not in (_CHINESE, _GENERATED)), None)
-    spent = costs(settings, first, drawn(options.data, first, options.questions).measured) if first else {}
-    return {"bench": "reports", "sets": found, "cost": spent}
-
-
-def costs(settings: Settings, name: str, questions: Sequence[Question]) -> dict[str, Any]:
-    """Return what evaluations of a set cost, of the four arms, and of two arms over three searches."""
-    few, collection = tuple(questions[:COST_QUESTIONS]), collection_of(name)
-    four = EvaluationRequest(few, ARMS, ADAPTER, collection)
-    searches = EvaluationRequest(few, ("rag", "combined"), ADAPTER, collection, methods=METHODS)
-    return {"set": name, "four arms": cost(settings, four), "two arms, three searches": cost(settings, searches)}
+    return {"bench": "reports", "sets": found}
 
 
 def index(out: Path) -> str:
@@ -227,7 +228,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.reports", description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("bench/reports"))
-    parser.add_argument("--questions", type=int, default=QUESTIONS, help="of each set; as many to calibrate on")
+    parser.add_argument("--questions", type=int, default=QUESTIONS, help="of each set")
+    parser.add_argument("--calibrate", type=int, help="further questions to calibrate every arm on; else as many")
     parser.add_argument("--sets", nargs="*", choices=SETS, default=SETS)
     options = parser.parse_args(arguments)
     figures = run(options)

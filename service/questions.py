@@ -56,15 +56,21 @@ def stored_questions(
 
 
 def pair_questions(store: Store, collection: str, adapters: Iterable[Adapter]) -> tuple[Question, ...]:
-    """Return the accepted pairs of a collection, style examples left out, that are unlike all those trained on."""
+    """Return the accepted pairs of a collection, style examples left out, that are unlike all those trained on.
+
+    ``document`` of each is the source that its first passage is of.
+    """
     trained = [index for _, index in _trained(store, adapters)]
     found = []
-    for pair in store.pairs.all(collection, "accepted", stale=False):
+    pairs = store.pairs.all(collection, "accepted", stale=False)
+    chunks = store.chunks.by_ids({chunk_id for pair in pairs for chunk_id in pair.chunk_ids[:1]})
+    for pair in pairs:
         if pair.kind == "style" or any(index.match(pair.question) is not None for index in trained):
             continue
         known = pair.kind != "unanswerable"
         answers = (strip_citations(pair.answer),) if known else ()
-        found.append(Question(f"pair-{pair.id[:12]}", pair.question, answers, answerable=known, origin=PAIRS))
+        source = next((chunks[each][1] for each in pair.chunk_ids[:1] if each in chunks), None)
+        found.append(Question(f"pair-{pair.id[:12]}", pair.question, answers, known, source, PAIRS))
     return tuple(found)
 
 

@@ -56,8 +56,8 @@ def fit_router(
     """Return the router that an evaluation supports, as JSON, and what it was measured to gain.
 
     ``held_out`` has mean F1 (0-100) of the router, of the best single arm and of an oracle that takes each question's
-    best answer, and the router's gain with its 95 % interval. ``enabled`` is False, with a ``reason``, unless that
-    interval leaves out any loss.
+    best answer, and the router's gain, each with its 95 % interval (``f1_ci`` and so on). ``enabled`` is False, with a
+    ``reason``, unless the gain's interval leaves out any loss.
 
     Args:
         outcomes: every arm's outcomes, in the order of ``questions``.
@@ -79,9 +79,9 @@ def fit_router(
         chosen = _best(arms, f1, sure, halves != half)
         routed[halves == half] = _routed(chosen, f1, sure)[halves == half]
     best = max(outcomes, key=lambda arm: f1[arm].mean())
-    low, high = bootstrap_interval((routed - f1[best]).tolist())
     first, second, switch = _best(arms, f1, sure, np.ones(len(questions), dtype=bool))
-    enabled = low >= 0 and float(routed.mean()) > float(f1[best].mean())
+    held_out = _held_out(f1, routed, best)
+    enabled = held_out["gain_ci"][0] >= 0 and held_out["gain"] > 0
     found = {
         "enabled": enabled,
         "reason": "" if enabled else f"not measured to be better than {best} alone on questions it had not seen",
@@ -91,15 +91,17 @@ def fit_router(
         "calibrations": {arm: calibrations[arm] for arm in (first, second)},
         "asked_twice": float(np.mean(sure[first] < switch)),
     }
-    held_out = {
-        "f1": float(routed.mean()),
-        "best_single": best,
-        "best_single_f1": float(f1[best].mean()),
-        "oracle_f1": float(np.max([f1[arm] for arm in outcomes], axis=0).mean()),
-        "gain": float((routed - f1[best]).mean()),
-        "gain_ci": [low, high],
-    }
     return {**found, "held_out": held_out}
+
+
+def _held_out(f1: Mapping[str, Numbers], routed: Numbers, best: str) -> dict[str, Any]:
+    """Return the means of router, best single arm, oracle and gain, each with its interval."""
+    possible = np.max(list(f1.values()), axis=0)
+    measured = {"f1": routed, "best_single_f1": f1[best], "oracle_f1": possible, "gain": routed - f1[best]}
+    found: dict[str, Any] = {"best_single": best}
+    for name, scores in measured.items():
+        found |= {name: float(scores.mean()), f"{name}_ci": list(bootstrap_interval(scores.tolist()))}
+    return found
 
 
 def oracle(outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, Any]:

@@ -33,8 +33,8 @@ def test_an_id_that_stands_twice_leaves_both_questions_out_and_is_named(tmp_path
 
 def test_documents_are_measured_or_calibrated_on_never_both(tmp_path):
     write(tmp_path / "set" / "questions.jsonl", rows(120))
-    found = drawn(tmp_path, "set", 40)
-    assert (len(found.measured), len(found.calibrated)) == (40, 40)
+    found = drawn(tmp_path, "set", 40, 50)
+    assert (len(found.measured), len(found.calibrated)) == (40, 50)
     assert not {q.document for q in found.measured} & {q.document for q in found.calibrated}
 
 

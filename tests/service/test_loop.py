@@ -279,6 +279,9 @@ def test_pairs_that_were_trained_on_are_no_questions(indexed):
         ("Who is the mayor?", (), False, "pairs"),
     ]
     asked = (Question("a", BUILT, ("1842",)), Question("b", "Who else?", ("x",)), Question("c", "who else", ("x",)))
+    chunk = next(iter(indexed.store.chunks.iterate("default")))[1]
+    source = indexed.store.documents.get(chunk.document_id).source
+    assert {q.document for q in found} == {source}, "so that a report and a calibration keep documents apart"
     assert leaked_questions(indexed.store, asked, [house]) == [{"id": "a", "adapter": "house@1", "like": BUILT}]
     assert repeated_questions(asked) == [{"id": "c", "of": "b"}]
 

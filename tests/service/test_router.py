@@ -42,6 +42,10 @@ def test_arms_that_know_different_things_are_routed():
     held = found["held_out"]
     assert held["gain_ci"][0] > 0
     assert held["best_single_f1"] + 20 < held["f1"] <= held["oracle_f1"]
+    for name in ("f1", "best_single_f1", "oracle_f1"):
+        low, high = held[f"{name}_ci"]
+        assert low < held[name] < high
+        assert high - low == pytest.approx(4 * 100 * np.sqrt(held[name] / 100 * (1 - held[name] / 100) / 200), rel=0.15)
     router = router_of({"router": found})
     assert router is not None
     assert router.takes_second(0.1, 0.9)
