@@ -12,12 +12,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from data.errors import InvalidRequest
 from data.jsonl import OnError, located, read_objects, report
-from data.records import Question
+from data.records import Question, content_id
 from data.state import write_atomic
 
 Format = Literal["chat", "instruction", "sharegpt"]
@@ -26,6 +27,8 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 _ROLES = ("system", "user", "assistant")
 _TO_SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt"}
 _FROM_SHAREGPT = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+_ID_DIGITS = 16
+"""Hex digits of an id made of a question's text: 64 bits, as short as file names and tables want it."""
 _KEYS: dict[Format, tuple[str, ...]] = {
     "chat": ("messages",),
     "instruction": ("instruction", "input", "output"),
@@ -172,7 +175,9 @@ def iterate_rows(path: Path, *, on_error: OnError | None = None) -> Iterator[dic
 
 
 def read_questions(path: Path, *, on_error: OnError | None = None) -> list[Question]:
-    """Read evaluation questions: JSONL of id, question, answers, and answerable, document, origin where wished.
+    """Read evaluation questions: JSONL of question, answers, and id, answerable, document, origin where wished.
+
+    A question without an id gets one of its text, the same in every file; where it stands twice, of its line too.
 
     Args:
         path: JSONL (blank lines are skipped) or a JSON array; see ``data.jsonl.read_objects``.
@@ -184,16 +189,15 @@ def read_questions(path: Path, *, on_error: OnError | None = None) -> list[Quest
     return list(iterate_questions(path, on_error=on_error))
 
 
-def iterate_questions(path: Path, *, on_error: OnError | None = None, named: bool = True) -> Iterator[Question]:
-    """Yield what ``read_questions`` returns; of earlier questions 8 bytes of each id's hash are kept.
-
-    Where ``named`` is False a question needs no id: its place in the file stands for one.
-    """
+def iterate_questions(path: Path, *, on_error: OnError | None = None) -> Iterator[Question]:
+    """Yield what ``read_questions`` returns; of earlier questions 8 bytes of each id's hash are kept."""
     seen: set[bytes] = set()
     for where, found in read_objects(path, on_error):
         try:
-            question = _question(found if named else {"id": where, **found})
-            digest = hashlib.blake2b(question.id.encode(), digest_size=8).digest()
+            question = _question(found)
+            if found.get("id") is None and _digest(question) in seen:
+                question = replace(question, id=content_id(question.question, where)[:_ID_DIGITS])
+            digest = _digest(question)
             if digest in seen:
                 raise _invalid("The id is used twice.", question.id, "an id for each question")
         except InvalidRequest as error:
@@ -203,12 +207,17 @@ def iterate_questions(path: Path, *, on_error: OnError | None = None, named: boo
             yield question
 
 
+def _digest(question: Question) -> bytes:
+    return hashlib.blake2b(question.id.encode(), digest_size=8).digest()
+
+
 def _question(row: Mapping[str, Any]) -> Question:
-    identity, question = row.get("id"), row.get("question")
-    if not isinstance(identity, str | int) or isinstance(identity, bool) or identity == "":
-        raise _invalid("The question has no id.", identity, "text or an integer")
-    if not _text(question, "question").strip():
+    question = _text(row.get("question"), "question")
+    if not question.strip():
         raise _invalid("The question is empty.", question, "some text")
+    identity = content_id(question)[:_ID_DIGITS] if row.get("id") is None else row["id"]
+    if not isinstance(identity, str | int) or isinstance(identity, bool) or identity == "":
+        raise _invalid("The question's id cannot be one.", identity, "text or an integer, or no id")
     answers = row.get("answers", [])
     if not isinstance(answers, list):
         raise _invalid("answers is not a list.", answers, "a list of strings")
@@ -220,7 +229,7 @@ def _question(row: Mapping[str, Any]) -> Question:
         raise _invalid("An answerable question has no answer.", answers, 'answers, or "answerable": false')
     return Question(
         id=str(identity),
-        question=str(question),
+        question=question,
         answers=accepted if answerable else (),
         answerable=answerable,
         document=None if document is None else _text(document, "document"),

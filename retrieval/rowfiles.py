@@ -224,7 +224,7 @@ def import_pairs(
 
 def _rows(path: Path, on_error: OnError) -> Iterator[_Imported]:
     if _holds_questions(path):
-        for item in iterate_questions(path, on_error=on_error, named=False):
+        for item in iterate_questions(path, on_error=on_error):
             yield _Imported(item.question.strip(), item.answers if item.answerable else (), item.document)
         return
     for row in iterate_rows(path, on_error=on_error):

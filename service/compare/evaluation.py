@@ -39,6 +39,7 @@ from service.compare.run import (
     with_quantizations,
 )
 from service.compare.scores import similarity
+from service.compare.strata import answered_in_another_language
 from service.compare.style import check_examples, style_summary
 from service.houses import with_defaults
 from service.other_generator import spread
@@ -307,9 +308,16 @@ def _used(workspace: Workspace, setup: Setup) -> list[Adapter]:
 
 
 def _named(workspace: Workspace, request: EvaluationRequest, setup: Setup, result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the result with the questions named that repeat others, or that an adapter was trained on."""
+    """Return the result with the questions named whose figures mislead.
+
+    They repeat others, an adapter was trained on them, or their answers are in another language.
+    """
     leaked = leaked_questions(workspace.store, request.questions, _used(workspace, setup))
-    about = {"repeated": repeated_questions(request.questions), "leaked": leaked}
+    about = {
+        "repeated": repeated_questions(request.questions),
+        "leaked": leaked,
+        "other_language": answered_in_another_language(request.questions),
+    }
     return {**result, "questions": {**result["questions"], **about}}
 
 

@@ -184,9 +184,14 @@ def questions_needed(difference: float, sd: float) -> int:
     return math.ceil((_effect() * sd / abs(difference)) ** 2)
 
 
+def count_questions(n: int) -> str:
+    """Return ``n`` with its noun."""
+    return "1 question" if n == 1 else f"{n} questions"
+
+
 def describe_power(questions: int) -> str:
     """Return, before anything is asked, which differences so many questions (at least one) can show."""
-    counted = "1 question" if questions == 1 else f"{questions} questions"
+    counted = count_questions(questions)
     smallest = minimum_detectable_difference(questions)
     if smallest > 100:
         return f"{counted} can show no difference; {questions_needed(10, PLANNING_SD)} show one of 10 F1 points."
@@ -197,13 +202,12 @@ def describe(difference: Difference) -> str:
     """Return one sentence on a difference: who is better by how much, or that it is not decisive."""
     a, b, f1, n = difference.a, difference.b, difference.f1, difference.n
     low, high = difference.ci
-    interval = f"95 % interval {low:+.1f} to {high:+.1f}, {n} questions"
+    interval = f"95 % interval {low:+.1f} to {high:+.1f}, {count_questions(n)}"
     if difference.decisive and f1 > 0:
         return f"{a} is better than {b} by {f1:.1f} F1 points ({interval})"
     if difference.decisive:
-        return (
-            f"{b} is better than {a} by {-f1:.1f} F1 points (95 % interval {-high:+.1f} to {-low:+.1f}, {n} questions)"
-        )
+        turned = f"95 % interval {-high:+.1f} to {-low:+.1f}, {count_questions(n)}"
+        return f"{b} is better than {a} by {-f1:.1f} F1 points ({turned})"
     if abs(f1) < SMALLEST_OF_INTEREST and n >= FEWEST_QUESTIONS:
         return f"{a} against {b} is not decisive: they are alike on these questions, {f1:+.1f} F1 points ({interval})"
     wanted = questions_needed(f1, max(difference.sd, 1.0)) if f1 else FEWEST_QUESTIONS

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.compare.preferences import preference_line
+from service.compare.statistics import count_questions
 
 _COLUMNS = ("arm", "F1", "95 %", "EM", "contains", "abstains", "cites", "p50 ms", "errors")
 
@@ -35,7 +36,7 @@ def _row(arm: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
 
 def comparison_table(result: Mapping[str, Any]) -> RenderableType:
     """Return the arms as a table, the differences below it, and the verdict last."""
-    table = Table(title=f"{result['questions']['n']} questions", title_justify="left", pad_edge=False, box=None)
+    table = Table(title=count_questions(result["questions"]["n"]), title_justify="left", pad_edge=False, box=None)
     whole = {arm: figures for arm, figures in result["arms"].items() if not figures.get("failed")}
     best = max(whole, key=lambda arm: whole[arm]["f1"])
     for position, column in enumerate(_COLUMNS):
@@ -60,6 +61,8 @@ def _warnings(result: Mapping[str, Any]) -> list[Text]:
         lines.append(Text(f"{each['adapter']} was trained on {each['id']}: {each['like']}", "red"))
     for each in result["questions"].get("repeated", ()):
         lines.append(Text(f"{each['id']} asks (nearly) what {each['of']} asks", "dim"))
+    for each in result["questions"].get("other_language", ()):
+        lines.append(Text(f"{each}: its accepted answers are in another language, so no other can be right", "red"))
     return lines
 
 

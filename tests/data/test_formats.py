@@ -136,10 +136,20 @@ def test_questions_without_the_optional_keys(tmp_path):
     assert (second.answers, second.answerable) == ((), False)
 
 
+def test_a_question_without_an_id_is_known_by_its_text(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    rows = [{"question": each, "answers": ["A"]} for each in ("Q?", "R?", "Q?")]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    first, second, again = read_questions(path)
+    assert len({first.id, second.id, again.id}) == 3, "a question that stands twice is named later, not refused here"
+    path.write_text("\n".join(map(json.dumps, [{"id": None, **rows[1]}, rows[0]])))
+    assert [each.id for each in read_questions(path)] == [second.id, first.id], "also when lines were moved"
+
+
 @pytest.mark.parametrize(
     "row",
     [
-        {"question": "Q?", "answers": ["A"]},
+        {"id": "", "question": "Q?", "answers": ["A"]},
         {"id": "x", "question": " ", "answers": ["A"]},
         {"id": "x", "answers": ["A"]},
         {"id": "x", "question": "Q?", "answers": []},

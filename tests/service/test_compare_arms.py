@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from data.access import MACHINE, acting, current
 from data.errors import EngineTimeout, EngineUnavailable, InvalidRequest, UnknownAdapter
@@ -21,6 +23,7 @@ from service.compare.answering import GIVE_UP, Failures, ask_all
 from service.compare.evaluation import EvaluationRequest, evaluate
 from service.compare.outcomes import OutcomeFile, read_outcomes
 from service.compare.run import with_methods
+from service.compare.table import print_comparison
 from service.jobs import RESUMABLE, run_job, submit
 from tests.service.conftest import open_client
 from tests.service.parts import adapter
@@ -174,7 +177,7 @@ def test_each_search_method_makes_an_arm(tuned, tmp_path):
             with_methods((), wrong)
 
 
-def test_questions_that_leak_or_repeat_are_named(tuned, tmp_path):
+def test_questions_that_leak_repeat_or_have_answers_in_another_language_are_named(tuned, tmp_path):
     chunk = next(iter(tuned.store.chunks.iterate("default")))[1]
     tuned.store.pairs.add(
         "default", None, [QAPair("p1", QUESTIONS[3].question, "1842", (chunk.id,), "span", "test", "accepted")]
@@ -182,16 +185,27 @@ def test_questions_that_leak_or_repeat_are_named(tuned, tmp_path):
     from data.store import TrainedRow
 
     tuned.store.adapters.add(adapter(version=2, lineage={"collection": "default"}), [TrainedRow("r", "p1", ())])
-    twice = (*QUESTIONS, Question("again", QUESTIONS[0].question + " ", ("1842",), origin="mine"))
+    twice = (
+        *QUESTIONS,
+        Question("again", QUESTIONS[0].question + " ", ("1842",), origin="mine"),
+        Question("far", "Who mended the roof of Tolm?", ("市长", "屋顶匠"), origin="mine"),
+        Question("near", "谁修了屋顶？", ("the old mayor of the town",), origin="mine"),
+        Question("name", "哪一家电视台转播了比赛？", ("Golden Gate Bridge",), origin="mine"),
+    )
     done = evaluate(tuned, EvaluationRequest(twice, ("rag", "house@2"), out=tmp_path / "out"), ignore)
     about = done.result["questions"]
     assert about["leaked"] == [{"id": "q3", "adapter": "house@2", "like": QUESTIONS[3].question}]
     assert about["repeated"] == [{"id": "again", "of": "q0"}]
-    assert about["origins"] == {"file": 24, "mine": 1}
+    assert about["origins"] == {"file": 24, "mine": 4}
+    assert about["other_language"] == ["far", "near"], "a name may be written as it is anywhere"
     page = (done.folder / "index.html").read_text()
     assert "q3 (house@2)" in page
     assert "again like q0" in page
-    assert done.result["strata"]["origin"]["mine"]["n"] == 1
+    assert "in another language than their questions: far, near" in page
+    assert done.result["strata"]["origin"]["mine"]["n"] == 4
+    console = Console(file=StringIO(), width=200)
+    print_comparison(done.result, console)
+    assert "far: its accepted answers are in another language" in console.file.getvalue()
 
 
 @pytest.mark.parametrize("questions", [QUESTIONS[:1], (Question("no", "Who is the mayor?", (), answerable=False),)])

@@ -157,6 +157,7 @@ def test_few_questions_never_decide() -> None:
     one = compare_arms("combined", "rag", {"combined": [100.0], "rag": [0.0]}, {"combined": [True], "rag": [False]})
     assert not one.decisive
     assert "not decisive: ask 19 more questions" in describe(one)
+    assert "1 question)" in describe(one)
 
 
 def test_no_difference_at_all_asks_for_nothing() -> None:
