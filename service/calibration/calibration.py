@@ -8,6 +8,7 @@ nothing of how answers are made or where calibrations are kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -171,12 +172,25 @@ def check_points(points: Sequence[Point]) -> None:
     right = sum(point.right for point in points)
     wrong = sum(point.answered and not point.right for point in points)
     if right < FEWEST or wrong < FEWEST:
+        silent = f", {len(points) - right - wrong} without an answer" if len(points) > right + wrong else ""
         raise CalibrationTooSmall(
             "Too few answers to calibrate on",
-            got=f"{right} right and {wrong} wrong answers to {len(points)} questions",
+            got=f"{right} right and {wrong} wrong answers to {len(points)} questions{silent}",
             wanted=f"at least {FEWEST} right ones and {FEWEST} wrong ones or answers to unanswerable questions",
-            hint="Ask more questions, both answerable and unanswerable ones; about 200 give a useful calibration.",
+            hint=_more(right, wrong, len(points)),
         )
+
+
+def _more(right: int, wrong: int, asked: int) -> str:
+    """Return what to ask where there are too few right or wrong answers."""
+    if asked and not right + wrong:
+        return "This arm gave no answer at all, and there is no confidence in none: calibrate another arm."
+    if not right or not wrong:
+        what = "right" if wrong else "wrong"
+        kinds = "Ask more questions, both answerable and unanswerable ones; about 200 give a useful calibration."
+        return f"So far not one answer was {what}. {kinds}" if asked else kinds
+    needed = math.ceil(asked * FEWEST / min(right, wrong))
+    return f"Ask more: at this rate about {needed} such questions are enough; about 200 give a useful calibration."
 
 
 def fit(points: Sequence[Point], names: Sequence[str], *, folds: int = FOLDS, ridge: float = RIDGE) -> Fit:

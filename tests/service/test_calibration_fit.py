@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data.errors import CalibrationTooSmall, InvalidRequest
-from service.calibration.calibration import Point, fit, fold_numbers
+from service.calibration.calibration import Point, check_points, fit, fold_numbers
 from service.calibration.conformal import questions_needed, threshold
 from service.calibration.logistic import fit_logistic
 from service.calibration.measures import (
@@ -112,6 +112,24 @@ def test_too_few_answers_are_refused_with_how_many_are_needed():
     for few in (points[:1], points[:15], right, [point for point in points if not point.answerable], []):
         with pytest.raises(CalibrationTooSmall, match="at least 10 right ones and 10 wrong ones"):
             fit(few, NAMES)
+
+
+def test_what_is_too_few_says_how_many_would_do_or_that_none_would():
+    def refused(right, wrong, abstained):
+        kinds = [(True, True)] * right + [(True, False)] * wrong + [(False, False)] * abstained
+        points = [Point(f"q{n}", f"d{n}", True, answered, good) for n, (answered, good) in enumerate(kinds)]
+        with pytest.raises(CalibrationTooSmall) as caught:
+            check_points(points)
+        return caught.value
+
+    seldom = refused(3, 57, 0)
+    assert "about 200 such questions" in seldom.hint
+    never = refused(0, 60, 0)
+    assert "not one answer was right" in never.hint
+    silent = refused(0, 0, 60)
+    assert "60 without an answer" in silent.got
+    assert "gave no answer at all" in silent.hint
+    assert "not one answer was wrong" in refused(60, 0, 0).hint
 
 
 def test_folds_keep_groups_whole_and_even():
