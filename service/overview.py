@@ -6,8 +6,11 @@ Reads the store alone: no model is loaded, no engine started.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data.errors import StarterMissing
+from data.model_files import STARTER, STARTER_INSTALL, starter_gguf
 from data.state import StateDirectory
 from data.store import PairFilter, Store
 from service.arms import adapter_label
@@ -42,7 +45,7 @@ class NextStep:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The state of an installation. ``serving_at`` is None where nothing serves."""
+    """The state of an installation: ``model`` is what would answer, ``serving_at`` is None where nothing serves."""
 
     state_dir: str
     model: str
@@ -62,7 +65,8 @@ def overview(settings: Settings) -> Overview:
             NextStep("ragtune ingest FOLDER", "your own documents, to ask questions about"),
             NextStep("ragtune demo", "the whole loop on the sample documents, in about ten minutes"),
         )
-        return Overview(str(state.root), settings.model, None, next=first)
+        model, missing = _model(settings, None)
+        return Overview(str(state.root), model, None, next=(*missing, *first))
     holder = state.holder()
     with open_store(settings, state) as store:
         found = tuple(_collection(store, name) for name in store.collections.names())
@@ -70,16 +74,35 @@ def overview(settings: Settings) -> Overview:
         jobs = {status: store.jobs.list(status, 1000) for status in ("queued", "running", "failed", "interrupted")}
         live = next((adapter_label(adapter) for adapter in adapters if adapter.stage == "live"), None)
         serving_at = str(holder["url"]) if holder is not None and holder["url"] else None
+        model, missing = _model(settings, store)
         return Overview(
             str(state.root),
-            settings.model,
+            model,
             serving_at,
             found,
             tuple(f"{adapter_label(adapter)} ({adapter.stage})" for adapter in adapters),
             live,
             {status: len(rows) for status, rows in jobs.items() if rows},
-            tuple(_next_steps(found, adapters, jobs["interrupted"] + jobs["failed"], serving_at)),
+            (*missing, *_next_steps(found, adapters, jobs["interrupted"] + jobs["failed"], serving_at)),
         )
+
+
+def _model(settings: Settings, store: Store | None) -> tuple[str, tuple[NextStep, ...]]:
+    """Return what would answer, as ``Workspace.model`` chooses it, and what has to be installed first."""
+    name = settings.model
+    if "model" not in settings.model_fields_set:
+        if settings.engine_url:
+            return "of the server at RAGTUNE_ENGINE_URL", ()
+        default = store.models.default() if store else None
+        name = default.name if default else name
+    prepared = any(model.name == name and Path(model.gguf).exists() for model in (store.models.list() if store else ()))
+    if name != STARTER or prepared:
+        return name, ()
+    try:
+        starter_gguf()
+    except StarterMissing:
+        return f"{name} (not installed)", (NextStep(STARTER_INSTALL, "the packaged model, which answers"),)
+    return name, ()
 
 
 def _collection(store: Store, name: str) -> CollectionState:

