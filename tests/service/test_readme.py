@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import threading
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import yaml
 from typer.core import TyperGroup
 
 from data.formats import read_questions
+from data.model_files import STARTER_INSTALL
 from service.cli import app
 from service.jobs import run_job
 from service.schemas import AnswerBody
@@ -107,10 +109,21 @@ def test_the_python_example_runs(indexed, generator, tmp_path, monkeypatch, caps
 
 
 def test_no_command_escapes_these_tests():
-    assert all(named(words, "ragtune", "make", "curl", "docker", "ray") for words in COMMANDS + IN_DOCS)
+    assert all(named(words, "ragtune", "make", "curl", "docker", "ray", "pip") for words in COMMANDS + IN_DOCS)
     assert len(RAGTUNE) >= 40
     assert TARGETS == ["audit", "demo", "docs", "licences", "lock", "sbom", "test"]
     assert CURLS
+
+
+def test_pip_installs_the_wheel_that_it_builds_and_the_pinned_starter():
+    tutorial = commands((ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8"))
+    build, wheel, starter = [words[1:] for words in tutorial if words[0] == "pip"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert build == ["wheel", "--no-deps", "-w", "dist", "."]
+    file, _, extras = wheel[-1].rstrip("]").partition("[")
+    assert file == f"dist/ragtune-{project['version']}-py3-none-any.whl"
+    assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    assert ["pip", *starter] == shlex.split(STARTER_INSTALL)
 
 
 @pytest.mark.parametrize("words", RAGTUNE, ids=" ".join)
