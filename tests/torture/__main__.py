@@ -1,6 +1,6 @@
 """The long runs: ``python -m tests.torture [--kills N] [--index N] [--database N] [--lock N] [--jobs N]
 [--crossings N] [--models N] [--fuzz N]
-[--clients N] [--adapters N] [--swaps N] [--points N] [--powercut N] [--exports N] [--full N]
+[--clients N] [--adapters N] [--swaps N] [--points N] [--powercut N] [--exports N] [--full N] [--together N]
 [--page]``.
 
 Runs add up: each goes on with seeds that none before has had, and is recorded with its date and commit as it ends.
@@ -31,7 +31,7 @@ def later(name: str, trials: int, seed: int, folder: Path) -> dict[str, int]:
     return found
 
 
-THREADED = ("crossings", "models", "fuzz", "clients", "adapters", "swaps")
+THREADED = ("crossings", "models", "fuzz", "clients", "adapters", "swaps", "together")
 
 RUNS: dict[str, Callable[[int, int, Path], dict[str, Any]]] = {
     "kills": run,
@@ -59,6 +59,7 @@ DEFAULTS = {
     "powercut": 200,
     "exports": 300,
     "full": 80,
+    "together": 3000,
 }
 A_PIECE = {
     "fuzz": 5000,
@@ -69,6 +70,7 @@ A_PIECE = {
     "exports": 300,
     "powercut": 200,
     "full": 80,
+    "together": 1000,
 }
 """Trials between two records, 100 where nothing is said: what is stopped loses at most these."""
 

@@ -21,6 +21,7 @@ FAILURES = {
     "fuzz": ("server_error", "not_problem", "trace", "path", "crossed", "undescribed"),
     "powercut": ("lost", "phantom", "duplicate", "resurrected", "unopened", "broken"),
     "exports": ("lost", "partial", "unopened"),
+    "together": ("failed", "mixed", "stale", "lost", "foreign", "backwards", "broken"),
     "full": ("lost", "untyped", "unread", "unrecovered", "broken"),
     "jobs": ("lost", "doubled", "other_job", "failed", "stuck"),
     "crossings": ("crossed", "blind"),
@@ -118,7 +119,14 @@ ROWS = (
     ),
     Row(12, "a backup under writes is of one moment", "tests/data/test_backup.py"),
     Row(13, "state of older versions is migrated", "tests/data/test_store.py", gap="not killed during a migration"),
-    Row(14, "ingest, questions and index swaps together", gap="not run as a load test"),
+    Row(
+        14,
+        "questions while documents are put, replaced and deleted and the index is rebuilt: none fails, each response "
+        "is of one generation, what was acknowledged before is in it, whole",
+        "tests/torture/test_torture.py",
+        "together",
+        "eight readers, two writers; not for thirty minutes",
+    ),
     Row(15, "a second process on the same state is refused", "tests/torture/test_torture.py", "lock"),
     Row(16, "SIGTERM with streams and jobs", "tests/service/test_signals.py"),
     Row(

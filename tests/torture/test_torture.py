@@ -12,6 +12,7 @@ import pytest
 from tests.soak.__main__ import recorded
 from tests.torture.kills import FAULTS
 from tests.torture.matrix import FAILURES, PAGE, RESULTS, ROOT, ROWS, page
+from tests.torture.together import Service, Write, judge
 
 slow = pytest.mark.slow
 compiled = pytest.mark.skipif(
@@ -137,6 +138,47 @@ def test_slow_clients_are_cut_and_leave_nothing():
     found = tortured("clients", 15)
     assert {kind: found[kind] for kind in FAILURES["clients"]} == dict.fromkeys(FAILURES["clients"], 0)
     assert found["searches"] > 1
+
+
+@slow
+def test_questions_are_answered_while_documents_and_the_index_change():
+    found = tortured("together", 40)
+    assert {kind: found[kind] for kind in FAILURES["together"]} == dict.fromkeys(FAILURES["together"], 0)
+    assert found["generations"] > 1
+    assert found["citations"] > 10
+
+
+@pytest.mark.parametrize(
+    ("shown", "possible", "faults"),
+    [
+        ([(0, range(24))], ({0}, True), set()),
+        ([(0, range(12))], ({0, 1}, False), set()),
+        ([(0, range(12))], ({0}, True), {"lost"}),
+        ([(0, range(24))], ({1}, True), {"stale", "lost"}),
+        ([(0, range(24))], ({-1}, False), {"stale"}),
+        ([(0, range(12)), (1, range(12, 24))], ({0, 1}, False), {"mixed"}),
+    ],
+    ids=["whole", "being changed", "half", "older", "deleted", "two versions"],
+)
+def test_a_wrong_response_would_be_seen(shown, possible, faults):
+    service = Service(None, None)
+    passages = [{"source": "d", "text": " ".join(f"mark0x{v}n{n}" for n in lines)} for v, lines in shown]
+    judge(service, 0, {"passages": passages, "index_generation": 1}, possible)
+    assert {kind for kind in FAILURES["together"] if service.counts[kind]} == faults
+    judge(
+        service, 1, {"passages": [], "index_generation": 1, "citations": [{"source": "d", "quote": "x"}]}, ({-1}, False)
+    )
+    assert service.counts["foreign"] == 1
+
+
+def test_what_may_be_shown_follows_from_what_was_acknowledged():
+    service = Service(None, None)
+    service.writes[0] = [Write(0, 1, 2), Write(1, 3, 5)]
+    service.writes[1] = [Write(0, 1, 2), Write(-1, 3, 4)]
+    assert service.possible(0, 2.5, 2.9) == ({0}, True)
+    assert service.possible(0, 2.5, 3.5) == service.possible(0, 4, 6) == ({0, 1}, False)
+    assert service.possible(0, 5, 6) == ({1}, True)
+    assert service.possible(1, 5, 6) == ({-1}, False)
 
 
 @slow
