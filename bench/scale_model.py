@@ -24,22 +24,22 @@ class Point:
 
 POINTS = {
     "ingest chunks/s": Point(126.4, "Ingest: a folder of Markdown", "126.4 and 21.0 chunks per second"),
-    "build s at 1e6": Point(155.8, "Scale: 10 thousand to a million passages", "2.17 / 155.8 s"),
-    "rebuild s at 1e6": Point(2.17, "Scale: 10 thousand to a million passages", "2.17 / 155.8 s"),
-    "growth of build": Point(1.063, "Scale: 10 thousand to a million passages", "**1.063**"),
-    "store GB at 1e6": Point(3.8, "Scale: 10 thousand to a million passages", "(SQLite, 3.8 GB at a million"),
-    "index MB at 1e6": Point(650, "Scale: 10 thousand to a million passages", "727 (641) MB | 650 MB"),
-    "mapped MB at 1e6": Point(641, "Scale: 10 thousand to a million passages", "727 (641) MB | 650 MB"),
-    "resident MB at 1e6": Point(727, "Scale: 10 thousand to a million passages", "727 (641) MB | 650 MB"),
-    "hybrid p50 ms at 1e5": Point(12.8, "Scale: 10 thousand to a million passages", "| 100,000 | IVF | 12.8 / 15.3 ms"),
+    "build s at 1e6": Point(121.9, "Scale: 10 thousand to a million passages", "2.03 / 121.9 s"),
+    "rebuild s at 1e6": Point(2.03, "Scale: 10 thousand to a million passages", "2.03 / 121.9 s"),
+    "growth of build": Point(1.0, "Scale: 10 thousand to a million passages", "an exponent of **1.00**"),
+    "store GB at 1e6": Point(3.7, "Scale: 10 thousand to a million passages", "(SQLite, 3.7 GB at a million"),
+    "index MB at 1e6": Point(650, "Scale: 10 thousand to a million passages", "736 (643) MB | 650 MB"),
+    "mapped MB at 1e6": Point(643, "Scale: 10 thousand to a million passages", "736 (643) MB | 650 MB"),
+    "resident MB at 1e6": Point(736, "Scale: 10 thousand to a million passages", "736 (643) MB | 650 MB"),
+    "hybrid p50 ms at 1e5": Point(7.5, "Scale: 10 thousand to a million passages", "| 100,000 | IVF | 7.5 / 9.4 ms"),
     "hybrid p50 ms at 1e6": Point(
-        22.4, "Scale: 10 thousand to a million passages", "| 1,000,000 | IVF (40 probes) | 22.4"
+        9.7, "Scale: 10 thousand to a million passages", "| 1,000,000 | IVF (40 probes) | **9.7 / 14.6 ms**"
     ),
     "search cpu ms at 1e6": Point(
         12.4, "Scale: 10 thousand to a million passages", "| 3 | 30.5 → 12.7 ms | 16.2 → 9.5 | 17.2 → 12.4 |"
     ),
     "query embedding ms": Point(
-        3.6, "Scale: 10 thousand to a million passages", "query's embedding\ncomes on top: p50 3.6 ms"
+        6.0, "Scale: 10 thousand to a million passages", "query's embedding comes on top: p50 6.0 ms"
     ),
     "cold tokens/s": Point(
         22.4, "Serving: many people at once, passages known and unknown", "| cold | 8 | 22.4 / 22.9"
