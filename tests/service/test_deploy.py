@@ -5,8 +5,12 @@ from __future__ import annotations
 import configparser
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.metrics import Metrics
@@ -41,6 +45,22 @@ def test_the_unit_starts_the_command_that_exists_and_is_locked_down():
     service = unit["Service"]
     assert service["ExecStart"].endswith("/ragtune serve")
     assert (service["NoNewPrivileges"], service["ProtectSystem"], service["DynamicUser"]) == ("yes", "strict", "yes")
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+def test_systemd_has_nothing_to_say_about_the_unit(tmp_path):
+    """With a program that exists on this machine; a key that systemd does not know is a line of its own."""
+    text = (ROOT / "deploy" / "ragtune.service").read_text()
+    path = tmp_path / "ragtune.service"
+    path.write_text(text.replace("/opt/ragtune/bin/ragtune serve", f"{sys.executable} serve"))
+    assert verified(path) == (0, "")
+    path.write_text(path.read_text().replace("ProtectHome", "ProtectHomes"))
+    assert "ProtectHomes" in verified(path)[1]
+
+
+def verified(unit):
+    found = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False, timeout=60)
+    return found.returncode, found.stderr
 
 
 def test_security_names_tests_that_exist():
