@@ -5,8 +5,8 @@ search for all arms that search alike, and what was read before is not read agai
 answer and reads every prompt from its first token (an unrelated prompt between two answers, outside the measurement,
 takes the place of what was read; nothing is kept on the side). Both load everything before the clock starts.
 
-``python -m bench.evaluation_cost --data FOLDER [--questions 8] [--set squad2]``: the packaged starter, four arms; and
-two arms over three searches. The index is that of ``bench.reports``, under var/bench/reports.
+``python -m bench.evaluation_cost --data FOLDER [--questions 8] [--set squad2]``: the packaged starter, four arms; with
+``--searches`` two arms over three searches. The index is that of ``bench.reports``, under var/bench/reports.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--set", default="squad2", choices=("squad2", "xquad/en"))
     parser.add_argument("--questions", type=int, default=8, help="the first warms both sides up")
+    parser.add_argument("--searches", action="store_true", help="two arms over three searches in place of four arms")
     options = parser.parse_args(arguments)
     settings = Settings.load(state_dir=STATE / "reports", model="starter", embedder="starter")
     collection = collection_of(options.set)
@@ -102,10 +103,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         workspace.ensure_starter_adapters()
         workspace.ingestor.ingest(collection, [options.data / options.set / "docs"])
     asked = drawn(options.data, options.set, options.questions, 0).measured
-    four = EvaluationRequest(asked, ARMS, ADAPTER, collection)
-    searches = EvaluationRequest(asked, ("rag", "combined"), ADAPTER, collection, methods=METHODS)
-    found = {"four arms": cost(settings, four), "two arms, three searches": cost(settings, searches)}
-    print(json.dumps({"bench": "evaluation_cost", "set": options.set, "questions": len(asked) - 1, **found}))
+    request = EvaluationRequest(asked, ARMS, ADAPTER, collection)
+    if options.searches:
+        request = EvaluationRequest(asked, ("rag", "combined"), ADAPTER, collection, methods=METHODS)
+    line = {"bench": "evaluation_cost", "set": options.set, "questions": len(asked) - 1, "searches": options.searches}
+    print(json.dumps({**line, **cost(settings, request)}))
 
 
 if __name__ == "__main__":

@@ -219,7 +219,11 @@ def index(out: Path) -> str:
     for name, origin in ATTRIBUTION.items():
         if (out / collection_of(name) / "index.html").exists():
             lines.append(f"| [{name}]({collection_of(name)}/index.html) | {origin} |")
-    lines += ["", "`squad2` has one id twice, once answerable and once not: both questions were left out.", ""]
+    lines += ["", "`squad2` has one id twice, once answerable and once not: both questions were left out."]
+    lines += [
+        "The questions of `fastapi-docs/en` passed a check by the same reader that is measured: they flatter it.",
+        "",
+    ]
     return "\n".join(lines)
 
 
