@@ -158,6 +158,23 @@ def test_a_reload_in_the_middle_loses_no_question(scripted, generator, open_page
     expect(page.locator(".feedback")).to_have_count(1)
 
 
+def test_a_key_revoked_while_its_page_is_open_costs_no_question(indexed, generator, open_page):
+    generator.reply = "1842 [1]"
+    (first, key), (_, other) = (indexed.store.keys.create(name) for name in ("old", "new"))
+    with real_server(indexed) as url:
+        page = open_page(url, allowed=["status of 401"])
+        for number, each in enumerate((key, other)):
+            page.get_by_role("dialog").get_by_label("Key", exact=True).fill(each)
+            page.get_by_role("button", name="Use this key").click()
+            if number == 0:
+                expect(page.get_by_label("Question")).to_be_visible()
+                indexed.store.keys.revoke(first)
+                ask(page, QUESTION)
+                expect(page.get_by_role("dialog")).to_be_visible()
+        expect(page.get_by_role("article")).to_contain_text(QUESTION)
+        expect(page.locator(".answer-text")).to_contain_text("1842")
+
+
 def test_abstention_is_said_plainly(scripted, generator, open_page):
     generator.reply = "I don't know."
     page = open_page(scripted)
