@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from data.errors import InsufficientStorage
-from data.state import map_os_error
+from data.state import make_folder, map_os_error, write_atomic
 
 FOLDER = "checkpoints"
 RESULT = "result.json"
@@ -28,14 +28,14 @@ _CUT_SHORT = re.compile(r"inline_container|PytorchStreamWriter|No space left on 
 
 def prepare(out: Path, fingerprint: str) -> Path | None:
     """Make ``out`` ready and return the checkpoint to continue from, if the run of this fingerprint left one."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     mark = out / "run.sha256"
     if mark.is_file() and mark.read_text(encoding="utf-8") == fingerprint:
         return newest(out)
     for file in (RESULT, BEST):
         (out / file).unlink(missing_ok=True)
     shutil.rmtree(out / FOLDER, ignore_errors=True)
-    mark.write_text(fingerprint, encoding="utf-8")
+    write_atomic(mark, fingerprint.encode())
     return None
 
 

@@ -25,7 +25,7 @@ from transformers.trainer_utils import set_seed
 from data.errors import InsufficientMemory, NoAcceptedPairs, RecipeInvalid, TrainingDiverged
 from data.protocols import Report
 from data.records import Model, Progress
-from data.state import write_atomic
+from data.state import sync_tree, write_atomic
 from finetune import checkpoints, lora
 from finetune.collate import Collator
 from finetune.held_out import HeldOut
@@ -209,6 +209,7 @@ def _finish(run: _Run, adapted: Any, metrics: dict[str, float]) -> TrainResult:
     if fitted != run.recipe:
         for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing"):
             metrics[name] = int(getattr(fitted, name))
+    sync_tree(out, out)  # the result says that all else is there
     write_atomic(out / checkpoints.RESULT, json.dumps(metrics).encode())
     (out / checkpoints.BEST).unlink(missing_ok=True)
     for folder in (checkpoints.FOLDER, LAST_GOOD):

@@ -16,6 +16,7 @@ import transformers
 
 from data.protocols import Report
 from data.records import Progress
+from data.state import write_atomic
 from finetune.held_out import HeldOut
 from finetune.trainer import NotFinite, Work
 
@@ -99,19 +100,27 @@ class StepLog(transformers.TrainerCallback):  # type: ignore[misc]  # transforme
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a train_log.jsonl, a last line cut short by a crash left out.
+    """Return the lines of a train_log.jsonl up to the first that is not whole: a kill cuts the last one short.
+
+    A power cut also leaves holes behind the newest checkpoint, up to which the log is on the disk.
 
     A line of a step has ``step, epoch, loss, learning_rate, grad_norm, seconds, tokens_per_s, branches_per_s``, a line
     of a held-out loss ``step, epoch, eval_loss``; losses in nats per token.
     """
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    found: list[dict[str, Any]] = []
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            break
+    return found
 
 
 def keep_until(path: Path, step: int) -> list[dict[str, Any]]:
     """Cut the log behind ``step``, since what came later will be done and logged again; return what is left."""
     kept = [line for line in read_log(path) if line["step"] <= step] if step else []
-    path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    # A kill in the middle must not cost the lines that are kept: what a run reports is made of them.
+    write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
     return kept

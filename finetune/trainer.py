@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import rotate_checkpoints
 
-from data.state import sync_folder
+from data.state import sync_folder, sync_tree
 from finetune import lora
 from finetune.checkpoints import storage_errors
 from finetune.masks import layer_masks
@@ -125,7 +125,7 @@ class TreeTrainer(transformers.Trainer):  # type: ignore[misc]  # transformers i
         return str(self._saving_to) if self._saving_to else str(super()._get_output_dir(trial))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save a checkpoint beside the others under another name, then rename it: it is there whole or not at all."""
+        """Save a checkpoint under another name, then rename it: it is on the disk whole or not there."""
         folder = Path(self.args.output_dir)
         name = f"checkpoint-{self.state.global_step}"
         self._saving_to = folder / "part"
@@ -139,6 +139,8 @@ class TreeTrainer(transformers.Trainer):  # type: ignore[misc]  # transformers i
                 # Each process has written the state of its random numbers.
                 self.accelerator.wait_for_everyone()
                 if first:
+                    # Bytes before names, and the log of these steps as well: whoever goes on needs both.
+                    sync_tree(folder.parent, folder.parent)
                     shutil.rmtree(folder / name, ignore_errors=True)
                     (self._saving_to / name).rename(folder / name)
                     sync_folder(folder)

@@ -168,6 +168,12 @@ def test_a_stopped_run_resumes_and_ends_like_an_undisturbed_one(
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-3) for name in theirs)
 
 
+@pytest.mark.parametrize("rest", ['{"st', '\0\0\0\0\n{"step": 3}\n', '"step": 2}\n{"step": 3}\n'])
+def test_a_log_is_read_up_to_what_a_crash_left_of_it(rest: str, tmp_path: Path) -> None:
+    (tmp_path / "log").write_text('{"step": 1}\n{"step": 2}\n' + rest)
+    assert read_log(tmp_path / "log") == [{"step": 1}, {"step": 2}]
+
+
 def updates(adapter: Path) -> dict[str, torch.Tensor]:
     """B @ A of each layer: the factors alone may have their signs changed together."""
     tensors = {name: tensor.float() for name, tensor in load_file(adapter).items()}

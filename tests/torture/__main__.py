@@ -1,6 +1,6 @@
 """The long runs: ``python -m tests.torture [--kills N] [--index N] [--database N] [--lock N] [--jobs N]
-[--crossings N] [--models N] [--fuzz N]
-[--clients N] [--adapters N] [--swaps N] [--points N] [--powercut N] [--exports N] [--full N] [--together N]
+[--crossings N] [--models N] [--fuzz N] [--together N] [--trainings N]
+[--clients N] [--adapters N] [--swaps N] [--points N] [--powercut N] [--exports N] [--full N]
 [--page]``.
 
 Runs add up: each goes on with seeds that none before has had, and is recorded with its date and commit as it ends.
@@ -41,7 +41,7 @@ RUNS: dict[str, Callable[[int, int, Path], dict[str, Any]]] = {
     "jobs": jobs.run,
     "points": points.run,
     "powercut": powercut.run,
-    **{name: partial(later, name) for name in (*THREADED, "exports", "full")},
+    **{name: partial(later, name) for name in (*THREADED, "exports", "full", "trainings")},
 }
 DEFAULTS = {
     "kills": 3000,
@@ -60,6 +60,7 @@ DEFAULTS = {
     "exports": 300,
     "full": 80,
     "together": 3000,
+    "trainings": 150,
 }
 A_PIECE = {
     "fuzz": 5000,
@@ -71,6 +72,7 @@ A_PIECE = {
     "powercut": 200,
     "full": 80,
     "together": 1000,
+    "trainings": 150,
 }
 """Trials between two records, 100 where nothing is said: what is stopped loses at most these."""
 

@@ -67,6 +67,16 @@ def test_adapters_are_whole_whenever_the_process_or_the_power_ends():
 
 
 @slow
+@compiled
+def test_a_training_goes_on_from_its_newest_checkpoint_whenever_the_process_or_the_power_ends():
+    found = tortured("trainings", 27)
+    assert {kind: found[kind] for kind in FAILURES["trainings"]} == dict.fromkeys(FAILURES["trainings"], 0)
+    assert found["sigkill"] == 9
+    assert found["killed"] == found["synced"] == found["some"] == 6
+    assert found["resumed"] > 5
+
+
+@slow
 @pytest.mark.skipif(
     shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode != 0,
     reason="no file system may be mounted here",
