@@ -151,7 +151,7 @@ def read_question_file(path: Path) -> tuple[Question, ...]:
 
     questions = tuple(read_questions(path))
     if not questions:
-        raise NoQuestions("The file holds no questions", got=str(path), wanted='lines of {"id", "question", "answers"}')
+        raise NoQuestions("The file holds no questions", got=str(path), wanted='lines of {"question", "answers"}')
     return questions
 
 
