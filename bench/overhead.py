@@ -69,7 +69,7 @@ def served(state: Path) -> Iterator[tuple[str, int]]:
 def overhead(url: str, questions: list[str]) -> dict[str, float]:
     """Ask every question; return milliseconds beyond retrieval and engine, and those of the whole, p50 and p95.
 
-    Requests are made before and replies read after the clock has stopped: what a client's library costs is no part.
+    A request is made before the clock starts, and a reply is parsed after it: what a client's library costs is no part.
     """
     address = urlsplit(url)
     beyond, whole = [], []
@@ -99,12 +99,19 @@ def receive_reply(connection: socket.socket) -> bytes:
     """Return the body of the next reply, which says its length."""
     received = b""
     while (end := received.find(b"\r\n\r\n")) < 0:
-        received += connection.recv(65_536)
+        received += _receive(connection)
     headers = dict(line.split(b": ", 1) for line in received[:end].lower().split(b"\r\n")[1:])
     body, length = received[end + 4 :], int(headers[b"content-length"])
     while len(body) < length:
-        body += connection.recv(65_536)
+        body += _receive(connection)
     return body
+
+
+def _receive(connection: socket.socket) -> bytes:
+    received = connection.recv(65_536)
+    if not received:
+        raise ConnectionError("The server closed the connection before its reply was complete")
+    return received
 
 
 def resident_mb(pid: int) -> float:

@@ -186,14 +186,14 @@ def calibrating(options: argparse.Namespace) -> int:
 
 
 def command_of(options: argparse.Namespace, name: str) -> str:
-    """Return the command that makes one set's report again."""
-    words = ["--data", str(options.data), "--out", str(options.out), "--questions", str(options.questions)]
+    """Return the command that makes one set's report again, DATA for a folder that is nobody else's."""
+    words = ["--data", "DATA", "--out", str(options.out), "--questions", str(options.questions)]
     words += ["--calibrate", str(options.calibrate)] if options.calibrate is not None else []
     return f"python -m bench.reports {shlex.join([*words, '--sets', name])}"
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Make the reports; return their figures by set, and what an evaluation costs."""
+    """Make the reports; return their figures by set."""
     found: dict[str, Any] = {}
     settings = Settings.load(state_dir=STATE / "reports", model="starter", embedder="starter")
     with Workspace(settings) as workspace:

@@ -195,9 +195,10 @@ def iterate_questions(path: Path, *, on_error: OnError | None = None) -> Iterato
     for where, found in read_objects(path, on_error):
         try:
             question = _question(found)
-            if found.get("id") is None and _digest(question) in seen:
-                question = replace(question, id=content_id(question.question, where)[:_ID_DIGITS])
             digest = _digest(question)
+            if digest in seen and found.get("id") is None:
+                question = replace(question, id=content_id(question.question, where)[:_ID_DIGITS])
+                digest = _digest(question)
             if digest in seen:
                 raise _invalid("The id is used twice.", question.id, "an id for each question")
         except InvalidRequest as error:

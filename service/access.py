@@ -67,7 +67,10 @@ class KeyGuard:
             await self._watched(scope, receive, send, headers)
 
     async def _asking(self, headers: Headers, method: str, peer: str) -> tuple[Access, dict[str, str]]:
-        """Return whoever asks. To change to a thread and back takes longer than a read that waits for nobody."""
+        """Return whoever asks: in a thread where that may wait, writes limits down, or reads every key.
+
+        To change to a thread and back takes longer than the one read that it is elsewhere.
+        """
         workspace = self._workspace
         if workspace.store.keys.waits or workspace.shares_state or signs_on(workspace.settings):
             return await run_sync(self._identify, headers, method, peer)

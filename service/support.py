@@ -75,7 +75,7 @@ def _read(text: str) -> _Read:
 
 
 def read_ahead(texts: Iterable[str]) -> None:
-    """Find the sentences of passages before the first claim is looked up: while a model reads them, it costs nobody."""
+    """Find the sentences of passages before the first claim is looked up: while a model reads them, nobody waits."""
     for text in texts:
         _read(text)
 

@@ -25,10 +25,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
-from data.errors import (
-    InvalidRequest,
-    StorageCorrupt,
-)
+from data.errors import InvalidRequest, StorageCorrupt
 from data.numbers import whole_number
 from data.state import map_os_error
 from data.store.failures import BUSY_TIMEOUT_S, mapped

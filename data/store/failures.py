@@ -29,7 +29,7 @@ BUSY_TIMEOUT_S = 30.0
 
 _LOG_INDEX_BYTES = 32768
 """The least that SQLite's index of its log takes (sqlite.org/walformat.html, 2.1)."""
-DAMAGED = "Restore a backup: ragtune restore FILE; or ingest again into a new directory."
+_DAMAGED = "Restore a backup: ragtune restore FILE; or ingest again into a new directory."
 
 
 def _map_database_error(error: DBAPIError, file: str | None = None) -> RagtuneError:
@@ -39,7 +39,7 @@ def _map_database_error(error: DBAPIError, file: str | None = None) -> RagtuneEr
     if name.startswith("SQLITE_FULL") or (name.startswith("SQLITE_IOERR") and _is_full(file)):
         return InsufficientStorage(detail, hint="Free some disk space, then try again.")
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "Could not decode to UTF-8" in detail:
-        return StorageCorrupt(detail, hint=DAMAGED)
+        return StorageCorrupt(detail, hint=_DAMAGED)
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
         return StateNotWritable(detail, hint="Make the state directory writable for this user.")
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
@@ -70,7 +70,7 @@ def mapped(engine: sa.Engine) -> Iterator[None]:
         raise StateLocked("Every connection to the database is in use.", hint="Try again in a moment.") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         # A row, or the schema's own text in SQLite's message.
-        raise StorageCorrupt("The database holds bytes that are no text.", got=str(error), hint=DAMAGED) from error
+        raise StorageCorrupt("The database holds bytes that are no text.", got=str(error), hint=_DAMAGED) from error
     except OverflowError as error:
         raise InvalidRequest("A number is too large to be stored.", wanted="a 64-bit integer") from error
     except UnicodeEncodeError as error:

@@ -7,7 +7,7 @@ import pytest
 
 from bench.alike import decisions, read, shuffled
 
-REPORT = Path("bench/reports/squad2/answers.csv")
+REPORT = Path(__file__).parents[2] / "bench" / "reports" / "squad2" / "answers.csv"
 
 
 def test_a_shuffle_keeps_each_questions_scores_and_gives_them_to_other_arms():

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import argparse
 import json
 from collections import Counter
 from pathlib import Path
 
-from bench.reports import draw, drawn, read
+from bench.reports import command_of, draw, drawn, read
 
 
 def write(path: Path, rows: list[dict[str, object]]) -> Path:
@@ -45,3 +46,13 @@ def test_a_sample_takes_each_document_and_kind_in_turn(tmp_path):
     assert max(counted.values()) - min(counted.values()) <= 1
     assert len(counted) == len({(q.document, q.answerable) for q in questions})
     assert draw(questions, 24) == sample, "the same sample in every run"
+
+
+def test_the_command_of_a_report_names_no_folder_of_the_machine_that_made_it(tmp_path):
+    options = argparse.Namespace(data=tmp_path, out=Path("bench/reports"), questions=40, calibrate=60)
+    command = command_of(options, "squad2")
+    assert command.endswith("--data DATA --out bench/reports --questions 40 --calibrate 60 --sets squad2")
+    pages = list((Path(__file__).parents[2] / "bench" / "reports").glob("*/index.html"))
+    assert len(pages) == 4
+    for page in pages:
+        assert "python -m bench.reports --data DATA " in page.read_text(encoding="utf-8"), page.parent.name

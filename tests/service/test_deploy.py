@@ -47,7 +47,7 @@ def test_the_unit_starts_the_command_that_exists_and_is_locked_down():
     assert (service["NoNewPrivileges"], service["ProtectSystem"], service["DynamicUser"]) == ("yes", "strict", "yes")
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze: apt-get install systemd")
 def test_systemd_has_nothing_to_say_about_the_unit(tmp_path):
     """With a program that exists on this machine; a key that systemd does not know is a line of its own."""
     text = (ROOT / "deploy" / "ragtune.service").read_text()

@@ -69,7 +69,8 @@ ROWS = (
         "power cut between any two writes, what was not synced dropped or kept by chance: nothing acknowledged is lost",
         "tests/torture/test_torture.py",
         "powercut",
-        "replayed from recorded writes, by POSIX's rules for what a sync keeps; no real disk was cut off",
+        "replayed from recorded writes, by POSIX's rules for what a sync keeps; no real disk was cut off. Answers are "
+        "kept without a sync: a power cut may take the last ones from the history",
     ),
     Row(
         4,

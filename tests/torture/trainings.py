@@ -140,7 +140,7 @@ def _killed(root: Path, whole: Path, chance: random.Random, most: int, counts: C
 
 def _count(counts: Counter[str], faults: list[str], ended: Ended, what: dict[str, Any]) -> None:
     counts.update(faults)
-    if not faults or "unresumed" not in faults:
+    if "unresumed" not in faults:
         counts["resumed"] += json.loads(ended.said[-1])["resumed"] > 0
     if faults:
         print(json.dumps({**what, "faults": faults, "said": ended.said[-1:]}), flush=True)  # noqa: T201
