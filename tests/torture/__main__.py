@@ -1,5 +1,5 @@
 """The long runs: ``python -m tests.torture [--kills N] [--index N] [--database N] [--lock N] [--jobs N]
-[--crossings N] [--models N] [--fuzz N] [--together N] [--trainings N]
+[--crossings N] [--models N] [--fuzz N] [--together N] [--trainings N] [--callers N] [--overload N]
 [--clients N] [--adapters N] [--swaps N] [--points N] [--powercut N] [--exports N] [--full N]
 [--page]``.
 
@@ -31,7 +31,7 @@ def later(name: str, trials: int, seed: int, folder: Path) -> dict[str, int]:
     return found
 
 
-THREADED = ("crossings", "models", "fuzz", "clients", "adapters", "swaps", "together")
+THREADED = ("crossings", "models", "fuzz", "clients", "adapters", "swaps", "together", "callers", "overload")
 
 RUNS: dict[str, Callable[[int, int, Path], dict[str, Any]]] = {
     "kills": run,
@@ -61,6 +61,8 @@ DEFAULTS = {
     "full": 80,
     "together": 3000,
     "trainings": 150,
+    "callers": 20_000,
+    "overload": 5000,
 }
 A_PIECE = {
     "fuzz": 5000,
@@ -73,6 +75,8 @@ A_PIECE = {
     "full": 80,
     "together": 1000,
     "trainings": 150,
+    "callers": 20_000,
+    "overload": 5000,
 }
 """Trials between two records, 100 where nothing is said: what is stopped loses at most these."""
 

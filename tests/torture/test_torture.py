@@ -144,6 +144,24 @@ def test_every_answer_is_that_of_its_adapter_and_its_collection():
 
 
 @slow
+def test_each_of_many_callers_gets_its_own_answer():
+    found = tortured("callers", 300)
+    assert {kind: found[kind] for kind in FAILURES["callers"]} == dict.fromkeys(FAILURES["callers"], 0)
+    assert found["same"] > 200
+    assert found["left"] > 10
+
+
+@slow
+def test_too_many_clients_are_told_so_and_the_others_served():
+    found = tortured("overload", 300)
+    assert {kind: found[kind] for kind in FAILURES["overload"]} == dict.fromkeys(FAILURES["overload"], 0)
+    assert found["served"] > 10
+    assert found["refused"] > 10
+    assert found["looks"] > 1
+    assert found["different"] > 10
+
+
+@slow
 def test_slow_clients_are_cut_and_leave_nothing():
     found = tortured("clients", 15)
     assert {kind: found[kind] for kind in FAILURES["clients"]} == dict.fromkeys(FAILURES["clients"], 0)
