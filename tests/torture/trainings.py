@@ -51,11 +51,11 @@ def go_on(root: Path, say: Say) -> dict[str, Any]:
 
     def told(progress: Progress) -> None:
         if progress.stage == "train":
-            say(f"checkpoint {progress.metrics.get('checkpoint', 0)}")
+            say(f"checkpoint {progress.metrics.get('checkpoint', 0)} at {progress.done}")
 
     recipe = replace(QUICK, max_steps=STEPS, save_steps=SAVE_STEPS)
     found = dict(train(recipe, rows_for(root / "model"), named(root / "model"), root / "out", told).metrics)
-    say(json.dumps({"resumed": int(found["resumed_from"]), "steps": int(found["steps"]), "first": found["loss_first"]}))
+    say(json.dumps({"steps": int(found["steps"]), "first": found["loss_first"]}))
     return found
 
 
@@ -78,6 +78,11 @@ def newest(said: list[str]) -> int:
     return max((int(line.split()[1].strip(",")) for line in said if line.startswith("checkpoint")), default=0)
 
 
+def begun(said: list[str]) -> int:
+    """Return the step from which a training went on, the last one where it had ended already."""
+    return int(said[0].split()[3].strip(","))
+
+
 def judged(root: Path, ended: Ended, told: int, whole: Path) -> list[str]:
     """Return what is wrong with a training that went on to its end; ``told`` is the newest checkpoint known before."""
     if ended.status != 0:
@@ -88,7 +93,7 @@ def judged(root: Path, ended: Ended, told: int, whole: Path) -> list[str]:
     first = json.loads((whole / "metrics.json").read_text())["loss_first"]
     logged = found["steps"] == STEPS and abs(found["first"] - first) < _ALIKE
     return [
-        *(["lost"] if found["resumed"] < told else []),
+        *(["lost"] if begun(ended.said) < told else []),
         *([] if same and logged else ["other"]),
     ]
 
@@ -141,6 +146,6 @@ def _killed(root: Path, whole: Path, chance: random.Random, most: int, counts: C
 def _count(counts: Counter[str], faults: list[str], ended: Ended, what: dict[str, Any]) -> None:
     counts.update(faults)
     if "unresumed" not in faults:
-        counts["resumed"] += json.loads(ended.said[-1])["resumed"] > 0
+        counts["resumed"] += begun(ended.said) > 0
     if faults:
-        print(json.dumps({**what, "faults": faults, "said": ended.said[-1:]}), flush=True)  # noqa: T201
+        print(json.dumps({**what, "faults": faults, "said": ended.said[:1] + ended.said[-1:]}), flush=True)  # noqa: T201
