@@ -43,8 +43,11 @@ class Difference:
         p: exact McNemar p-value of the exact matches.
         sd: standard deviation of the paired differences, F1 points.
         n: questions.
-        p_f1: two-sided bootstrap p-value of the F1 difference.
+        p_f1: two-sided p-value of the F1 difference by paired randomization.
         p_adjusted: ``p_f1`` after Holm's correction over the comparisons made beside it; None: made alone.
+
+    A verdict needs both the interval and the p-value: the interval tells by how much, the p-value keeps its level where
+    the bootstrap is a little too narrow (few questions, scores that are mostly 0 or 100).
     """
 
     a: str
@@ -59,9 +62,23 @@ class Difference:
 
     @property
     def decisive(self) -> bool:
-        """Tell whether the interval leaves zero out, over enough questions and after correction."""
-        clear = self.ci[0] > 0 or self.ci[1] < 0
-        return self.n >= FEWEST_QUESTIONS and clear and (self.p_adjusted or 0.0) <= 1 - CONFIDENCE
+        """Tell whether interval and p-value leave zero out, over enough questions and after correction."""
+        return self.n >= FEWEST_QUESTIONS and self._clear and self._corrected <= 1 - CONFIDENCE
+
+    @property
+    def _clear(self) -> bool:
+        return self.ci[0] > 0 or self.ci[1] < 0
+
+    @property
+    def _corrected(self) -> float:
+        return self.p_f1 if self.p_adjusted is None else self.p_adjusted
+
+    @property
+    def interval(self) -> str:
+        """Say the interval, the questions, and the p-value where that alone denies a verdict."""
+        said = f"95 % interval {self.ci[0]:+.1f} to {self.ci[1]:+.1f}, {count_questions(self.n)}"
+        denied = self.n >= FEWEST_QUESTIONS and self._clear and not self.decisive
+        return f"{said}, p = {self._corrected:.2g}" if denied else said
 
     @property
     def effect(self) -> float | None:
@@ -69,16 +86,17 @@ class Difference:
         return self.f1 / self.sd if self.sd else None
 
 
-def _resampled_means(scores: Scores) -> Scores:
-    """Return the means of RESAMPLES draws with replacement, in blocks that keep memory small."""
+def _means(scores: Scores, draw: Callable[[np.random.Generator, tuple[int, int]], Scores]) -> Scores:
+    """Return the means of RESAMPLES drawn rows, in blocks that keep memory small."""
     generator = np.random.default_rng(SEED)
     size = len(scores)
     block = max(1, min(RESAMPLES, 4_000_000 // size))
-    means: list[Scores] = []
-    for start in range(0, RESAMPLES, block):
-        rows = min(block, RESAMPLES - start)
-        means.append(scores[generator.integers(0, size, (rows, size))].mean(axis=1))
-    return np.concatenate(means)
+    rows = [min(block, RESAMPLES - start) for start in range(0, RESAMPLES, block)]
+    return np.concatenate([draw(generator, (count, size)).mean(axis=1) for count in rows])
+
+
+def _resampled_means(scores: Scores) -> Scores:
+    return _means(scores, lambda generator, shape: scores[generator.integers(0, len(scores), shape)])
 
 
 def bootstrap_interval(scores: Sequence[float]) -> Interval:
@@ -105,10 +123,15 @@ def _interval(means: Scores, n: int) -> Interval:
     return float(low), float(high)
 
 
-def _p_value(means: Scores) -> float:
-    """Return the two-sided share of resampled mean differences on the far side of zero."""
-    below, above = int((means <= 0).sum()), int((means >= 0).sum())
-    return min(1.0, 2 * (min(below, above) + 1) / (len(means) + 1))
+def _randomization_p(paired: Scores) -> float:
+    """Return the two-sided p-value of a paired randomization test (Fisher 1935; Smucker et al. 2007 for retrieval).
+
+    If two arms are alike, either could have had each question's score: the share of random signs whose mean is at
+    least as far from zero. It keeps its level for any number of questions, which no bootstrap does.
+    """
+    means = np.abs(_means(paired, lambda generator, shape: np.where(generator.random(shape) < 0.5, paired, -paired)))
+    seen = abs(paired.mean()) * (1 - 1e-9)  # equal sums that were added in another order are ties
+    return float((1 + (means >= seen).sum()) / (1 + len(means)))
 
 
 def wilson_interval(successes: int, n: int) -> Interval:
@@ -150,7 +173,7 @@ def mcnemar(a_right: Sequence[bool], b_right: Sequence[bool]) -> float:
 
 
 def compare_arms(a: str, b: str, f1: Mapping[str, Sequence[float]], right: Mapping[str, Sequence[bool]]) -> Difference:
-    """Compare two arms: paired bootstrap over questions for F1, exact McNemar for exact matches.
+    """Compare two arms: paired bootstrap and randomization over questions for F1, exact McNemar for exact matches.
 
     Args:
         a: name of the arm to subtract from.
@@ -160,9 +183,8 @@ def compare_arms(a: str, b: str, f1: Mapping[str, Sequence[float]], right: Mappi
     """
     paired = np.asarray(f1[a], dtype=np.float64) - np.asarray(f1[b], dtype=np.float64)
     spread = float(paired.std(ddof=1)) if len(paired) > 1 else 0.0
-    means = _resampled_means(paired)
-    interval, p = _interval(means, len(paired)), mcnemar(right[a], right[b])
-    return Difference(a, b, float(paired.mean()), interval, p, spread, len(paired), _p_value(means))
+    interval, p = _interval(_resampled_means(paired), len(paired)), mcnemar(right[a], right[b])
+    return Difference(a, b, float(paired.mean()), interval, p, spread, len(paired), _randomization_p(paired))
 
 
 def _effect() -> float:
@@ -201,8 +223,7 @@ def describe_power(questions: int) -> str:
 def describe(difference: Difference) -> str:
     """Return one sentence on a difference: who is better by how much, or that it is not decisive."""
     a, b, f1, n = difference.a, difference.b, difference.f1, difference.n
-    low, high = difference.ci
-    interval = f"95 % interval {low:+.1f} to {high:+.1f}, {count_questions(n)}"
+    (low, high), interval = difference.ci, difference.interval
     if difference.decisive and f1 > 0:
         return f"{a} is better than {b} by {f1:.1f} F1 points ({interval})"
     if difference.decisive:

@@ -100,6 +100,31 @@ def test_alike_arms_are_seldom_called_different() -> None:
         assert np.mean(np.asarray(p_values) <= level) == pytest.approx(level, abs=0.06)
 
 
+@pytest.mark.slow
+def test_a_difference_has_scipys_randomization_p_value() -> None:
+    from scipy.stats import permutation_test
+
+    for n in (12, 40):
+        f1, none = {"a": answers(1, n), "b": answers(2, n)}, {"a": [False] * n, "b": [False] * n}
+        paired = np.subtract(f1["a"], f1["b"])
+        reference = permutation_test((paired,), np.mean, permutation_type="samples", n_resamples=20_000, rng=3)
+        assert compare_arms("a", "b", f1, none).p_f1 == pytest.approx(reference.pvalue, abs=0.02)
+    assert compare_arms("a", "b", {"a": answers(1, 40), "b": answers(1, 40)}, none).p_f1 == 1.0
+
+
+def test_five_questions_in_forty_that_split_one_way_are_no_verdict() -> None:
+    """The bootstrap interval leaves zero out, but signs drawn at random fall so as often as once in sixteen."""
+    b = [100.0 * (i % 2) for i in range(40)]
+    a = [100.0 if i in (0, 2, 4, 6, 8) else score for i, score in enumerate(b)]
+    row = compare_arms("a", "b", {"a": a, "b": b}, {"a": [x == 100 for x in a], "b": [x == 100 for x in b]})
+    assert row.ci[0] > 0
+    assert row.p == pytest.approx(1 / 16)
+    assert row.p_f1 == pytest.approx(1 / 16, abs=0.01)
+    assert not row.decisive
+    assert describe(row).startswith("a against b is not decisive")
+    assert "40 questions, p = 0.06" in describe(row)
+
+
 def test_many_comparisons_are_corrected_together() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.6, 0.9]) == [1.0, 1.0]
