@@ -197,7 +197,7 @@ def iterate_questions(path: Path, *, on_error: OnError | None = None) -> Iterato
             question = _question(found)
             digest = _digest(question)
             if digest in seen and found.get("id") is None:
-                question = replace(question, id=content_id(question.question, where)[:_ID_DIGITS])
+                question = replace(question, id=question_id(question.question, where))
                 digest = _digest(question)
             if digest in seen:
                 raise _invalid("The id is used twice.", question.id, "an id for each question")
@@ -208,6 +208,11 @@ def iterate_questions(path: Path, *, on_error: OnError | None = None) -> Iterato
             yield question
 
 
+def question_id(question: str, *place: str) -> str:
+    """Return the id of a question that has none of its own: of its text, and of its place where it stands twice."""
+    return content_id(question, *place)[:_ID_DIGITS]
+
+
 def _digest(question: Question) -> bytes:
     return hashlib.blake2b(question.id.encode(), digest_size=8).digest()
 
@@ -216,7 +221,7 @@ def _question(row: Mapping[str, Any]) -> Question:
     question = _text(row.get("question"), "question")
     if not question.strip():
         raise _invalid("The question is empty.", question, "some text")
-    identity = content_id(question)[:_ID_DIGITS] if row.get("id") is None else row["id"]
+    identity = question_id(question) if row.get("id") is None else row["id"]
     if not isinstance(identity, str | int) or isinstance(identity, bool) or identity == "":
         raise _invalid("The question's id cannot be one.", identity, "text or an integer, or no id")
     answers = row.get("answers", [])

@@ -33,16 +33,22 @@ def collect_garbage(store: Store, state: StateDirectory, embedder: str, report: 
     fingerprint of the one in use) is that of some index generation or the one in use.
 
     Returns:
-        ``{"vectors", "replaced_documents", "uploads", "bytes"}`` dropped; bytes of the database file.
+        ``{"vectors", "replaced_documents", "uploads", "bytes"}`` dropped; bytes of the database with its log.
     """
-    before = state.db.stat().st_size if state.db.exists() else 0
+    before = _database_bytes(state)
     names = store.collections.names()
     replaced = sum(store.documents.collect_retired(name) for name in names)
     vectors = _drop_vectors(store, names, embedder, report)
     uploads = _drop_uploads(store, state, names)
     store.compact()
-    after = state.db.stat().st_size if state.db.exists() else 0
-    return {"vectors": vectors, "replaced_documents": replaced, "uploads": uploads, "bytes": before - after}
+    freed = before - _database_bytes(state)
+    return {"vectors": vectors, "replaced_documents": replaced, "uploads": uploads, "bytes": freed}
+
+
+def _database_bytes(state: StateDirectory) -> int:
+    """Return what the database and its write-ahead log take: what was just written may stand in the log alone."""
+    paths = (state.db, state.db.with_name(f"{state.db.name}-wal"))
+    return sum(path.stat().st_size for path in paths if path.exists())
 
 
 def _drop_vectors(store: Store, names: list[str], embedder: str, report: Report) -> int:

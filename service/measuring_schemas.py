@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from data.formats import question_id
 from data.records import Method
 from data.store import Vote
 from service.answerer import AskRequest
@@ -13,14 +14,27 @@ from service.schemas import Body, Sampling
 
 
 class EvaluationQuestion(Body):
-    """One held-out question with every accepted answer."""
+    """One held-out question with every accepted answer; without an id it gets one of its text."""
 
-    id: str
+    id: str | None = Field(None, min_length=1)
     question: str
     answers: list[str] = Field(default_factory=list)
     answerable: bool = True
     document: str | None = None
     origin: str = Field("file", max_length=64)
+
+
+def _with_ids(questions: list[EvaluationQuestion]) -> list[EvaluationQuestion]:
+    seen = {question.id for question in questions}
+    for place, question in enumerate(questions, 1):
+        if question.id is None:
+            own = question_id(question.question)
+            question.id = question_id(question.question, str(place)) if own in seen else own
+            seen.add(question.id)
+    return questions
+
+
+EvaluationQuestions = Annotated[list[EvaluationQuestion], Field(max_length=10_000), AfterValidator(_with_ids)]
 
 
 class EvaluationBody(Body):
@@ -31,7 +45,7 @@ class EvaluationBody(Body):
     ``top_k``, ``max_tokens`` and ``temperature`` are the collection's own where they are left out, else 4, 48 and 0.
     """
 
-    questions: list[EvaluationQuestion] = Field(default_factory=list, max_length=10_000)
+    questions: EvaluationQuestions = Field(default_factory=list)
     collection: str = "default"
     arms: list[str] = Field(default_factory=list, max_length=16)
     adapter: str | None = None
@@ -53,7 +67,7 @@ class CalibrationBody(Body):
     ``top_k`` is the collection's own where it is left out, else 4.
     """
 
-    questions: list[EvaluationQuestion] = Field(default_factory=list, max_length=10_000)
+    questions: EvaluationQuestions = Field(default_factory=list)
     mode: str = "auto"
     adapter: str | None = None
     collection: str = "default"

@@ -23,6 +23,7 @@ from service.compare.cases import RIGHT, instructive
 from service.compare.charts import Point, curve_chart, interval_chart, plane_chart
 from service.compare.outcomes import Outcome
 from service.compare.result import Comparison
+from service.compare.strata import generated_note
 
 _FOLDER = Path(__file__).parent.parent / "web"
 _TEMPLATE = "comparison.html.jinja"
@@ -194,6 +195,7 @@ def render_report(
         right=RIGHT,
         lineage=dict(lineage or {}),
         strata=result.get("strata", {}),
+        generated=generated_note(result["questions"].get("origins", {})),
     )
 
 

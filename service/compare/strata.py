@@ -62,6 +62,17 @@ def answered_in_another_language(questions: Sequence[Question]) -> list[str]:
     return [question.id for question in questions if question.answers and _elsewhere(question)]
 
 
+def generated_note(origins: Mapping[str, int]) -> str:
+    """Say that figures over questions of generated pairs flatter, and how many there are; "" for none."""
+    asked = origins.get("pairs", 0)
+    if not asked:
+        return ""
+    return (
+        f"{asked} of the questions {'is' if asked == 1 else 'are'} of generated pairs, kept because the search found"
+        " their passage and a reader, where it was asked, their answer: people's questions are harder."
+    )
+
+
 def _elsewhere(question: Question) -> bool:
     if _CHINESE.search(question.question):
         return all(_PHRASE.search(answer) and not _CHINESE.search(answer) for answer in question.answers)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from service.compare.preferences import preference_line
 from service.compare.statistics import count_questions
+from service.compare.strata import generated_note
 
 _COLUMNS = ("arm", "F1", "95 %", "EM", "contains", "abstains", "cites", "p50 ms", "errors")
 
@@ -63,7 +64,8 @@ def _warnings(result: Mapping[str, Any]) -> list[Text]:
         lines.append(Text(f"{each['id']} asks (nearly) what {each['of']} asks", "dim"))
     for each in result["questions"].get("other_language", ()):
         lines.append(Text(f"{each}: its accepted answers are in another language, so no other can be right", "red"))
-    return lines
+    note = generated_note(result["questions"].get("origins", {}))
+    return [*lines, Text(note, "dim")] if note else lines
 
 
 def _adapters(result: Mapping[str, Any]) -> list[Text]:

@@ -17,7 +17,7 @@ from service.compare.run import check_questions
 from service.compare.style import check_examples
 from service.deps import ActorDep, IdempotencyKey, RunnerDep, WorkspaceDep, accepted
 from service.loop import PROPOSALS
-from service.measuring_schemas import EvaluationQuestion
+from service.measuring_schemas import EvaluationQuestions
 from service.routes.adapters import checked_recipe
 from service.schemas import Body
 from service.work.evaluate import question_from
@@ -31,7 +31,7 @@ class LoopBody(Body):
 
     collection: str = "default"
     name: str = Field("house", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    questions: list[EvaluationQuestion] = Field(default_factory=list, max_length=10_000)
+    questions: EvaluationQuestions = Field(default_factory=list)
     style: list[str] = Field(default_factory=list, max_length=1000)
     recipe: dict[str, Any] = Field(default_factory=dict)
     proposals: int = Field(PROPOSALS, ge=0, le=100_000)

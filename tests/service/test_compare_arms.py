@@ -191,17 +191,19 @@ def test_questions_that_leak_repeat_or_have_answers_in_another_language_are_name
         Question("far", "Who mended the roof of Tolm?", ("市长", "屋顶匠"), origin="mine"),
         Question("near", "谁修了屋顶？", ("the old mayor of the town",), origin="mine"),
         Question("name", "哪一家电视台转播了比赛？", ("Golden Gate Bridge",), origin="mine"),
+        Question("pair-1", "Who painted the boat house of Tolm?", ("a sailor",), origin="pairs"),
     )
     done = evaluate(tuned, EvaluationRequest(twice, ("rag", "house@2"), out=tmp_path / "out"), ignore)
     about = done.result["questions"]
     assert about["leaked"] == [{"id": "q3", "adapter": "house@2", "like": QUESTIONS[3].question}]
     assert about["repeated"] == [{"id": "again", "of": "q0"}]
-    assert about["origins"] == {"file": 24, "mine": 4}
+    assert about["origins"] == {"file": 24, "mine": 4, "pairs": 1}
     assert about["other_language"] == ["far", "near"], "a name may be written as it is anywhere"
     page = (done.folder / "index.html").read_text()
     assert "q3 (house@2)" in page
     assert "again like q0" in page
     assert "in another language than their questions: far, near" in page
+    assert "1 of the questions is of generated pairs" in page
     assert done.result["strata"]["origin"]["mine"]["n"] == 4
     console = Console(file=StringIO(), width=200)
     print_comparison(done.result, console)

@@ -35,6 +35,20 @@ def test_an_evaluation_is_a_job_with_a_result_and_a_page(client, indexed, genera
     assert len(client.get("/v1/evaluations").json()["evaluations"]) == 1
 
 
+def test_questions_need_no_ids_of_their_own(client, indexed):
+    nameless = [{key: value for key, value in row.items() if key != "id"} for row in QUESTIONS]
+    response = start(client, questions=[*nameless, nameless[0]])
+    assert response.status_code == 202, response.text
+    job = indexed.store.jobs.get(response.json()["job_id"])
+    ids = [row["id"] for row in job.inputs["questions"]]
+    assert len(set(ids)) == 3
+    again = indexed.store.jobs.get(start(client, questions=nameless).json()["job_id"])
+    assert [row["id"] for row in again.inputs["questions"]] == ids[:2], "the same text has the same id"
+    half = rb'{"questions": [{"question": "\ud800", "answers": ["1"]}]}'
+    refused = client.post("/v1/evaluations", content=half, headers={"Content-Type": "application/json"})
+    assert refused.status_code == 422
+
+
 def test_an_evaluation_measures_the_style_of_a_house(client, indexed):
     job = run_job(indexed, start(client, style=[f"It is {year}." for year in range(1830, 1840)]).json()["job_id"])
     assert set(job.outputs["style"]["arms"]) == {"base", "rag"}
