@@ -1,6 +1,6 @@
 """The long runs: ``python -m tests.torture [--kills N] [--index N] [--database N] [--lock N] [--jobs N]
 [--crossings N] [--models N] [--fuzz N] [--together N] [--trainings N] [--callers N] [--overload N]
-[--clients N] [--adapters N] [--swaps N] [--points N] [--powercut N] [--exports N] [--full N]
+[--loaders N] [--clients N] [--adapters N] [--swaps N] [--points N] [--powercut N] [--exports N] [--full N]
 [--page]``.
 
 Runs add up: each goes on with seeds that none before has had, and is recorded with its date and commit as it ends.
@@ -31,7 +31,7 @@ def later(name: str, trials: int, seed: int, folder: Path) -> dict[str, int]:
     return found
 
 
-THREADED = ("crossings", "models", "fuzz", "clients", "adapters", "swaps", "together", "callers", "overload")
+THREADED = ("crossings", "models", "fuzz", "clients", "adapters", "swaps", "together", "callers", "overload", "loaders")
 
 RUNS: dict[str, Callable[[int, int, Path], dict[str, Any]]] = {
     "kills": run,
@@ -63,6 +63,7 @@ DEFAULTS = {
     "trainings": 150,
     "callers": 20_000,
     "overload": 5000,
+    "loaders": 2_000_000,
 }
 A_PIECE = {
     "fuzz": 5000,
@@ -77,6 +78,7 @@ A_PIECE = {
     "trainings": 150,
     "callers": 20_000,
     "overload": 5000,
+    "loaders": 200_000,
 }
 """Trials between two records, 100 where nothing is said: what is stopped loses at most these."""
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.soak.__main__ import recorded
 from tests.torture.kills import FAULTS
+from tests.torture.loaders import ENDS
 from tests.torture.matrix import FAILURES, PAGE, RESULTS, ROOT, ROWS, page
 from tests.torture.together import Service, Write, judge
 
@@ -32,6 +33,24 @@ def test_kills_lose_nothing_that_was_acknowledged():
     found = tortured("kills", 15)
     assert found["trials"] > 5
     assert {kind: found[kind] for kind in FAULTS} == dict.fromkeys(FAULTS, 0)
+
+
+@slow
+def test_loaders_give_exact_chunks_or_typed_errors_whatever_bytes_coverage_leads_to():
+    pytest.importorskip("atheris", reason="there is no wheel of atheris for this machine")
+    found = tortured("loaders", 4000)
+    assert found["trials"] >= 4000
+    assert {kind: found[kind] for kind in FAILURES["loaders"]} == dict.fromkeys(FAILURES["loaders"], 0)
+
+
+@slow
+def test_a_loader_that_breaks_would_be_seen(tmp_path):
+    pytest.importorskip("atheris", reason="there is no wheel of atheris for this machine")
+    command = "from tests.torture import loader_fuzz as it; it.parse = lambda *_: 1 / 0; it.main()"
+    ordered = [sys.executable, "-c", command, "csv", "-runs=10", f"-artifact_prefix={tmp_path}/"]
+    done = subprocess.run(ordered, cwd=ROOT, capture_output=True, timeout=500, check=False)
+    assert ENDS[done.returncode] == "untyped"
+    assert b"ZeroDivisionError" in done.stdout + done.stderr
 
 
 @slow
