@@ -86,12 +86,12 @@ def _body_text(body: EmailMessage) -> str:
 def _header(message: EmailMessage, name: str) -> str:
     try:
         return " ".join(str(message.get(name) or "").split())
-    except (ValueError, IndexError, AttributeError):  # the standard library stumbles over some malformed headers
+    except (ValueError, IndexError, AttributeError, OverflowError):  # what the library says of malformed headers
         return ""
 
 
 def _date(message: EmailMessage) -> str:
     try:
         return parsedate_to_datetime(_header(message, "Date")).isoformat()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return ""

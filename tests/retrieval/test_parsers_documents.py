@@ -166,6 +166,15 @@ def test_a_span_that_is_no_number_costs_no_document(tmp_path: Path, span: str) -
     assert "quak" in load(path).text
 
 
+def test_a_message_whose_date_is_beyond_all_calendars_is_read_without_it(tmp_path: Path) -> None:
+    """Found by fuzzing: Python's own reader of headers overflows."""
+    year = "9" * 20
+    (tmp_path / "far.eml").write_text(f"Subject: Far\nDate: Mon, 30 Nov {year} 09:00:00 +0000\n\nThe body.\n")
+    loaded = load(tmp_path / "far.eml")
+    assert "The body." in loaded.text
+    assert "date" not in loaded.meta
+
+
 def test_mail_brings_its_attachments_along_or_names_them(tmp_path: Path) -> None:
     message = EmailMessage()
     message["Subject"], message["From"], message["Date"] = "预算", "a@example.org", "Mon, 03 Jun 2024 10:00:00 +0200"

@@ -29,6 +29,8 @@ from tests.torture.__main__ import record
 ROOT = Path(__file__).parents[2]
 CORPUS = ROOT / "data" / "samples" / "corpus"
 USERS = 4
+BESIDE = 2
+"""One who rebuilds the index, one who trains."""
 AT_ONCE = 24
 """Requests that the starter's engine takes: 8 decoded together, 16 that wait."""
 GROWTH = 0.05
@@ -92,7 +94,7 @@ def serve(folder: Path, port: int) -> subprocess.Popen[bytes]:
 def load(locust: str, port: int, users: int, seconds: int, watch: Watch | None) -> dict[str, Any]:
     """Send load with so many users; return what locust counted, by the name of the request."""
     command = [locust, "-f", str(ROOT / "tests" / "soak" / "users.py"), "--headless", "--json", "--only-summary"]
-    command += ["-u", str(users + 1), "-r", str(users + 1), "-t", f"{seconds}s", "--stop-timeout", "60"]
+    command += ["-u", str(users + BESIDE), "-r", str(users + BESIDE), "-t", f"{seconds}s", "--stop-timeout", "60"]
     command += ["--host", f"http://127.0.0.1:{port}", "--loglevel", "ERROR"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd="/", text=True) as running:
         assert running.stdout is not None

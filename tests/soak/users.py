@@ -1,13 +1,15 @@
 """What the clients of a soak do; run by locust, which has an environment of its own (``make soak``).
 
-Mixed: questions, streams that are left, searches, listings, uploads and rebuilds. A 429 or a
-503 with Retry-After is an answer; any other 5xx is a failure.
+Mixed: questions, streams that are left, searches, listings, uploads, rebuilds and trainings. A 429 or
+a 503 with Retry-After is an answer; any other 5xx is a failure, and so is a training that failed.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import time
+from pathlib import Path
 
 from locust import HttpUser, constant, task
 
@@ -18,6 +20,10 @@ QUESTIONS = (
     "What is the Scottish Parliament?",
 )
 FULL = {429, 503}
+SAMPLES = Path(__file__).parents[2] / "data" / "samples" / "questions.jsonl"
+BETWEEN_TRAININGS_S = 240
+STEPS = 2
+ENDED = {"succeeded", "failed", "cancelled"}
 
 
 class Person(HttpUser):
@@ -80,3 +86,37 @@ class Keeper(HttpUser):
         with self.client.post("/v1/index/rebuild", json={}, name="rebuild", catch_response=True) as answer:
             if answer.status_code in {202, 409, *FULL}:
                 answer.success()
+
+
+class Trainer(HttpUser):
+    """The one who imports pairs and trains an adapter of them, again and again, each time for a few steps."""
+
+    fixed_count = 1
+    wait_time = constant(BETWEEN_TRAININGS_S)
+
+    def on_start(self) -> None:
+        """Import the sample questions as pairs; what is known already is not doubled."""
+        lines = SAMPLES.read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        rows = [{"question": row["question"], "answers": row["answers"]} for row in rows if row["answers"]]
+        self._job("/v1/pairs/import", "import pairs", {"rows": rows})
+
+    @task
+    def train(self) -> None:
+        self._job("/v1/adapters", "train", {"name": "soak", "recipe": {"max_steps": STEPS}})
+
+    def _job(self, path: str, name: str, body: dict[str, object]) -> None:
+        """Start a job and wait for its end, which is what counts."""
+        with self.client.post(path, json=body, name=name, catch_response=True) as answer:
+            if answer.status_code in FULL:
+                answer.success()
+            if answer.status_code != 202:
+                return
+            job_id, job = answer.json()["job_id"], {}
+            while job.get("status") not in ENDED:
+                time.sleep(1)
+                with self.client.get(f"/v1/jobs/{job_id}", name="job", catch_response=True) as told:
+                    told.success()
+                    job = told.json() if told.status_code == 200 else job
+            if job["status"] == "failed":
+                answer.failure(str(job.get("error"))[:500])

@@ -8,6 +8,7 @@ minute over a few kilobytes, or two gigabytes.
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -18,8 +19,9 @@ from tests.torture.matrix import ROOT
 CORPUS = Path(__file__).with_name("corpus")
 FORMATS = tuple(sorted(folder.name for folder in CORPUS.iterdir() if folder.is_dir()))
 LIMITS = ("-max_len=4096", "-timeout=30", "-rss_limit_mb=2048")
-ENDS = {0: "", 70: "hung", 71: "untyped", 77: "untyped"}
-"""What libFuzzer's statuses say: all is well, too slow, out of memory, an error that is none of ours."""
+ENDS = {0: "", 70: "hung", 71: "untyped", 77: "untyped", -signal.SIGALRM: "untyped"}
+"""What libFuzzer's statuses say: all is well, too slow, out of memory, an error that is none of ours. Its own timer may
+end it while it leaves with the last."""
 _DONE = re.compile(rb"Done (\d+) runs?")
 
 
