@@ -36,6 +36,8 @@ AT_ONCE = 24
 GROWTH = 0.05
 """Of memory, from the third quarter of the steady load to the fourth, in medians."""
 MOST_NEW_DESCRIPTORS = 8
+_JOB = "service.jobs"
+"""Stands in the command of the process that runs a job and ends with it: a training takes a gigabyte, then nothing."""
 
 
 def free_port() -> int:
@@ -53,10 +55,12 @@ class Watch:
         self.samples: list[dict[str, int]] = []
 
     def sample(self) -> None:
-        """Take one; processes that end meanwhile count as nothing."""
+        """Take one; processes that end meanwhile count as nothing, and what a job takes while it runs does neither."""
         found = {"rss": 0, "descriptors": 0, "files": 0, "processes": 0}
         for process in (self._process, *self._process.children(recursive=True)):
             with suppress(psutil.Error):
+                if _JOB in process.cmdline():
+                    continue
                 found["rss"] += process.memory_info().rss
                 found["processes"] += 1
                 if process == self._process:
