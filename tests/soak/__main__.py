@@ -100,13 +100,14 @@ def load(locust: str, port: int, users: int, seconds: int, watch: Watch | None) 
     command = [locust, "-f", str(ROOT / "tests" / "soak" / "users.py"), "--headless", "--json", "--only-summary"]
     command += ["-u", str(users + BESIDE), "-r", str(users + BESIDE), "-t", f"{seconds}s", "--stop-timeout", "60"]
     command += ["--host", f"http://127.0.0.1:{port}", "--loglevel", "ERROR"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd="/", text=True) as running:
-        assert running.stdout is not None
-        while running.poll() is None:
-            if watch is not None:
-                watch.sample()
-            time.sleep(1)
-        said = running.stdout.read()
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as told:  # what half an hour gives fills a pipe
+        with subprocess.Popen(command, stdout=told, cwd="/") as running:
+            while running.poll() is None:
+                if watch is not None:
+                    watch.sample()
+                time.sleep(1)
+        told.seek(0)
+        said = told.read()
     rows = json.loads(said[said.index("[") :])
     return {row["name"]: row for row in rows}
 
@@ -121,7 +122,7 @@ def _percentile(row: dict[str, Any], share: float) -> float:
     return 0.0
 
 
-def told(phase: str, rows: dict[str, Any]) -> dict[str, Any]:
+def figures(phase: str, rows: dict[str, Any]) -> dict[str, Any]:
     """Return requests, failures and percentiles in ms of a phase."""
     shown = {
         name: {
@@ -157,8 +158,8 @@ def main() -> int:
         try:
             watch = Watch(server.pid, [folder / "tmp", folder / "state" / "tmp", folder / "state" / "uploads"])
             load(options.locust, port, USERS, 10, None)
-            steady = told("steady", load(options.locust, port, USERS, int(60 * options.minutes), watch))
-            over = told("overload", load(options.locust, port, 10 * AT_ONCE, options.overload_seconds, None))
+            steady = figures("steady", load(options.locust, port, USERS, int(60 * options.minutes), watch))
+            over = figures("overload", load(options.locust, port, 10 * AT_ONCE, options.overload_seconds, None))
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait(60)
