@@ -97,11 +97,11 @@ def _figures(scores: Mapping[str, Scores], samples: NDArray[np.int64]) -> dict[s
 
 def _difference(differences: Scores, samples: NDArray[np.int64]) -> dict[str, Any]:
     resampled = differences[samples].mean(axis=1)
-    tail = min(float((resampled <= 0).mean()), float((resampled >= 0).mean()))
+    tail = min(int((resampled <= 0).sum()), int((resampled >= 0).sum())) + 1  # the sample itself: no p-value is 0
     return {
         "difference": round(float(differences.mean()), 4),
         "ci": _interval(differences, samples),
-        "p": round(min(1.0, 2 * tail), 4),
+        "p": round(min(1.0, 2 * tail / (len(resampled) + 1)), 4),
     }
 
 

@@ -101,6 +101,12 @@ def test_differences_are_paired(files: tuple[Path, Path, Path]) -> None:
     assert found["ci"][0] <= found["difference"] <= found["ci"][1]
 
 
+def test_no_p_value_is_zero() -> None:
+    rankings = {"a": {f"q{n}": ["x"] for n in range(30)}, "b": {f"q{n}": ["y", "x"] for n in range(30)}}
+    found = compare(rankings, {f"q{n}": {"x": 1.0} for n in range(30)})["differences"]["a-b"]["ndcg@10"]
+    assert found["p"] == pytest.approx(2 / 1001, abs=1e-4), "each of a thousand resamples favours a"
+
+
 def test_queries_on_which_methods_differ_are_named() -> None:
     rankings = {"a": {"q1": ["x"], "q2": ["x"], "q3": ["y"]}, "b": {"q1": ["x"], "q2": ["y", "x"], "q3": ["z", "z2"]}}
     relevant = {"q1": {"x": 1.0}, "q2": {"x": 1.0}, "q3": {"y": 1.0}}
