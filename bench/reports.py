@@ -127,7 +127,9 @@ def generated(workspace: Workspace, limit: int, calibrating: int) -> Drawn:
     collection = collection_of(_GENERATED)
     questions, wanted = pair_questions(workspace.store, collection, ()), limit + calibrating
     if len(questions) < wanted:
-        inputs = {"collection": collection, "limit": PROPOSALS * (wanted - len(questions)), "seed": SEED}
+        kinds = ["span", "unanswerable"]
+        limit = PROPOSALS * (wanted - len(questions))
+        inputs = {"collection": collection, "limit": limit, "seed": SEED, "kinds": kinds}
         ledger = pairs.run(workspace, inputs, told(f"{_GENERATED} pairs"))
         print(f"{_GENERATED}: {ledger['accepted']} of {ledger['requested']} proposals accepted", flush=True)
         questions = pair_questions(workspace.store, collection, ())

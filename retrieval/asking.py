@@ -19,6 +19,8 @@ from retrieval.question_types import OPENINGS
 
 ASKED_KINDS: tuple[PairKind, ...] = ("span", "free", "multi", "unanswerable")
 """The kinds that are generated; examples of a style are written by people."""
+STATED = "stated"
+"""What is asked for beside these kinds, and written by nobody: statements turned into questions."""
 DEFAULT_KINDS: tuple[PairKind, ...] = ("span", "unanswerable")
 FREE_WORDS: frozenset[PairKind] = frozenset({"free", "multi"})
 """Kinds whose answers are no stretch of a passage."""
@@ -87,7 +89,7 @@ class Wishes:
             raise InvalidRequest(
                 "These kinds of pairs are not generated",
                 got=", ".join(unknown) or "none",
-                wanted=", ".join(ASKED_KINDS),
+                wanted=", ".join((*ASKED_KINDS, STATED)),
             )
         for persona in self.personas:
             if not persona.strip() or len(persona) > LONGEST_PERSONA:

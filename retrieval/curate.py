@@ -16,6 +16,7 @@ from retrieval.candidates import Candidate, CheckResult, Context, reply_fields
 from retrieval.claims import superfluous, unsupported
 from retrieval.fitting import cut_off, misfit, unspoken
 from retrieval.privacy import PERSONAL, SECRET, found_kinds
+from retrieval.stated.sentences import plain
 from retrieval.wording import dangling_reference, is_short, points_at_source, stretch_of, terms
 
 MIN_QUESTION_TERMS = {"en": 3, "zh": 5}
@@ -267,6 +268,30 @@ FAQ_CHECKS: tuple[Check, ...] = (
     self_contained,
     no_secrets,
     no_personal_data,
+    not_duplicate,
+    uncontaminated,
+    not_same_meaning,
+    retrieved_again,
+)
+
+
+def said(candidate: Candidate, _context: Context) -> CheckResult:
+    """Check that the passage says the answer, its markup or that around it aside."""
+    text = candidate.passage.chunk.text
+    found = stretch_of(candidate.answer, text) or stretch_of(candidate.answer, plain(text))
+    return CheckResult("said", found is not None, "" if found else "the answer does not stand in its passage")
+
+
+# No answered_alike: the passage states the answer, and the packaged reader finds half of all right answers.
+STATED_CHECKS: tuple[Check, ...] = (
+    brief,
+    said,
+    not_leaked,
+    self_contained,
+    no_secrets,
+    no_personal_data,
+    fits_question,
+    within_source_cap,
     not_duplicate,
     uncontaminated,
     not_same_meaning,

@@ -192,6 +192,7 @@ class Demo:
             "seed": self._plan.seed,
             "exclude_documents": sorted(identity for source, identity in documents.items() if source in asked),
             "evaluation_questions": [question.question for question in self._questions],
+            "fill": True,  # statements of these 18 documents alone are too few to train on
             "top_k": self._plan.top_k,
         }
 

@@ -180,6 +180,7 @@ class Round:
             "top_k": inputs.top_k,
             "exclude_documents": sorted(set(documents) - set(bare)),
             "evaluation_questions": [question.question for question in self._own_questions()],
+            "fill": True,  # what is trained on them is measured before it serves
         }
         return found | {"work": work}
 

@@ -213,8 +213,12 @@ class GeneratePairsBody(Body):
     exclude_documents: list[str] = Field(default_factory=list)
     exclude_questions: list[str] = Field(default_factory=list, max_length=100_000)
     per_source_cap: float = Field(0.25, gt=0, le=1)
-    kinds: list[Literal["span", "free", "multi", "unanswerable"]] = Field(
-        ["span", "unanswerable"], min_length=1, description="free and multi need a writer that follows instructions."
+    kinds: list[Literal["stated", "span", "free", "multi", "unanswerable"]] | None = Field(
+        None,
+        min_length=1,
+        description="Statements of the documents turned into questions (stated; the default where only the packaged "
+        "model could write), and what a writer writes (span and unanswerable by default; free and multi need one that "
+        "follows instructions).",
     )
     glossary: dict[str, list[str]] = Field(
         default_factory=dict, max_length=2000, description="Preferred forms of terms, with the forms to avoid."

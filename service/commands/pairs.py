@@ -29,7 +29,13 @@ Excluded = Annotated[list[str] | None, typer.Option(help="Source of a document t
 ExcludedQuestions = Annotated[
     Path | None, typer.Option(help="JSONL of evaluation questions that no pair may resemble.", **_FILE)
 ]
-Kinds = Annotated[str, typer.Option(help="Of span, free, multi, unanswerable; comma-separated.")]
+Kinds = Annotated[
+    str | None,
+    typer.Option(
+        help="Of stated, span, free, multi, unanswerable; comma-separated. By default stated, "
+        "or span,unanswerable where a teacher or a larger model writes."
+    ),
+]
 GlossaryFile = Annotated[
     Path | None, typer.Option(help="TOML or CSV of the house's terms and their other forms.", **_FILE)
 ]
@@ -52,7 +58,7 @@ def generate(
     exclude: Excluded = None,
     exclude_questions: ExcludedQuestions = None,
     per_source_cap: Annotated[float, typer.Option(help="Share of the pairs that one document may hold.")] = 0.25,
-    kinds: Kinds = "span,unanswerable",
+    kinds: Kinds = None,
     glossary: GlossaryFile = None,
     persona: Personas = None,
     plan_types: PlanTypes = None,
@@ -66,7 +72,7 @@ def generate(
         "limit": limit,
         "per_source_cap": per_source_cap,
         "faq": faq,
-        "kinds": [kind.strip() for kind in kinds.split(",") if kind.strip()],
+        "kinds": [kind.strip() for kind in kinds.split(",") if kind.strip()] if kinds is not None else None,
         "glossary": _terms(glossary),
         "personas": persona or [],
         "plan_types": plan_types,
@@ -90,6 +96,8 @@ def _terms(path: Path | None) -> dict[str, list[str]]:
 def _print_ledger(ledger: dict[str, Any]) -> None:
     if "faq" in ledger:
         print_line("Questions of the documents: " + ledger_text(ledger["faq"]))
+    if "stated" in ledger and ledger["stated"]["requested"] < ledger["requested"]:
+        print_line("Of these stated by the documents: " + ledger_text(ledger["stated"]))
     print_line(ledger_text(ledger))
     print_line(types_text(ledger["question_types"]))
     if "advice" in ledger:

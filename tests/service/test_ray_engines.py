@@ -25,7 +25,7 @@ SAMPLES = Path(data.__file__).parent / "samples"
 DOCUMENT = "00-super-bowl-50.md"
 PROPOSALS = 8
 QUESTIONS = 3
-PAIRS = {"collection": "default", "limit": PROPOSALS, "seed": 3}
+PAIRS = {"collection": "default", "limit": PROPOSALS, "seed": 3, "kinds": ["span", "unanswerable"]}
 
 
 def settings(state, **given):

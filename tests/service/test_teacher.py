@@ -170,6 +170,30 @@ def test_what_the_packaged_writer_is_worth_is_said(make_workspace, generator):
     assert "--teacher" in packaged["advice"]
 
 
+def test_without_a_larger_model_documents_are_taken_at_their_word(make_workspace, generator, monkeypatch):
+    generator.reply = lambda request: said("When was it built?", "1842") if request.grammar else "1842 [1]"
+    workspace = make_workspace("indexed")
+    workspace.store.adapters.add(adapter("pair-writer"))
+    monkeypatch.setattr(Workspace, "ensure_starter_adapters", lambda _self: ("pair-writer",))
+    ledger = pairs_work.run(workspace, {"limit": 4}, lambda _progress: None)
+    assert ledger["requested"] == ledger["stated"]["requested"] < 4
+    assert not generator.requests
+    assert "--teacher" in ledger["advice"]
+    filled = pairs_work.run(workspace, {"limit": 4, "fill": True}, lambda _progress: None)
+    assert filled["requested"] == 4 == filled["accepted"] + filled["failed"] + sum(filled["rejected"].values())
+    assert filled["stated"] == ledger["stated"]
+    assert generator.requests
+    assert pairs_work.run(workspace, {"limit": 4, "kinds": ["span"]}, lambda _progress: None)["requested"] == 4
+
+
+def test_statements_are_taken_beside_a_teachers_pairs_where_asked_for(generate, kept):
+    ledger = generate("--kinds", "stated,span", "--limit", 5, "--no-faq")
+    assert ledger["requested"] == 5 == ledger["accepted"] + ledger["failed"] + sum(ledger["rejected"].values())
+    assert ledger["stated"]["requested"] >= 1
+    assert any(pair.generated_by == "stated:when_done" for pair in kept())
+    assert "stated" not in generate("--limit", 5, "--no-faq")
+
+
 @pytest.fixture(scope="module")
 def starter(tmp_path_factory):
     root = tmp_path_factory.mktemp("starter")

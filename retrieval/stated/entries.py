@@ -1,0 +1,126 @@
+"""Transformations of what a document lists or glosses: a term with what it is, an abbreviation with its long form.
+
+Terms of a list are asked for together with the class or function that the heading above them names: alone they say
+nothing. Knows nothing of sentences.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from retrieval.stated.phrases import Names, understood, words_of
+from retrieval.stated.sentences import plain
+
+LONGEST_GLOSS = 40
+"""Words of what is said about a term."""
+SHORTEST_DEED = 4
+"""Words of what an option does."""
+
+_FENCE = re.compile(r"\s*(```|~~~)")
+_HEADING = re.compile(r"(#{1,6})\s+(\S.*)")
+_ITEM = re.compile(r"\s*[-*+]\s+(?P<term>\S[^:：]{0,200}?)(?P<mark>\s+[-–—]\s+|\s?[:：]\s*)(?P<said>\S.*)$")
+_CODE = re.compile(r"`([A-Za-z_][\w.]*)(?:\([^`]*\))?`")
+_TERM = re.compile(r"`([A-Za-z_]\w*)(?:\(([^`]*)\))?`")
+_PATH = re.compile(r"`\.?[A-Za-z]\w*(?:\.[\w/-]+){2,}`")
+_OPTION = re.compile(r"`--[a-z][\w-]+`")
+_FIRST = re.compile(r"(.+?\.)(?:\s+[A-Z`]|$)")
+_DEFAULT = re.compile(r"(?:^|\s)Defaults to (`[^`]+`)\.(?:\s|$)")
+_NAME = re.compile(r"[A-Z][\w.+-]*(?: [A-Z][\w.+-]*){0,3}")
+_VERB = re.compile(r"(?!Is |Has |Was |This |As |Its )[A-Z][a-z]+(?:s|es) (?!of\b|are\b|is\b|for\b)")
+_NOUN = re.compile(r"(?:[Aa]n?|[Tt]he) ")
+_PHRASE = re.compile(r"(?:[Aa]n?|[Tt]he|[Ww]hether) ")
+_NO_DEED = re.compile(r"(?:[Aa]n?|[Tt]he|[Ww]hether|[Ii]f|[Ff]or|[Ii]n|[Ww]hen|[Dd]efaults?|[Rr]equired|[Oo]ptional)\b")
+_CODE_SPAN = re.compile(r"`[^`]*`")
+_FINITE = re.compile(r"\b(?:is|are|has|have|was|were|will|can|uses)\b")
+_BROKEN = re.compile(r"^the supported\b|[<>{}\[\]|:]|\be\.g$|\bi\.e$")
+_ABBR = re.compile(r'<abbr title="([^"<>]+)">([A-Z][A-Za-z]*[A-Z])s?</abbr>')
+_DFN = re.compile(r'<dfn title="([^"<>]+)">([^<>]+)</dfn>')
+_MINOR = frozenset(["of", "the", "and", "for", "in", "on", "a", "an", "to"])
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """A question, its answer, the transformation that made them, and where the document states it (``start:end``)."""
+
+    question: str
+    answer: str
+    made_by: str
+    start: int
+    end: int
+
+
+def listed(document: str, names: Names) -> Iterator[Stated]:
+    """Yield what the items of lists say of their terms."""
+    fenced, position, holder = False, 0, ""
+    for line in document.splitlines(keepends=True):
+        start, position = position, position + len(line)
+        if _FENCE.match(line):
+            fenced = not fenced
+        elif fenced:
+            continue
+        elif heading := _HEADING.match(line):
+            codes = set(_CODE.findall(heading[2]))
+            holder = codes.pop() if len(codes) == 1 else ""
+        elif item := _ITEM.match(line.rstrip()):
+            end = start + len(line.rstrip())
+            for question, answer, made_by in _asked(plain(item["term"]), plain(item["said"]), holder, names):
+                yield Stated(question, answer, made_by, start + len(line) - len(line.lstrip()), end)
+
+
+def _asked(term: str, said: str, holder: str, names: Names) -> Iterator[tuple[str, str, str]]:
+    """Yield questions, answers and transformations of one item."""
+    gloss = _gloss(said)
+    if _TERM.fullmatch(term):
+        if holder and holder != term.strip("`"):
+            yield from _of_member(term, gloss, said, holder)
+    elif not gloss or _FINITE.search(re.split(r" (?:that|which|whether) ", f" {gloss}")[0]):
+        return
+    elif _PATH.fullmatch(term) and _PHRASE.match(gloss):
+        yield (f"What does {term} specify?" if gloss[0] in "wW" else f"What is {term}?"), gloss, "setting"
+    elif _OPTION.fullmatch(term) and not _NO_DEED.match(gloss) and len(words_of(gloss)) >= SHORTEST_DEED:
+        yield f"What does the {term} option do?", gloss, "setting"
+    elif (
+        _NAME.fullmatch(term)
+        and "(`" not in gloss
+        and not term.isupper()
+        and names.is_known(words_of(term)[0])
+        and _NOUN.match(gloss)
+    ):
+        yield f"What is {term}?", gloss, "listed_term"
+
+
+def _of_member(term: str, gloss: str, said: str, holder: str) -> Iterator[tuple[str, str, str]]:
+    """Yield what is said of a class's or function's member."""
+    if _VERB.match(gloss):
+        yield f"What does {term} do in `{holder}`?", gloss, "member"
+    elif _NOUN.match(gloss):
+        yield f"What is {term} in `{holder}`?", gloss, "member"
+    if default := _DEFAULT.search(said):
+        yield f"What does {term} default to in `{holder}`?", default[1], "member_default"
+
+
+def _gloss(said: str) -> str:
+    """Return the first sentence of what is said about a term, "" where it is not whole or leans on something."""
+    first = _FIRST.match(said if said.endswith(".") else said + ".")
+    gloss = first[1].removesuffix(".") if first else ""
+    if not 3 <= len(words_of(gloss)) <= LONGEST_GLOSS or _BROKEN.search(_CODE_SPAN.sub("", gloss)):
+        return ""
+    return gloss if understood(gloss, ("that", "which", "it", "its", "their", "whose"), definite=False) else ""
+
+
+def glossed(document: str) -> Iterator[Stated]:
+    """Yield what HTML's ``abbr`` and ``dfn`` say of their terms."""
+    for found in _ABBR.finditer(document):
+        if _initials(found[1]) == found[2].upper():
+            yield Stated(f"What does {found[2]} stand for?", found[1], "abbreviation", *found.span())
+    for found in _DFN.finditer(document):
+        said, term = found[1].strip().removesuffix("."), found[2].strip()
+        told = _NOUN.match(said) and understood(said, ("that", "which", "its"), definite=False)
+        if told and 4 <= len(words_of(said)) <= LONGEST_GLOSS and re.fullmatch(r"[\w -]{3,40}", term):
+            yield Stated(f"What is meant by “{term}”?", said, "gloss", *found.span())
+
+
+def _initials(name: str) -> str:
+    return "".join(word[0] for word in re.split(r"[\s-]+", name) if word and word not in _MINOR).upper()
