@@ -173,7 +173,8 @@ def _add_manifest(archive: tarfile.TarFile, manifest: dict[str, Any]) -> None:
 def restore_backup(source: Path, root: Path, report: Report) -> BackupSummary:
     """Unpack a backup into the new state directory ``root``, which appears whole or not at all.
 
-    Every file is compared with its hash; the database is read for damage and brought up to date, its paths fit.
+    Every file is compared with its hash; the database is read for damage and brought up to date, its paths fit, and
+    it names no index generation but those that are there.
 
     Raises:
         Conflict: ``root`` exists and is not empty.
@@ -191,6 +192,7 @@ def restore_backup(source: Path, root: Path, report: Report) -> BackupSummary:
             summary = _unpack(source, draft, report)
             with contextlib.closing(Store.open(draft / DATABASE)) as store:
                 store.check()
+                _forget_left_out(store)
                 store.relocate(summary.root, str(root))
             if root.exists():
                 root.rmdir()
@@ -199,6 +201,14 @@ def restore_backup(source: Path, root: Path, report: Report) -> BackupSummary:
     except OSError as error:
         raise map_os_error(error, root) from error
     return summary
+
+
+def _forget_left_out(store: Store) -> None:
+    """Forget the index generations that no backup holds: there is no way back to one without files."""
+    for collection in store.collections.names():
+        for row in store.generations.list(collection):
+            if not row.current:
+                store.generations.delete(collection, row.number)
 
 
 def _unpack(source: Path, draft: Path, report: Report) -> BackupSummary:

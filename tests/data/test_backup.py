@@ -84,6 +84,22 @@ def test_base_models_can_be_left_out(state, store, tmp_path):
     }
 
 
+def test_the_store_knows_only_the_generations_that_are_in_the_backup(state, store, tmp_path):
+    """Else a rollback would lead to a folder that is not there, and a verification would miss it."""
+    for number in (1, 2):
+        assert store.generations.begin("default", {}) == number
+        folder = state.index("default", number)
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text("{}")
+        store.generations.commit("default", number, {"number": number})
+    store.generations.begin("default", {})
+    write_backup(state, store, tmp_path / "saved.tar", quiet)
+    restore_backup(tmp_path / "saved.tar", tmp_path / "other", quiet)
+    with Store.open(tmp_path / "other" / DATABASE) as found:
+        assert [(row.number, row.current) for row in found.generations.list("default")] == [(2, True)]
+    assert [row.number for row in store.generations.list("default")] == [1, 2, 3]
+
+
 def test_a_backup_is_for_its_owner_alone(saved, tmp_path):
     assert saved.stat().st_mode & 0o077 == 0
     restore_backup(saved, tmp_path / "other", quiet)

@@ -1,7 +1,7 @@
 """The long runs: ``python -m tests.torture [--kills N] [--index N] [--database N] [--lock N] [--jobs N]
 [--crossings N] [--models N] [--fuzz N] [--together N] [--trainings N] [--callers N] [--overload N]
 [--loaders N] [--clients N] [--adapters N] [--swaps N] [--points N] [--powercut N] [--exports N] [--full N]
-[--page]``.
+[--snapshots N] [--page]``.
 
 Runs add up: each goes on with seeds that none before has had, and is recorded with its date and commit as it ends.
 """
@@ -32,6 +32,7 @@ def later(name: str, trials: int, seed: int, folder: Path) -> dict[str, int]:
 
 
 THREADED = ("crossings", "models", "fuzz", "clients", "adapters", "swaps", "together", "callers", "overload", "loaders")
+SERVICE = ("snapshots",)
 
 RUNS: dict[str, Callable[[int, int, Path], dict[str, Any]]] = {
     "kills": run,
@@ -41,7 +42,7 @@ RUNS: dict[str, Callable[[int, int, Path], dict[str, Any]]] = {
     "jobs": jobs.run,
     "points": points.run,
     "powercut": powercut.run,
-    **{name: partial(later, name) for name in (*THREADED, "exports", "full", "trainings")},
+    **{name: partial(later, name) for name in (*THREADED, *SERVICE, "exports", "full", "trainings")},
 }
 DEFAULTS = {
     "kills": 3000,
@@ -64,6 +65,7 @@ DEFAULTS = {
     "callers": 20_000,
     "overload": 5000,
     "loaders": 2_000_000,
+    "snapshots": 50,
 }
 A_PIECE = {
     "fuzz": 5000,

@@ -1,0 +1,75 @@
+"""The short form of further long runs, and that each would see a broken promise."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from data.backup import restore_backup, write_backup
+from retrieval.ingest import ignore_progress
+from tests.service.conftest import small_workspace
+from tests.service.parts import ScriptedGenerator
+from tests.torture import snapshots
+from tests.torture.kills import text
+from tests.torture.matrix import FAILURES
+from tests.torture.test_torture import tortured
+from tests.torture.together import NONE, Write
+
+slow = pytest.mark.slow
+
+
+def faultless(name, found):
+    """Say whether a run found nothing."""
+    return {kind: found[kind] for kind in FAILURES[name]} == dict.fromkeys(FAILURES[name], 0)
+
+
+@slow
+def test_backups_under_writes_are_of_one_moment():
+    found = tortured("snapshots", 3)
+    assert faultless("snapshots", found)
+    assert found["certain"] > 5
+    assert found["writes"] > 1
+
+
+@pytest.mark.parametrize(
+    ("version", "spans"),
+    [(1, [(3.0, 3.4)]), (2, [(3.2, 3.8)]), (NONE, [(3.6, 4.0)]), (3, [])],
+)
+def test_when_a_document_may_have_been_in_a_version_follows_from_what_was_acknowledged(version, spans):
+    writes = [Write(1, 1.0, 2.0), Write(2, 3.2, 3.4), Write(NONE, 3.6, 3.8)]
+    assert snapshots.spans(writes, version, 3.0, 4.0) == spans
+    assert snapshots.spans([], NONE, 3.0, 4.0) == [(3.0, 4.0)]
+    assert snapshots.spans([Write(1, 3.5)], 1, 3.0, 4.0) == [(3.5, 4.0)]
+
+
+def test_documents_that_never_were_together_so_are_seen():
+    assert snapshots.one_moment([[(1, 3)], [(2, 4)], [(0, 1), (2.5, 5)]])
+    assert not snapshots.one_moment([[(1, 3)], [(2, 4)], [(0, 1), (3.5, 5)]])
+
+
+@slow
+def test_a_backup_that_is_of_no_moment_or_damaged_would_be_seen(tmp_path):
+    root = tmp_path / "restored"
+    with small_workspace(tmp_path / "state", ScriptedGenerator()) as workspace:
+        for number in (0, 1):
+            content = text(number, 1).encode()
+            kept = snapshots.keep_upload(workspace.state, snapshots.name(number), snapshots.BytesIO(content), 1000)
+            workspace.ingestor.ingest("default", [kept])
+        write_backup(workspace.state, workspace.store, tmp_path / "backup.tar", ignore_progress)
+    restore_backup(tmp_path / "backup.tar", root, ignore_progress)
+
+    def seen(*writes):
+        service = snapshots.Service(None)
+        snapshots.judge(service, root, [list(own) for own in writes], 3.0, 4.0)
+        return {kind for kind in FAILURES["snapshots"] if service.counts[kind]}
+
+    put, replaced = Write(1, 1.0, 2.0), Write(2, 2.5, 2.9)
+    assert seen([put], [put]) == set()
+    assert seen([put], [put], [put]) == {"lost"}
+    assert seen([put], [put, replaced]) == {"phantom"}
+    assert seen([put], [put, Write(NONE, 2.5, 2.9)]) == {"phantom"}
+    assert seen([put]) == {"phantom"}
+    assert seen([put, Write(2, 3.1, 3.2)], [Write(1, 3.5, 3.6)]) == {"mixed"}
+    shutil.rmtree(root / "blobs")
+    assert seen([put], [put]) == {"broken"}
