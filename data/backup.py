@@ -2,7 +2,7 @@
 
 The database is copied as it is at one moment; then come the files that it may name, which never change once they are
 written. A listed file or an index generation that goes while it is copied begins the backup anew; what was deleted
-between the moment and the listing is missing, as it would be a moment later. Left out is what
+between the moment and the end of the listing is missing, as it would be a moment later. Left out is what
 can be had again: kept passages (``kv``), logs, temporary files, exports, index generations that are not in use. The
 manifest, with the hash of every file, is the last member. The archive holds all documents and the hashes of all keys:
 it is as private as the state directory. Knows nothing of what is in the files.
@@ -92,7 +92,7 @@ def write_backup(
 def _write(state: StateDirectory, store: Store, draft: Path, report: Report, *, models: bool) -> BackupSummary:
     snapshot = draft.with_name(DATABASE)
     store.snapshot(snapshot)
-    members = [(snapshot, DATABASE), *_files(state, snapshot, models=models)]
+    members = [(snapshot, DATABASE), *_files(state, store, snapshot, models=models)]
     total = sum(_size(path) for path, _ in members)
     hashes: dict[str, str] = {}
     done = 0
@@ -110,20 +110,33 @@ def _write(state: StateDirectory, store: Store, draft: Path, report: Report, *, 
     return summary
 
 
-def _files(state: StateDirectory, snapshot: Path, *, models: bool) -> Iterator[tuple[Path, str]]:
+def _files(state: StateDirectory, store: Store, snapshot: Path, *, models: bool) -> Iterator[tuple[Path, str]]:
     """Yield (path, name in the archive) of every file but the database."""
     folders = [state.root / name for name in _FOLDERS if models or name != "models"]
     if not models:
         folders.append(state.embedders())
-    with contextlib.closing(Store.open(snapshot)) as store:
-        for collection in store.collections.names():
-            number = store.collections.current_generation(collection)
-            if number is not None:
-                folders.append(state.index(collection, number))
-                if not folders[-1].is_dir():
-                    raise _Gone
     for folder in folders:
-        for path in sorted(folder.rglob("*")):
+        yield from _listed(state, folder)
+    with contextlib.closing(Store.open(snapshot)) as saved:
+        for collection in saved.collections.names():
+            number = saved.collections.current_generation(collection)
+            if number is not None:
+                yield from list(_listed(state, state.index(collection, number)))
+                # A generation's row goes before its files: while it is there, none of them was missed.
+                if all(row.number != number for row in store.generations.list(collection)):
+                    raise _Gone
+
+
+def _listed(state: StateDirectory, folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the files in ``folder``; what goes while it is listed is left out."""
+
+    def lost(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for at, folders, names in os.walk(folder, onerror=lost):
+        folders.sort()
+        for path in (Path(at, name) for name in sorted(names)):
             if path.is_file() and not path.is_symlink():
                 yield path, path.relative_to(state.root).as_posix()
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import tarfile
 import threading
@@ -145,6 +146,44 @@ def test_a_file_that_goes_meanwhile_begins_the_backup_anew(state, store, tmp_pat
     write_backup(state, store, tmp_path / "saved.tar", lose)
     restore_backup(tmp_path / "saved.tar", tmp_path / "other", quiet)
     assert set(contents(tmp_path / "other")) == {"calibrations/default/rag.json", "models/own/own.gguf"}
+
+
+def test_a_folder_that_goes_while_it_is_listed_is_left_out(state, store, tmp_path, monkeypatch):
+    scan = os.scandir
+
+    def lose(path):
+        if str(path) == str(state.blobs / "ab"):
+            shutil.rmtree(path, ignore_errors=True)
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", lose)
+    write_backup(state, store, tmp_path / "saved.tar", quiet)
+    monkeypatch.undo()
+    restore_backup(tmp_path / "saved.tar", tmp_path / "other", quiet)
+    assert set(contents(tmp_path / "other")) == {"calibrations/default/rag.json", "models/own/own.gguf"}
+
+
+def test_an_index_that_goes_while_it_is_listed_begins_the_backup_anew(state, store, tmp_path, monkeypatch):
+    for number in (1, 2):
+        folder = state.index("default", number) / "lexical"
+        folder.mkdir(parents=True)
+        (folder / "meta.json").write_text("{}")
+        store.generations.begin("default", {})
+    store.generations.commit("default", 1, {})
+    scan = os.scandir
+
+    def lose(path):
+        if str(path) == str(state.index("default", 1) / "lexical") and len(store.generations.list("default")) == 2:
+            store.generations.commit("default", 2, {})
+            store.generations.delete("default", 1)
+            (state.index("default", 1) / "lexical" / "meta.json").unlink()
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", lose)
+    write_backup(state, store, tmp_path / "saved.tar", quiet)
+    monkeypatch.undo()
+    restore_backup(tmp_path / "saved.tar", tmp_path / "other", quiet)
+    assert "index/default/2/lexical/meta.json" in contents(tmp_path / "other")
 
 
 def test_a_backup_that_is_stopped_leaves_nothing(state, store, tmp_path):
