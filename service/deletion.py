@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def delete_document(workspace: Workspace, document_id: str) -> dict[str, Any]:
-    """Delete a document: its chunks, its place in the index, its uploaded bytes and exports that quote it.
+    """Delete a document: chunks, its place in the index, uploaded bytes, exports and kept answers that quote it.
 
     Returns:
         ``{"deleted": [{"id", "source"}], "adapters": [{"adapter", "stage", "role"}]}``, the latter as
@@ -28,6 +28,6 @@ def delete_document(workspace: Workspace, document_id: str) -> dict[str, Any]:
     row = workspace.store.documents.row(document_id)
     adapters = adapters_trained_on(workspace.store, document_id)
     workspace.ingestor.delete(document_id)
-    forget_upload(workspace.state, row.sha256, row.source)
+    forget_upload(workspace.state, workspace.store, row.sha256, row.source)
     forget_exports(workspace.state, row.collection)
     return {"deleted": [{"id": row.id, "source": row.source}], "adapters": adapters}

@@ -23,7 +23,8 @@ def proposed_pair(row: AnswerRow, rating: int | None, correction: str | None) ->
     """Return the candidate pair that feedback on an answer proposes, None if it proposes none."""
     if correction is not None:
         return correction_pair(row, correction)
-    if rating is not None and rating > 0 and not row.answer.abstained:
+    # A document that an answer was made of may have been deleted, and its text with it.
+    if rating is not None and rating > 0 and not row.answer.abstained and row.answer.text:
         return correction_pair(row, row.answer.text)
     return None
 

@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from data.access import current
+from data.access import MACHINE, acting, current
 from data.errors import DocumentTooLarge, InvalidRequest
-from data.records import Job, content_id
+from data.records import Job, JobStatus, content_id
 from data.state import StateDirectory, map_os_error, sync_folder
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 UPLOAD = "upload"
 """The input of a job that names its folder under ``uploads/``."""
 ENDED = frozenset(("succeeded", "failed", "cancelled"))
+_UNFINISHED: tuple[JobStatus, ...] = ("queued", "running", "interrupted")
 _LISTED = 500
 
 _BLOCK = 1 << 20
@@ -70,12 +71,27 @@ def keep_upload(state: StateDirectory, name: str, file: BinaryIO, max_bytes: int
     return path
 
 
-def forget_upload(state: StateDirectory, sha256: str, name: str) -> None:
-    """Remove the bytes that were uploaded as ``name``, if they were; the same bytes under another name stay."""
-    folder = state.blobs / sha256
-    (folder / PurePosixPath(name).name).unlink(missing_ok=True)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+def forget_upload(state: StateDirectory, store: Store, sha256: str, name: str, *, before: float | None = None) -> None:
+    """Remove the bytes that were uploaded as ``name``, if they were; the same bytes under another name stay.
+
+    So do bytes that an unfinished job is about to read, and those that came again after ``before`` (Unix seconds).
+    """
+    path = state.blobs / sha256 / PurePosixPath(name).name
+    try:
+        if (before is not None and path.stat().st_mtime > before) or str(path) in _awaited(store):
+            return
+        path.unlink()
+        if not any(path.parent.iterdir()):
+            path.parent.rmdir()
+    except FileNotFoundError:
+        return
+
+
+def _awaited(store: Store) -> set[str]:
+    """Return the paths that unfinished jobs read, whoever submitted them."""
+    with acting(MACHINE):
+        jobs = [job for status in _UNFINISHED for job in store.jobs.list(status, _LISTED)]
+    return {path for job in jobs for path in job.inputs.get("paths", ())}
 
 
 def keep_for_job(
@@ -132,7 +148,7 @@ def sweep_uploads(state: StateDirectory, store: Store, older_than_s: float = 0.0
 
     Files younger than ``older_than_s`` stay: while requests are served their job may not have been made yet.
     """
-    awaited = [job for status in ("queued", "running", "interrupted") for job in store.jobs.list(status, _LISTED)]
+    awaited = [job for status in _UNFINISHED for job in store.jobs.list(status, _LISTED)]
     if len(awaited) >= _LISTED:
         return  # not all are listed: rather keep a file too many
     kept = {job.inputs.get(UPLOAD) for job in awaited}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from data.access import current
 from data.errors import UnknownAnswer
 from data.records import Answer, Chunk, Citation, Passage, Sentence, Usage
-from data.store.database import Database, check_limit
-from data.store.links import link_answer
+from data.store.database import Database, batches, check_limit
+from data.store.links import answer_chunks, link_answer
 from data.store.schema import answers, feedback
 
 _ADD = sa.insert(answers)
@@ -56,6 +56,26 @@ def _answer(stored: Mapping[str, Any]) -> Answer:
 
 def _unknown(answer_id: str) -> UnknownAnswer:
     return UnknownAnswer("No such answer.", got=answer_id)
+
+
+def forget_documents(connection: sa.Connection, document_ids: Iterable[str]) -> None:
+    """Take what documents said out of the answers that were shown them: text, sentences, passages and citations.
+
+    The question, who answered, the counts and the ids that links hold stay.
+    """
+    gone = set(document_ids)
+    for batch in batches(gone):
+        shown = sa.select(answer_chunks.c.answer_id).where(answer_chunks.c.document_id.in_(batch))
+        keys = connection.execute(sa.select(answers.c.key).where(answers.c.id.in_(shown))).scalars().all()
+        for key in keys:  # one at a time: many may have been shown a document, each with all its passages
+            stored = connection.execute(sa.select(answers.c.answer).where(answers.c.key == key)).scalar_one()
+            left = {
+                "text": "",
+                "sentences": [],
+                "passages": [each for each in stored["passages"] if each["chunk"]["document_id"] not in gone],
+                "citations": [each for each in stored["citations"] if each["document_id"] not in gone],
+            }
+            connection.execute(sa.update(answers).where(answers.c.key == key).values(answer={**stored, **left}))
 
 
 class Answers:

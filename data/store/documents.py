@@ -13,6 +13,7 @@ from data.access import current
 from data.errors import Conflict, InvalidRequest, UnknownDocument
 from data.records import Chunk, Document, Filter
 from data.store import retired
+from data.store.answers import forget_documents
 from data.store.collections import ensure_collection, require_collection
 from data.store.database import Database, Row, batches, check_limit, parse_cursor
 from data.store.filters import conditions
@@ -269,7 +270,7 @@ class Documents:
         return [_row(row) for row in found[:limit]], following
 
     def delete(self, document_id: str) -> None:
-        """Remove a document, its chunks and its older versions; pairs made from them stay and become stale.
+        """Remove a document, its chunks, older versions and place in answers; pairs made from them become stale.
 
         Raises:
             UnknownDocument: there is none.
@@ -286,7 +287,7 @@ class Documents:
                 found.extend(connection.execute(query.where(documents.c.id.in_(batch))))
             found = [row for row in found if current().sees(row.collection)]
             for row in found:
-                retired.forget(connection, row.collection, [row.source])
+                forget_documents(connection, [row.id, *retired.forget(connection, row.collection, [row.source])])
             _delete(connection, [row.id for row in found])
         return len(found)
 

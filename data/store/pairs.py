@@ -31,6 +31,16 @@ def mark_stale(connection: sa.Connection, chunk_ids: sa.Select[Any] | Sequence[s
     connection.execute(sa.update(pairs).where(pairs.c.id.in_(resting)).values(stale=True))
 
 
+def _gone(connection: sa.Connection, chunk_ids: Iterable[str]) -> bool:
+    """Say whether a chunk is not there: its document may have gone while a pair was made of it."""
+    wanted = set(chunk_ids)
+    found = sum(
+        connection.execute(sa.select(sa.func.count()).select_from(chunks).where(chunks.c.id.in_(batch))).scalar_one()
+        for batch in batches(wanted)
+    )
+    return found < len(wanted)
+
+
 def unmark_stale(connection: sa.Connection, chunk_ids: Iterable[str]) -> None:
     """Clear the mark of the pairs whose chunks are all there again."""
     missing = (
@@ -100,7 +110,7 @@ class Pairs:
                 status=pair.status,
                 reason=pair.reason,
                 checks=dict(pair.checks),
-                stale=pair.stale,
+                stale=pair.stale or _gone(connection, pair.chunk_ids),
                 created_at=time.time(),
             )
         )
@@ -226,7 +236,8 @@ class Pairs:
                 connection.execute(sa.delete(pair_chunks).where(pair_chunks.c.pair_id == pair_id))
                 if chunk_ids:
                     connection.execute(sa.insert(pair_chunks), _links(pair_id, chunk_ids))
-                unmark_stale(connection, chunk_ids)
+                    stale = _gone(connection, chunk_ids)
+                    connection.execute(sa.update(pairs).where(pairs.c.id == pair_id).values(stale=stale))
             rows = connection.execute(sa.select(pairs).where(pairs.c.id == pair_id)).all()
             # What was changed above is undone by the error.
             if not rows or not current().sees(rows[0].collection):

@@ -71,11 +71,14 @@ def _keep_chunks(connection: sa.Connection, keys: Sequence[int], needed_until: i
     connection.execute(sa.insert(retired_chunks).from_select(["retired_key", *_CHUNK], kept))
 
 
-def forget(connection: sa.Connection, collection: str, sources: Sequence[str]) -> None:
-    """Forget the old versions of documents that are being deleted."""
+def forget(connection: sa.Connection, collection: str, sources: Sequence[str]) -> list[str]:
+    """Forget the old versions of documents that are being deleted; return their ids."""
+    gone: list[str] = []
     for batch in batches(sources):
         where = (retired_documents.c.collection == collection) & retired_documents.c.source.in_(batch)
+        gone.extend(connection.execute(sa.select(retired_documents.c.id).where(where)).scalars())
         connection.execute(sa.delete(retired_documents).where(where))
+    return gone
 
 
 def rename(connection: sa.Connection, collection: str, source: str, new: str) -> None:

@@ -7,14 +7,19 @@ Knows nothing of where files come from.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.protocols import Report
+from service.uploads import forget_upload
 from service.work.failures import WorkFailed, error_of_all_failed
 
 if TYPE_CHECKING:
+    from data.store import DocumentRow
+    from retrieval.ingest import IngestReport
     from service.workspace import Workspace
 
 
@@ -24,15 +29,29 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
     Raises:
         WorkFailed: ``strict``, and every file failed.
     """
+    collection, began = inputs.get("collection", "default"), time.time()
+    before = workspace.store.documents.by_source(collection)
     done = workspace.ingestor.ingest(
-        inputs.get("collection", "default"),
+        collection,
         [Path(path) for path in inputs["paths"]],
         sync=inputs.get("sync", False),
         tags=inputs.get("tags"),
         report=report,
     )
+    _forget_replaced(workspace, before, done, began)
     outputs = asdict(done)
     error = error_of_all_failed(outputs)
     if error is not None and inputs.get("strict", False):
         raise WorkFailed(error, outputs)
     return outputs
+
+
+def _forget_replaced(workspace: Workspace, before: Mapping[str, DocumentRow], done: IngestReport, began: float) -> None:
+    """Remove the uploaded bytes of documents that are there no more, or in another version."""
+    blobs = workspace.state.blobs
+    sources = (*(row["source"] for row in done.indexed), *done.deleted)
+    old = [before[each] for each in sources if each in before and (blobs / before[each].sha256).is_dir()]
+    now = workspace.store.documents.by_source(old[0].collection) if old else {}
+    for row in old:
+        if row.source not in now or now[row.source].sha256 != row.sha256:
+            forget_upload(workspace.state, workspace.store, row.sha256, row.source, before=began)

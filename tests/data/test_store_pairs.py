@@ -7,7 +7,8 @@ from data.records import QAPair
 
 
 def pair(n, **changes):
-    made = QAPair(f"p{n}", f"Question {n}?", f"answer {n}", (f"c{n}", "c0"), "span", "test")
+    """Return a pair whose chunks are not there, so it is stale."""
+    made = QAPair(f"p{n}", f"Question {n}?", f"answer {n}", (f"c{n}", "c0"), "span", "test", stale=True)
     return replace(made, **changes)
 
 
@@ -37,6 +38,30 @@ def test_update_changes_what_it_names(store):
     assert changed == pair(1, status="accepted", answer="better", checks={"x": 1}, chunk_ids=("c9",))
     assert store.pairs.get("p1") == changed
     assert store.pairs.update("p1") == changed
+
+
+def test_a_pair_made_of_what_is_gone_meanwhile_is_stale(store, make):
+    document, chunks = make("roses.md", "Roses are blue | Violets are red")
+    store.documents.put("default", document, "0" * 64, chunks)
+    there, gone = chunks[0].id, "0" * 32
+    new = [
+        QAPair("all", "What?", "blue", (there,), "span", "test"),
+        QAPair("none", "What?", "blue", (), "free", "test"),
+        QAPair("half", "What?", "blue", (there, gone), "multi", "test"),
+    ]
+    store.pairs.add("default", None, new)
+    assert {found.id: found.stale for found in store.pairs.all("default")} == {
+        "all": False,
+        "none": False,
+        "half": True,
+    }
+    assert not store.pairs.update("half", chunk_ids=(there,)).stale
+    assert store.pairs.update("half", chunk_ids=(gone,)).stale
+    store.documents.delete(document.id)
+    store.pairs.add("default", None, [QAPair("late", "What?", "blue", (there,), "span", "test", "accepted")])
+    assert store.pairs.get("late").stale
+    store.documents.put("default", document, "0" * 64, chunks)
+    assert not store.pairs.get("late").stale
 
 
 @pytest.mark.parametrize("changes", [{"status": "maybe"}, {"kind": "odd"}, {"id": "p2"}, {"stale": True}])

@@ -119,6 +119,48 @@ def test_deleting_an_upload_deletes_its_bytes(empty_client, workspace):
     assert [path for path in workspace.state.blobs.rglob("*") if path.is_file()] == []
 
 
+def kept(workspace):
+    """Return the names of the uploads that are kept."""
+    return [path.name for path in workspace.state.blobs.rglob("*") if path.is_file()]
+
+
+def test_bytes_that_were_replaced_are_kept_no_more(empty_client, workspace):
+    for text in (b"# Secret\n\nThe secret is out.\n", b"# Secret\n\nThere is none.\n"):
+        run_job(workspace, upload(empty_client, ("secret.md", text)).json()["job_id"])
+    assert kept(workspace) == ["secret.md"]
+    (document,) = empty_client.get("/v1/documents").json()["documents"]
+    empty_client.delete(f"/v1/documents/{document['id']}")
+    assert kept(workspace) == []
+
+
+def test_bytes_that_a_job_is_about_to_read_are_kept(empty_client, workspace):
+    old, new = b"# Secret\n\nThe secret is out.\n", b"# Secret\n\nThere is none.\n"
+    run_job(workspace, upload(empty_client, ("secret.md", old)).json()["job_id"])
+    replacing, again = (upload(empty_client, ("secret.md", text)).json()["job_id"] for text in (new, old))
+    assert run_job(workspace, replacing).status == "succeeded"
+    (document,) = empty_client.get("/v1/documents").json()["documents"]
+    empty_client.delete(f"/v1/documents/{document['id']}")
+    assert run_job(workspace, again).status == "succeeded"
+    assert len(empty_client.get("/v1/documents").json()["documents"]) == 1
+
+
+def test_answers_keep_nothing_of_a_document_that_is_deleted(client, indexed, generator):
+    generator.reply = "Blue roses grow there [1]."
+    asked = {"question": "What grows in the garden of Tolm?", "mode": "rag"}
+    told = client.post("/v1/answers", json=asked).json()
+    elsewhere = client.post("/v1/answers", json={**asked, "filter": {"sources": ["lighthouse.md"]}}).json()
+    (document,) = {passage["document_id"] for passage in told["passages"] if passage["source"] == "garden.md"}
+    client.delete(f"/v1/documents/{document}")
+    kept = indexed.store.answers.get(told["id"])
+    assert kept.question == asked["question"]
+    assert kept.answer.text == ""
+    assert (kept.answer.sentences, kept.answer.citations) == ((), ())
+    assert {passage.source for passage in kept.answer.passages} <= {"lighthouse.md"}
+    assert indexed.store.answers.get(elsewhere["id"]).answer.text == elsewhere["answer"]
+    rated = client.post("/v1/feedback", json={"answer_id": told["id"], "rating": 1}).json()
+    assert rated["pair_id"] is None
+
+
 @pytest.mark.parametrize("path", ["/v1/documents/none", "/v1/documents/none/text"])
 def test_unknown_documents(client, path):
     response = client.get(path)

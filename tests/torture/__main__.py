@@ -1,7 +1,7 @@
 """The long runs: ``python -m tests.torture [--kills N] [--index N] [--database N] [--lock N] [--jobs N]
 [--crossings N] [--models N] [--fuzz N] [--together N] [--trainings N] [--callers N] [--overload N]
 [--loaders N] [--clients N] [--adapters N] [--swaps N] [--points N] [--powercut N] [--exports N] [--full N]
-[--snapshots N] [--page]``.
+[--snapshots N] [--deletions N] [--page]``.
 
 Runs add up: each goes on with seeds that none before has had, and is recorded with its date and commit as it ends.
 """
@@ -32,7 +32,7 @@ def later(name: str, trials: int, seed: int, folder: Path) -> dict[str, int]:
 
 
 THREADED = ("crossings", "models", "fuzz", "clients", "adapters", "swaps", "together", "callers", "overload", "loaders")
-SERVICE = ("snapshots",)
+SERVICE = ("snapshots", "deletions")
 
 RUNS: dict[str, Callable[[int, int, Path], dict[str, Any]]] = {
     "kills": run,
@@ -66,6 +66,7 @@ DEFAULTS = {
     "overload": 5000,
     "loaders": 2_000_000,
     "snapshots": 50,
+    "deletions": 1000,
 }
 A_PIECE = {
     "fuzz": 5000,

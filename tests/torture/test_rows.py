@@ -8,9 +8,11 @@ import pytest
 
 from data.backup import restore_backup, write_backup
 from retrieval.ingest import ignore_progress
+from service.app import create_app
 from tests.service.conftest import small_workspace
 from tests.service.parts import ScriptedGenerator
-from tests.torture import snapshots
+from tests.torture import deletions, snapshots
+from tests.torture.direct import Direct
 from tests.torture.kills import text
 from tests.torture.matrix import FAILURES
 from tests.torture.test_torture import tortured
@@ -73,3 +75,33 @@ def test_a_backup_that_is_of_no_moment_or_damaged_would_be_seen(tmp_path):
     assert seen([put, Write(2, 3.1, 3.2)], [Write(1, 3.5, 3.6)]) == {"mixed"}
     shutil.rmtree(root / "blobs")
     assert seen([put], [put]) == {"broken"}
+
+
+@slow
+def test_deleted_documents_are_found_nowhere():
+    found = tortured("deletions", 4)
+    assert faultless("deletions", found)
+    assert found["trials"] == 4
+
+
+@slow
+def test_a_document_that_is_still_there_would_be_seen(tmp_path):
+    echo = ScriptedGenerator(lambda request: "\n".join(message.content for message in request.messages))
+    with (
+        small_workspace(tmp_path / "state", echo) as workspace,
+        Direct(create_app(workspace, run_jobs=False), "http://127.0.0.1") as client,
+    ):
+        service = deletions.Service(workspace, client)
+
+        def seen(look, *arguments):
+            service.counts.clear()
+            look(service, *arguments)
+            return {kind for kind in FAILURES["deletions"] if service.counts[kind]}
+
+        assert seen(deletions.make, [1, 2]) == set()
+        assert seen(deletions.look, 1) == {"found", "usable"}
+        assert seen(deletions.left, [1]) == {"kept"}
+        assert seen(deletions.look_again, [1], [2]) == {"found", "returned", "kept"}
+        assert seen(deletions.look_again, [], [3]) == {"blind"}
+        workspace.store.adapters.delete("house", 1)
+        assert "unmarked" in seen(deletions.delete, 1)
