@@ -21,6 +21,7 @@ from data.errors import RagtuneError
 from service.access import KeyGuard
 from service.description import ERRORS, DescribedApp
 from service.guards import BodyGuard, HostGuard
+from service.hangup import Hangups
 from service.metrics import Metrics, MetricsMiddleware
 from service.pace import PaceGuard
 from service.problems import invalid_request
@@ -115,7 +116,7 @@ def create_app(workspace: Workspace, *, run_jobs: bool = True) -> FastAPI:
         redirect_slashes=False,  # a path that is no route is refused, whatever it resembles
     )
     app.state.workspace, app.state.runner, app.state.metrics = workspace, runner, metrics
-    app.state.shadow = shadow
+    app.state.shadow, app.state.hangups = shadow, Hangups()
     app.include_router(page.router)
     app.include_router(health.router, responses=ERRORS)
     for module in _ROUTERS:

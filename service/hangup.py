@@ -2,7 +2,8 @@
 
 A client can leave while its request waits, while its prompt is read or between two tokens. The thread that follows
 the generation is blocked then, so another one has to end it: that which hears the connection close. What was read and
-written until then is charged to its key, as what a finished answer took is. Knows nothing of connections, and of
+written until then is charged to its key, as what a finished answer took is. A service that stops hangs up by itself on
+what takes too long, and the client is told. Knows nothing of connections, and of
 generations only that they can be cancelled.
 """
 
@@ -12,9 +13,10 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from weakref import WeakSet
 
 from data.access import current
-from data.errors import ClientLeft, RagtuneError
+from data.errors import ClientLeft, EngineUnavailable, RagtuneError
 from data.protocols import Delta, GenerationRequest, GenerationResult, Generator
 from service.spans import Told, generation_span
 
@@ -25,21 +27,23 @@ _FIRST_WIDE = "\u2e80"
 
 
 class Hangup:
-    """Whether a client has left, and what to do then. Thread-safe."""
+    """Whether a client has left, or the service stops, and what to do then. Thread-safe."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._then: Callable[[], object] | None = None
         self._left = False
+        self._stopped = False
 
     @property
     def left(self) -> bool:
-        """Whether the client has left."""
+        """Whether nobody waits any more for what is written: the client has left, or was told that it will not come."""
         return self._left
 
-    def hang_up(self) -> None:
-        """Note that the client has left, and end what it waited for."""
+    def hang_up(self, *, stopped: bool = False) -> None:
+        """Note that the client has left, or that the service ``stopped``, and end what was waited for."""
         with self._mutex:
+            self._stopped = self._stopped or (stopped and not self._left)
             self._left, then = True, self._then
         if then is not None:
             then()
@@ -52,9 +56,39 @@ class Hangup:
             end()
 
     def check(self) -> None:
-        """Raise ClientLeft if the client has left."""
+        """Raise ClientLeft if the client has left, EngineUnavailable if the service stops."""
+        if self._stopped:
+            raise EngineUnavailable(
+                "The service stops, and the answer was not complete yet", hint="Ask again in a while."
+            )
         if self._left:
             raise ClientLeft("The client closed the connection before the answer was complete")
+
+
+class Hangups:
+    """Those of all clients of an application: what outlasts its end is ended, and the clients are told."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._open: WeakSet[Hangup] = WeakSet()
+        self._stopped = False
+
+    def new(self) -> Hangup:
+        """Return that of one more request."""
+        made = Hangup()
+        with self._mutex:
+            self._open.add(made)
+            stopped = self._stopped
+        if stopped:
+            made.hang_up(stopped=True)
+        return made
+
+    def stop(self) -> None:
+        """End what is still written, and whatever is begun from now on."""
+        with self._mutex:
+            self._stopped, there = True, list(self._open)
+        for each in there:
+            each.hang_up(stopped=True)
 
 
 @contextmanager
@@ -65,6 +99,7 @@ def generation(generator: Generator, request: GenerationRequest, hangup: Hangup)
 
     Raises:
         ClientLeft: the client has left; also while the deltas are read.
+        EngineUnavailable: the service stops, likewise.
         As ``Generator.stream``.
     """
     hangup.check()
@@ -74,8 +109,9 @@ def generation(generator: Generator, request: GenerationRequest, hangup: Hangup)
         try:
             hangup.then(getattr(deltas, "cancel", None))
             yield told.until_left(deltas, hangup)
-        except (ClientLeft, GeneratorExit):
-            told.charge_the_rest(deltas)
+        except (ClientLeft, EngineUnavailable, GeneratorExit) as error:
+            if hangup.left or not isinstance(error, EngineUnavailable):
+                told.charge_the_rest(deltas)
             raise
         finally:
             hangup.then(None)

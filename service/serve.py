@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from data.errors import DatabaseUnavailable, InvalidRequest, PortTaken, RagtuneError
+from service.hangup import Hangups
 from service.pace import GRACE_S, LEAST_BYTES_PER_S
 from service.server_log import server_log
 from service.settings import Settings
@@ -29,7 +30,10 @@ from service.workspace import Workspace
 log = logging.getLogger(__name__)
 
 _BACKLOG = 128
-_STOP_S = 3
+_FINISH_S = 2.0
+"""How long answers get to be finished when the server stops; then they end, and their clients are told."""
+_STOP_S = 5
+"""When connections are cut: clients need a moment to be told, more on a busy machine."""
 RETRY_S = 2.0
 """How long to leave a database that is down alone."""
 
@@ -124,8 +128,8 @@ def server_config(app: FastAPI) -> uvicorn.Config:
 def _run(workspace: Workspace, listener: socket.socket, url: str, on_ready: Callable[[str], None] | None) -> None:
     from service.app import create_app
 
-    config = server_config(create_app(workspace))
-    server = _Server(config, lambda: on_ready(url) if on_ready is not None else None)
+    app = create_app(workspace)
+    server = _Server(server_config(app), lambda: on_ready(url) if on_ready is not None else None, app.state.hangups)
     threading.Thread(target=_warm, args=(workspace,), name="warm", daemon=True).start()
     server.run(sockets=[listener])
 
@@ -153,11 +157,11 @@ def _load(what: str, load: Callable[[], object]) -> None:
 
 
 class _Server(uvicorn.Server):
-    """A server that tells when it accepts requests."""
+    """A server that tells when it accepts requests, and ends what is still written when it stops."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], hangups: Hangups) -> None:
         super().__init__(config)
-        self._on_ready = on_ready
+        self._on_ready, self._hangups = on_ready, hangups
 
     def handle_exit(self, sig: int, frame: object) -> None:  # noqa: ARG002 (uvicorn calls it so)
         """Stop on the first signal, at once on the second; never raise the signal again afterwards.
@@ -173,6 +177,13 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let answers be finished for a while, then end those that are not."""
+        loop = asyncio.get_running_loop()
+        ending = loop.call_later(_FINISH_S, lambda: loop.run_in_executor(None, self._hangups.stop))
+        await super().shutdown(sockets)
+        ending.cancel()
 
 
 class Connection(H11Protocol):

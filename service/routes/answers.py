@@ -41,7 +41,7 @@ async def create_answer(body: AnswerBody, request: Request, workspace: Workspace
     """Answer a question. With ``stream``, events: passages, token (any number), answer or error."""
     metrics: Metrics = request.app.state.metrics
     shadow: Shadow = request.app.state.shadow
-    hangup = Hangup()
+    hangup: Hangup = request.app.state.hangups.new()
 
     def asked() -> AskRequest:
         return with_defaults(workspace.store, body.ask(), body.model_fields_set)

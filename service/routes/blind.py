@@ -22,7 +22,7 @@ router = APIRouter(prefix="/blind", tags=["answers"], dependencies=[wants("query
 @router.post("", status_code=201)
 async def start_blind(body: BlindBody, request: Request, workspace: WorkspaceDep) -> dict[str, Any]:
     """Let two arms answer a question as A and B; nothing in the reply says which is which."""
-    hangup = Hangup()
+    hangup: Hangup = request.app.state.hangups.new()
     return await until_left(request, hangup, lambda: _start(body, workspace, hangup))
 
 

@@ -30,7 +30,7 @@ async def compare_answers(body: CompareBody, request: Request, workspace: Worksp
     An adapter's bare name is its newest version, as in an evaluation; each answer says which it was.
     An arm that fails has an ``error`` in place of its answer; the others are answered all the same.
     """
-    hangup = Hangup()
+    hangup: Hangup = request.app.state.hangups.new()
     return await until_left(request, hangup, lambda: _compare(body, workspace, hangup))
 
 

@@ -88,7 +88,7 @@ async def create_chat_completion(body: ChatBody, request: Request, workspace: Wo
     chat = await run_sync(begin_chat, workspace, body)
     metrics: Metrics = request.app.state.metrics
     shadow: Shadow = request.app.state.shadow
-    hangup = Hangup()
+    hangup: Hangup = request.app.state.hangups.new()
 
     def told(answer: Answer) -> None:
         metrics.count(answer)

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -51,6 +52,7 @@ def test_a_state_directory_in_use_is_told(make_workspace):
 
 SERVER = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from service.serve import serve
 from service.settings import Settings
@@ -63,10 +65,27 @@ print("stopped", flush=True)
 """
 
 
+SLOW = """
+import time
+from tests.service import parts
+
+class Slow(parts.ScriptedGenerator):
+    def stream(self, request):
+        for delta in super().stream(request):
+            time.sleep(0.05)
+            yield delta
+
+    def __init__(self):
+        super().__init__(lambda request: " ".join(["word"] * 400))
+
+parts.ScriptedGenerator = Slow
+"""
+
+
 @pytest.fixture
-def server(tmp_path):
+def server(tmp_path, request):
     environment = {**os.environ, "RAGTUNE_STATE_DIR": str(tmp_path / "state"), "RAGTUNE_PORT": "0"}
-    command = [sys.executable, "-c", SERVER]
+    command = [sys.executable, "-c", getattr(request, "param", "") + SERVER]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment) as process:
         assert process.stdout is not None
         try:
@@ -82,6 +101,26 @@ def test_a_signal_stops_the_server_in_order(server, sig):
     process.send_signal(sig)
     assert process.wait(20) == 0
     assert process.stdout.read().strip() == "stopped"
+
+
+@pytest.mark.parametrize("server", [SLOW], indirect=True, ids=["slow"])
+def test_a_client_that_is_being_answered_is_told_that_the_server_stops(server):
+    process, url = server
+    asked = {"question": "Is it long?", "mode": "base", "max_tokens": 4096}
+    with ThreadPoolExecutor(1) as aside:
+        whole = aside.submit(httpx.post, f"{url}/v1/answers", json=asked, timeout=60)
+        with httpx.stream("POST", f"{url}/v1/answers", json={**asked, "stream": True}, timeout=60) as answer:
+            lines = []
+            for line in answer.iter_lines():
+                lines.append(line)
+                if lines.count("event: token") == 1 and line.startswith("data"):
+                    process.send_signal(signal.SIGTERM)
+        assert [line for line in lines if line.startswith("event")][-1] == "event: error"
+        assert json.loads(lines[-2].removeprefix("data: "))["type"] == "engine-unavailable"
+        refused = whole.result()
+    assert (refused.status_code, refused.json()["type"]) == (503, "engine-unavailable")
+    assert "retry-after" in refused.headers
+    assert process.wait(20) == 0
 
 
 def test_a_killed_server_leaves_its_state_to_the_next(server, make_workspace):

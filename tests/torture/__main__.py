@@ -1,7 +1,8 @@
 """The long runs: ``python -m tests.torture [--kills N] [--index N] [--database N] [--lock N] [--jobs N]
 [--crossings N] [--models N] [--fuzz N] [--together N] [--trainings N] [--callers N] [--overload N]
 [--loaders N] [--clients N] [--adapters N] [--swaps N] [--points N] [--powercut N] [--exports N] [--full N]
-[--snapshots N] [--deletions N] [--page]``.
+[--snapshots N] [--deletions N]
+[--terminations N] [--page]``.
 
 Runs add up: each goes on with seeds that none before has had, and is recorded with its date and commit as it ends.
 """
@@ -32,7 +33,7 @@ def later(name: str, trials: int, seed: int, folder: Path) -> dict[str, int]:
 
 
 THREADED = ("crossings", "models", "fuzz", "clients", "adapters", "swaps", "together", "callers", "overload", "loaders")
-SERVICE = ("snapshots", "deletions")
+SERVICE = ("snapshots", "deletions", "terminations")
 
 RUNS: dict[str, Callable[[int, int, Path], dict[str, Any]]] = {
     "kills": run,
@@ -67,6 +68,7 @@ DEFAULTS = {
     "loaders": 2_000_000,
     "snapshots": 50,
     "deletions": 1000,
+    "terminations": 50,
 }
 A_PIECE = {
     "fuzz": 5000,
@@ -82,6 +84,7 @@ A_PIECE = {
     "callers": 20_000,
     "overload": 5000,
     "loaders": 200_000,
+    "terminations": 10,
 }
 """Trials between two records, 100 where nothing is said: what is stopped loses at most these."""
 

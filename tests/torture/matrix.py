@@ -36,6 +36,7 @@ FAILURES = {
     "clients": ("held", "failed", "leaked"),
     "snapshots": ("refused", "unopened", "lost", "phantom", "mixed", "broken"),
     "deletions": ("failed", "found", "usable", "unmarked", "returned", "kept", "blind"),
+    "terminations": ("slow", "status", "cut", "lost", "doubled", "left"),
 }
 """The counts of each long run that are failures."""
 
@@ -144,7 +145,15 @@ ROWS = (
         "eight readers, two writers; not for thirty minutes",
     ),
     Row(15, "a second process on the same state is refused", "tests/torture/test_torture.py", "lock"),
-    Row(16, "SIGTERM with streams and jobs", "tests/service/test_signals.py"),
+    Row(
+        16,
+        "SIGTERM while streams are written and a job runs: the server ends within 30 s and leaves no process, streams "
+        "are finished or end with an error event, the job goes on with the next server, each document is there once",
+        "tests/torture/test_rows.py",
+        "terminations",
+        "answers of a script, jobs that ingest; streams of a job's progress are cut",
+        (("a client that waits for a whole answer is told", "", "tests/service/test_serve.py"),),
+    ),
     Row(
         17,
         "killed with jobs under way, and asked again with the same Idempotency-Key: one job, each effect once",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -11,7 +13,7 @@ from retrieval.ingest import ignore_progress
 from service.app import create_app
 from tests.service.conftest import small_workspace
 from tests.service.parts import ScriptedGenerator
-from tests.torture import deletions, snapshots
+from tests.torture import deletions, snapshots, terminations
 from tests.torture.direct import Direct
 from tests.torture.kills import text
 from tests.torture.matrix import FAILURES
@@ -105,3 +107,39 @@ def test_a_document_that_is_still_there_would_be_seen(tmp_path):
         assert seen(deletions.look_again, [], [3]) == {"blind"}
         workspace.store.adapters.delete("house", 1)
         assert "unmarked" in seen(deletions.delete, 1)
+
+
+@slow
+def test_a_server_that_is_terminated_tells_its_clients_and_leaves_its_job_to_the_next():
+    found = tortured("terminations", 1)
+    assert faultless("terminations", found)
+    assert found["finished"] + found["told"] == terminations.STREAMS
+    assert 0 < found["slowest_exit_s"] < terminations.LONGEST_EXIT_S
+
+
+def test_a_stream_that_was_cut_would_be_seen(tmp_path):
+    service = terminations.Service(tmp_path)
+    terminations.judge(service, [["passages", "token", "answer"], ["token", "error"], ["token", ""], ["token"], []])
+    assert {kind: service.counts[kind] for kind in ("finished", "told", "cut")} == {"finished": 1, "told": 1, "cut": 3}
+
+
+def test_a_server_that_does_not_end_in_order_would_be_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(terminations, "LONGEST_EXIT_S", 0.1)
+    deaf = (
+        "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
+    )
+    service = terminations.Service(tmp_path)
+    with subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        terminations.terminate(service, process)
+    assert {kind for kind in FAILURES["terminations"] if service.counts[kind]} == {"slow", "status"}
+
+
+def test_a_job_that_a_terminated_server_lost_would_be_seen(tmp_path):
+    with small_workspace(tmp_path / "state", ScriptedGenerator()) as workspace:
+        jobs = [workspace.store.jobs.create("rebuild", {}).id for _ in range(3)]
+        workspace.store.jobs.claim_one(jobs[1], "worker", 60)
+        workspace.store.jobs.request_cancel(jobs[2])
+    service = terminations.Service(tmp_path, jobs={job: [] for job in jobs})
+    terminations.look(service)
+    assert service.counts["lost"] == 2
