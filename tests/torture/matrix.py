@@ -37,6 +37,7 @@ FAILURES = {
     "snapshots": ("refused", "unopened", "lost", "phantom", "mixed", "broken"),
     "deletions": ("failed", "found", "usable", "unmarked", "returned", "kept", "blind"),
     "terminations": ("slow", "status", "cut", "lost", "doubled", "left"),
+    "deaths": ("mismatched", "untyped", "down", "slow", "missed"),
 }
 """The counts of each long run that are failures."""
 
@@ -170,7 +171,14 @@ ROWS = (
         "callers",
         "a tiny model; by trials, not for ten minutes",
     ),
-    Row(21, "the engine's process dies: 503, and it is back", "tests/service/engine/test_engine.py"),
+    Row(
+        21,
+        "the engine's process is killed or faults while it writes: who is answered is told, by 503 with Retry-After or "
+        "an error event, or gets the answer; /healthz answers; the engine is back within 10 s",
+        "tests/torture/test_rows.py",
+        "deaths",
+        "a tiny model, which loads at once; memory does not run out",
+    ),
     Row(
         22,
         "ten times as many clients as places: 429 with Retry-After, the others get the text written alone, /healthz "

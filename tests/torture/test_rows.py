@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from data.backup import restore_backup, write_backup
@@ -13,7 +17,7 @@ from retrieval.ingest import ignore_progress
 from service.app import create_app
 from tests.service.conftest import small_workspace
 from tests.service.parts import ScriptedGenerator
-from tests.torture import deletions, snapshots, terminations
+from tests.torture import deaths, deletions, snapshots, terminations
 from tests.torture.direct import Direct
 from tests.torture.kills import text
 from tests.torture.matrix import FAILURES
@@ -143,3 +147,48 @@ def test_a_job_that_a_terminated_server_lost_would_be_seen(tmp_path):
     service = terminations.Service(tmp_path, jobs={job: [] for job in jobs})
     terminations.look(service)
     assert service.counts["lost"] == 2
+
+
+@slow
+def test_an_engine_that_dies_is_told_of_and_comes_back():
+    found = tortured("deaths", 4)
+    assert faultless("deaths", found)
+    assert 0 < found["slowest_return_s"] < deaths.LATEST_RETURN_S
+    assert min(found["told"], found["served"], found["looks"]) > 2
+
+
+def event(name, data):
+    """Return one event of a stream."""
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+
+
+DIED = {"type": "engine-unavailable"}
+PROBLEM = {"content-type": "application/problem+json"}
+STREAM = {"content-type": "text/event-stream; charset=utf-8"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (httpx.Response(200, json={"answer": "so"}), "served"),
+        (httpx.Response(200, json={"answer": "other"}), "mismatched"),
+        (httpx.Response(503, json=DIED, headers={**PROBLEM, "retry-after": "5"}), "told"),
+        (httpx.Response(503, json=DIED, headers=PROBLEM), "untyped"),
+        (httpx.Response(503, json={"type": "engine-error"}, headers={**PROBLEM, "retry-after": "5"}), "untyped"),
+        (httpx.Response(500, text="Internal Server Error"), "untyped"),
+        (httpx.Response(200, text=event("token", {}) + event("answer", {"answer": "so"}), headers=STREAM), "served"),
+        (httpx.Response(200, text=event("answer", {"answer": "other"}), headers=STREAM), "mismatched"),
+        (httpx.Response(200, text=event("token", {}) + event("error", DIED), headers=STREAM), "told"),
+        (httpx.Response(200, text=event("error", {"type": "internal-error"}), headers=STREAM), "untyped"),
+        (httpx.Response(200, text=event("token", {}), headers=STREAM), "untyped"),
+        (httpx.Response(200, text="", headers=STREAM), "untyped"),
+    ],
+)
+def test_what_a_client_of_an_engine_that_dies_gets_is_judged(answer, kind):
+    assert deaths.judge(answer, "so") == kind
+
+
+def test_an_engine_that_is_not_there_to_be_killed_would_be_seen():
+    service = deaths.Service(None)
+    assert deaths.kill(service, SimpleNamespace(pid=None), signal.SIGKILL) == 0
+    assert service.counts["missed"] == 1
