@@ -2,7 +2,7 @@
 [--crossings N] [--models N] [--fuzz N] [--together N] [--trainings N] [--callers N] [--overload N]
 [--loaders N] [--clients N] [--adapters N] [--swaps N] [--points N] [--powercut N] [--exports N] [--full N]
 [--snapshots N] [--deletions N]
-[--terminations N] [--deaths N] [--page]``.
+[--terminations N] [--deaths N] [--cancels N] [--page]``.
 
 Runs add up: each goes on with seeds that none before has had, and is recorded with its date and commit as it ends.
 """
@@ -33,7 +33,7 @@ def later(name: str, trials: int, seed: int, folder: Path) -> dict[str, int]:
 
 
 THREADED = ("crossings", "models", "fuzz", "clients", "adapters", "swaps", "together", "callers", "overload", "loaders")
-SERVICE = ("snapshots", "deletions", "terminations", "deaths")
+SERVICE = ("snapshots", "deletions", "terminations", "deaths", "cancels")
 
 RUNS: dict[str, Callable[[int, int, Path], dict[str, Any]]] = {
     "kills": run,
@@ -70,6 +70,7 @@ DEFAULTS = {
     "deletions": 1000,
     "terminations": 50,
     "deaths": 50,
+    "cancels": 50,
 }
 A_PIECE = {
     "fuzz": 5000,

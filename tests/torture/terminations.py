@@ -42,7 +42,8 @@ _LATEST_S = 5.0
 _WORDS = (20, 1000)
 """Of a short answer, which may be finished, and of a long one."""
 _WORD_S = 0.02
-_JOBS_S = 300.0
+_JOB_S = 300.0
+"""Between the end of one job and that of the next, at most; they run one after the other."""
 _GOOD = {"queued", "interrupted", "succeeded"}
 
 
@@ -180,13 +181,14 @@ def finish(service: Service) -> None:
     """Let a last server bring every job to its end; each document must be there once."""
     process, url = service.start()
     try:
-        until = time.monotonic() + _JOBS_S
+        until = time.monotonic() + _JOB_S
         left = set(service.jobs)
         while left and time.monotonic() < until:
             for identity in list(left):
                 status = httpx.get(f"{url}/v1/jobs/{identity}", timeout=120).json()["status"]
                 if status not in {"queued", "running", "interrupted"}:
                     left.discard(identity)
+                    until = time.monotonic() + _JOB_S
                     if status != "succeeded":
                         service.fault("lost", f"{identity}: {status}")
             time.sleep(0.2)

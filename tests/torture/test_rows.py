@@ -17,7 +17,7 @@ from retrieval.ingest import ignore_progress
 from service.app import create_app
 from tests.service.conftest import small_workspace
 from tests.service.parts import ScriptedGenerator
-from tests.torture import deaths, deletions, snapshots, terminations
+from tests.torture import cancels, deaths, deletions, snapshots, terminations
 from tests.torture.direct import Direct
 from tests.torture.kills import text
 from tests.torture.matrix import FAILURES
@@ -192,3 +192,54 @@ def test_an_engine_that_is_not_there_to_be_killed_would_be_seen():
     service = deaths.Service(None)
     assert deaths.kill(service, SimpleNamespace(pid=None), signal.SIGKILL) == 0
     assert service.counts["missed"] == 1
+
+
+@slow
+def test_jobs_that_are_cancelled_leave_nothing_half_done():
+    found = tortured("cancels", 2)
+    assert faultless("cancels", found)
+    assert found["cancelled"] + found["succeeded"] == 4
+    assert found["memory_growth"] < cancels.MOST_GROWTH
+
+
+@pytest.mark.parametrize(
+    ("stored", "possible", "faults"),
+    [
+        (cancels.text(0, 3), {3}, set()),
+        (cancels.text(0, 3), {2, 3}, set()),
+        (cancels.text(0, 3), {2}, {"lost"}),
+        (cancels.text(0, 3)[:300], {3}, {"half"}),
+        (None, {cancels.NONE}, set()),
+        (None, {3}, {"lost"}),
+    ],
+    ids=["whole", "one of two", "another", "half", "none", "gone"],
+)
+def test_what_a_cancelled_job_left_would_be_seen(tmp_path, stored, possible, faults):
+    def reply(request):
+        if request.url.path.endswith("/text"):
+            return httpx.Response(200, json={"text": stored})
+        if request.url.path.endswith("/chunks"):
+            return httpx.Response(200, json={"chunks": [{"text": stored[20:60]}]})
+        there = [] if stored is None else [{"id": "d", "source": cancels.name(0)}]
+        return httpx.Response(200, json={"documents": there})
+
+    for folder in ("tmp", "uploads"):
+        (tmp_path / "state" / folder).mkdir(parents=True)
+    client = httpx.Client(base_url="http://127.0.0.1", transport=httpx.MockTransport(reply))
+    process = SimpleNamespace(children=lambda recursive: [])
+    service = cancels.Service(tmp_path, client, process, possible={0: set(possible)})
+    cancels.look(service)
+    assert {kind for kind in FAILURES["cancels"] if service.counts[kind]} == faults
+    (tmp_path / "state" / "uploads" / "forgotten").touch()
+    service.counts.clear()
+    cancels.look(service)
+    assert service.counts["left"] == 1
+
+
+def test_memory_that_grows_and_jobs_that_are_not_cancelled_would_be_seen(tmp_path):
+    service = cancels.Service(tmp_path, None, None)
+    assert cancels.grown(service, 1000, 1040) == 0.04
+    assert service.counts["grew"] == 0
+    assert cancels.grown(service, 1000, 1060) == 0.06
+    cancels.settle(service, "running", [], 1)
+    assert (service.counts["grew"], service.counts["status"]) == (1, 1)
