@@ -5,6 +5,7 @@ Knows nothing of HTTP or of the command line.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from service.lineage import adapters_trained_on
@@ -25,9 +26,9 @@ def delete_document(workspace: Workspace, document_id: str) -> dict[str, Any]:
     Raises:
         UnknownDocument: there is none.
     """
-    row = workspace.store.documents.row(document_id)
+    row, began = workspace.store.documents.row(document_id), time.time()
     adapters = adapters_trained_on(workspace.store, document_id)
     workspace.ingestor.delete(document_id)
-    forget_upload(workspace.state, workspace.store, row.sha256, row.source)
+    forget_upload(workspace.state, workspace.store, row.sha256, row.source, before=began)
     forget_exports(workspace.state, row.collection)
     return {"deleted": [{"id": row.id, "source": row.source}], "adapters": adapters}

@@ -6,6 +6,7 @@ Documents are kept under ``blobs/<sha256>/<file name>``; files that one job is a
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import secrets
@@ -13,6 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -71,27 +73,39 @@ def keep_upload(state: StateDirectory, name: str, file: BinaryIO, max_bytes: int
     return path
 
 
-def forget_upload(state: StateDirectory, store: Store, sha256: str, name: str, *, before: float | None = None) -> None:
-    """Remove the bytes that were uploaded as ``name``, if they were; the same bytes under another name stay.
+def forget_upload(state: StateDirectory, store: Store, sha256: str, source: str, *, before: float) -> None:
+    """Remove the bytes that a document was made of, if they were uploaded; an archive goes with its last document.
 
-    So do bytes that an unfinished job is about to read, and those that came again after ``before`` (Unix seconds).
+    Kept is what a document of any collection is still made of, what an unfinished job is about to read, and what came
+    again after ``before`` (Unix seconds).
     """
-    path = state.blobs / sha256 / PurePosixPath(name).name
-    try:
-        if (before is not None and path.stat().st_mtime > before) or str(path) in _awaited(store):
-            return
-        path.unlink()
-        if not any(path.parent.iterdir()):
-            path.parent.rmdir()
-    except FileNotFoundError:
+    first, *inside = PurePosixPath(source).parts
+    own = state.blobs / sha256 / PurePosixPath(source).name
+    paths = [own, *(state.blobs.glob(f"*/{glob.escape(first)}") if inside else ())]
+    paths = [path for path in paths if path.exists()]
+    awaited = _awaited(store) if paths else None
+    if awaited is None:
         return
+    for path in paths:
+        if str(path) not in awaited and not store.documents.any_of(path.parent.name, path.name):
+            _remove(path, before)
 
 
-def _awaited(store: Store) -> set[str]:
-    """Return the paths that unfinished jobs read, whoever submitted them."""
+def _remove(path: Path, before: float) -> None:
+    with suppress(FileNotFoundError):
+        if path.stat().st_mtime <= before:
+            path.unlink()
+            if not any(path.parent.iterdir()):
+                path.parent.rmdir()
+
+
+def _awaited(store: Store) -> set[str] | None:
+    """Return the paths that unfinished jobs read, whoever submitted them; None where there are too many to tell."""
     with acting(MACHINE):
-        jobs = [job for status in _UNFINISHED for job in store.jobs.list(status, _LISTED)]
-    return {path for job in jobs for path in job.inputs.get("paths", ())}
+        listed = [store.jobs.list(status, _LISTED) for status in _UNFINISHED]
+    if any(len(jobs) == _LISTED for jobs in listed):
+        return None
+    return {path for jobs in listed for job in jobs for path in job.inputs.get("paths", ())}
 
 
 def keep_for_job(

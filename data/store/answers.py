@@ -16,6 +16,7 @@ from data.records import Answer, Chunk, Citation, Passage, Sentence, Usage
 from data.store.database import Database, batches, check_limit
 from data.store.links import answer_chunks, link_answer
 from data.store.schema import answers, feedback
+from data.store.shadow import shadow_answers
 
 _ADD = sa.insert(answers)
 """Made once: every answer runs it."""
@@ -61,11 +62,13 @@ def _unknown(answer_id: str) -> UnknownAnswer:
 def forget_documents(connection: sa.Connection, document_ids: Iterable[str]) -> None:
     """Take what documents said out of the answers that were shown them: text, sentences, passages and citations.
 
-    The question, who answered, the counts and the ids that links hold stay.
+    What an adapter in the shadow answered beside them goes too. The question, who answered, the counts and the ids
+    that links hold stay.
     """
     gone = set(document_ids)
     for batch in batches(gone):
         shown = sa.select(answer_chunks.c.answer_id).where(answer_chunks.c.document_id.in_(batch))
+        connection.execute(sa.update(shadow_answers).where(shadow_answers.c.answer_id.in_(shown)).values(text=""))
         keys = connection.execute(sa.select(answers.c.key).where(answers.c.id.in_(shown))).scalars().all()
         for key in keys:  # one at a time: many may have been shown a document, each with all its passages
             stored = connection.execute(sa.select(answers.c.answer).where(answers.c.key == key)).scalar_one()

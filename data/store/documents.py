@@ -199,6 +199,19 @@ class Documents:
         with self._database.read() as connection:
             return {row.source: _row(row) for row in connection.execute(query)}
 
+    def at_sources(self, collection: str, sources: Sequence[str]) -> dict[str, DocumentRow]:
+        """Return the documents of a collection that are at ``sources``, by source."""
+        with self._database.read() as connection:
+            return {source: _row(row) for source, row in _at_sources(connection, collection, sources).items()}
+
+    def any_of(self, sha256: str, name: str) -> bool:
+        """Say whether a document of any collection is made of a file ``name`` with these bytes, or lies inside one."""
+        source = documents.c.source
+        made = (documents.c.sha256 == sha256) & ((source == name) | source.endswith(f"/{name}", autoescape=True))
+        with self._database.read() as connection:
+            query = sa.select(documents.c.key).where(made | source.startswith(f"{name}/", autoescape=True))
+            return connection.execute(query.limit(1)).scalar() is not None
+
     def count_by_settings(self, collection: str) -> dict[str, int]:
         """Return how many documents of a collection were cut into chunks under each settings fingerprint."""
         query = sa.select(documents.c.settings_fingerprint, sa.func.count()).where(documents.c.collection == collection)
@@ -298,9 +311,8 @@ class Documents:
 
     def count(self, collection: str | None = None) -> int:
         """Count the documents of a collection, or of all of them."""
-        query = sa.select(sa.func.count()).select_from(documents)
-        if collection is not None:
-            query = query.where(documents.c.collection == collection)
+        where = documents.c.collection == collection if collection is not None else sa.true()
+        query = sa.select(sa.func.count()).select_from(documents).where(where)
         with self._database.read() as connection:
             return int(connection.execute(query).scalar_one())
 
@@ -364,17 +376,9 @@ def _put_chunks(connection: sa.Connection, collection: str, new: Sequence[NewDoc
         retired.retire(connection, collection, [], keys)
         mark_stale(connection, batch)
         connection.execute(sa.delete(chunk_table).where(where))
+    fields = ("id", "document_id", "start", "end", "page", "heading", "text")
     rows: list[dict[str, Any]] = [
-        {
-            "id": chunk.id,
-            "document_id": chunk.document_id,
-            "collection": collection,
-            "start": chunk.start,
-            "end": chunk.end,
-            "page": chunk.page,
-            "heading": chunk.heading,
-            "text": chunk.text,
-        }
+        {"collection": collection} | {name: getattr(chunk, name) for name in fields}
         for item in new
         for chunk in item.chunks
         if chunk not in old

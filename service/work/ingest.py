@@ -8,12 +8,13 @@ Knows nothing of where files come from.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.protocols import Report
+from service.pair_exports import forget_exports
 from service.uploads import forget_upload
 from service.work.failures import WorkFailed, error_of_all_failed
 
@@ -30,15 +31,18 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
         WorkFailed: ``strict``, and every file failed.
     """
     collection, began = inputs.get("collection", "default"), time.time()
-    before = workspace.store.documents.by_source(collection)
+    paths = [Path(path) for path in inputs["paths"]]
+    before = _uploaded(workspace, collection, paths)
     done = workspace.ingestor.ingest(
         collection,
-        [Path(path) for path in inputs["paths"]],
+        paths,
         sync=inputs.get("sync", False),
         tags=inputs.get("tags"),
         report=report,
     )
     _forget_replaced(workspace, before, done, began)
+    if done.deleted:
+        forget_exports(workspace.state, collection)
     outputs = asdict(done)
     error = error_of_all_failed(outputs)
     if error is not None and inputs.get("strict", False):
@@ -46,12 +50,20 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
     return outputs
 
 
+def _uploaded(workspace: Workspace, collection: str, paths: Sequence[Path]) -> dict[str, DocumentRow]:
+    """Return the documents that may be replaced or deleted, and whose bytes may have been uploaded, by source."""
+    documents, blobs = workspace.store.documents, workspace.state.blobs
+    if all(blobs in path.parents for path in paths):  # an upload: not all of a large collection for one file
+        return documents.at_sources(collection, [path.name for path in paths])
+    return documents.by_source(collection) if any(blobs.iterdir()) else {}
+
+
 def _forget_replaced(workspace: Workspace, before: Mapping[str, DocumentRow], done: IngestReport, began: float) -> None:
     """Remove the uploaded bytes of documents that are there no more, or in another version."""
     blobs = workspace.state.blobs
     sources = (*(row["source"] for row in done.indexed), *done.deleted)
     old = [before[each] for each in sources if each in before and (blobs / before[each].sha256).is_dir()]
-    now = workspace.store.documents.by_source(old[0].collection) if old else {}
+    now = workspace.store.documents.at_sources(old[0].collection, [row.source for row in old]) if old else {}
     for row in old:
         if row.source not in now or now[row.source].sha256 != row.sha256:
             forget_upload(workspace.state, workspace.store, row.sha256, row.source, before=began)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import zipfile
 
 import pytest
 
@@ -130,6 +132,30 @@ def test_bytes_that_were_replaced_are_kept_no_more(empty_client, workspace):
     assert kept(workspace) == ["secret.md"]
     (document,) = empty_client.get("/v1/documents").json()["documents"]
     empty_client.delete(f"/v1/documents/{document['id']}")
+    assert kept(workspace) == []
+
+
+def test_bytes_that_another_collection_is_made_of_are_kept(empty_client, workspace):
+    same = b"# One\n\nThe same.\n"
+    for data, text in (({}, same), ({"collection": "two"}, same), ({}, b"# Other\n\nText.\n")):
+        run_job(workspace, upload(empty_client, ("r.md", text), **data).json()["job_id"])
+    assert kept(workspace) == ["r.md", "r.md"]
+    for name in ("two", "default"):
+        (document,) = empty_client.get("/v1/documents", params={"collection": name}).json()["documents"]
+        empty_client.delete(f"/v1/documents/{document['id']}")
+    assert kept(workspace) == []
+
+
+def test_an_archive_goes_with_its_last_document(empty_client, workspace):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("a.md", "# A\n\nThe secret is out.\n")
+        archive.writestr("b.md", "# B\n\nThere is none.\n")
+    run_job(workspace, upload(empty_client, ("x.zip", packed.getvalue())).json()["job_id"])
+    first, second = empty_client.get("/v1/documents").json()["documents"]
+    empty_client.delete(f"/v1/documents/{first['id']}")
+    assert kept(workspace) == ["x.zip"]
+    empty_client.delete(f"/v1/documents/{second['id']}")
     assert kept(workspace) == []
 
 

@@ -6,8 +6,10 @@ import re
 import pytest
 
 from data.records import QAPair
+from retrieval.ingest import ignore_progress
 from service.jobs import RESUMABLE, run_job
 from service.uploads import sweep_uploads
+from service.work import ingest
 from tests.service.conftest import open_client
 
 
@@ -268,6 +270,16 @@ def test_a_deleted_document_is_in_no_kept_export(client, indexed, pairs):
     client.delete(f"/v1/documents/{lighthouse['id']}")
     assert not (indexed.state.exports / "default").exists()
     assert "Mara Venn" not in export(client).text
+
+
+def test_a_document_whose_file_went_is_in_no_kept_export(client, indexed, pairs, tmp_path):
+    pairs.add("default", None, [pair(1, kind="free", status="accepted")])
+    run_job(indexed, client.post("/v1/pairs/export", json={"eval_share": 0}).json()["job_id"])
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / "garden.md").write_text("# Garden\n\nRed roses.\n")
+    done = ingest.run(indexed, {"paths": [str(tmp_path / "mirror")], "sync": True}, ignore_progress)
+    assert done["deleted"]
+    assert not (indexed.state.exports / "default").exists()
 
 
 def test_pairs_that_change_during_an_export_fail_it(client, indexed, pairs):

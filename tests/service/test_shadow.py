@@ -60,6 +60,15 @@ def test_the_shadow_answers_after_the_user_and_is_compared(client, shadowed, gen
     assert [request.adapter for request in generator.requests] == ["house@1", "house@2"]
 
 
+def test_the_shadow_keeps_nothing_of_a_document_that_is_deleted(client, shadowed, generator):
+    generator.reply = by_adapter(house_1="1842 [1]", house_2="In 1842 [1]")
+    body = client.post("/v1/answers", json={"question": QUESTION}).json()
+    wait_until(lambda: answers(shadowed))
+    for document_id in {passage["document_id"] for passage in body["passages"]}:
+        client.delete(f"/v1/documents/{document_id}")
+    assert [kept.text for kept in answers(shadowed)] == [""]
+
+
 @pytest.mark.parametrize(
     ("live", "other", "agrees", "f1"),
     [
