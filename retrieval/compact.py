@@ -41,7 +41,7 @@ def collect_garbage(store: Store, state: StateDirectory, embedder: str, report: 
     vectors = _drop_vectors(store, names, embedder, report)
     uploads = _drop_uploads(store, state, names)
     store.compact()
-    freed = before - _database_bytes(state)
+    freed = max(0, before - _database_bytes(state))  # somebody may write meanwhile
     return {"vectors": vectors, "replaced_documents": replaced, "uploads": uploads, "bytes": freed}
 
 

@@ -9,6 +9,7 @@ generations only that they can be cancelled.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from data.access import current
 from data.errors import ClientLeft, EngineUnavailable, RagtuneError
 from data.protocols import Delta, GenerationRequest, GenerationResult, Generator
 from service.spans import Told, generation_span
+
+log = logging.getLogger(__name__)
 
 _CHARACTERS_A_TOKEN = 4
 """Of English in the vocabularies of the models that are served here; of Chinese a character is about a token."""
@@ -88,7 +91,10 @@ class Hangups:
         with self._mutex:
             self._stopped, there = True, list(self._open)
         for each in there:
-            each.hang_up(stopped=True)
+            try:
+                each.hang_up(stopped=True)
+            except Exception:  # the others are told all the same
+                log.exception("a generation could not be ended")
 
 
 @contextmanager

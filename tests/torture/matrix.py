@@ -214,7 +214,8 @@ ROWS = (
         "mixed load, then ten times too much: no request fails; memory, descriptors and temporary files do not grow",
         "tests/soak/__main__.py",
         "soak",
-        "half an hour and no day, a training beside it that did not end; the two failed are answers over 300 s, of ten "
+        "half an hour and no day, a training beside it that did not end; memory grows until the kept passages fill "
+        "their bound; the two failed are answers over 300 s, of ten "
         "minutes on a machine with six times more to do than it can",
     ),
     Row(
@@ -307,8 +308,9 @@ ROWS = (
         "answers, uploads or after a rollback; its pairs are not used, adapters trained on it are marked",
         "tests/torture/test_rows.py",
         "deletions",
-        "reports, blind trials, evaluations and pairs to be reviewed quote on, an answer under way just then may be "
-        "kept; an engine's kept states; freed pages of the database until it is compacted",
+        "reports, blind trials, evaluations, corrections, later answers of the conversation and pairs to be reviewed "
+        "quote on; an answer under way just then may be kept, and one of a version so old that no index holds "
+        "it; archives that were replaced, until a compaction; an engine's kept states; freed pages of the database",
     ),
     Row(
         44,
