@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import email.policy
 from collections.abc import Callable, Iterator
+from email.errors import MessageError
 from email.message import EmailMessage
 from email.utils import parsedate_to_datetime
 
@@ -16,14 +17,24 @@ from retrieval.text import decode, normalize
 ParseAttachment = Callable[[bytes, str, Budget, int], Parsed]
 _SHOWN = ("From", "To", "Cc", "Date")
 _DEEPEST = 3
+_MALFORMED = (ValueError, LookupError, AttributeError, TypeError, OverflowError, MessageError)
+"""What the standard library says of malformed messages, in one place or another; found by fuzzing."""
 
 
 def parse_email(raw: bytes, budget: Budget, parse: ParseAttachment, depth: int = 0) -> Parsed:
     """Return a message with the text of its attachments; those that cannot be read are named with the reason.
 
     Raises:
-        DamagedDocument: it has neither headers nor a body.
+        DamagedDocument: it has no headers, or is malformed so that it cannot be read.
     """
+    try:
+        return _parsed(raw, budget, parse, depth)
+    except _MALFORMED as error:
+        detail = f"The message is malformed: {type(error).__name__}."
+        raise DamagedDocument(detail, hint="Export it again as .eml.") from error
+
+
+def _parsed(raw: bytes, budget: Budget, parse: ParseAttachment, depth: int) -> Parsed:
     message = email.message_from_bytes(raw, policy=email.policy.default)
     assert isinstance(message, EmailMessage)
     if not message.keys():
@@ -78,7 +89,7 @@ def _body_text(body: EmailMessage) -> str:
     charset = body.get_content_charset() or ""
     try:
         text = normalize(raw.decode(charset)) if charset else decode(raw)
-    except (LookupError, UnicodeDecodeError):
+    except (LookupError, ValueError):  # no such encoding, or one that is none of texts, such as idna
         text = decode(raw)
     return to_markdown(text) if body.get_content_subtype() == "html" and text.strip() else text.strip()
 
@@ -86,7 +97,7 @@ def _body_text(body: EmailMessage) -> str:
 def _header(message: EmailMessage, name: str) -> str:
     try:
         return " ".join(str(message.get(name) or "").split())
-    except (ValueError, IndexError, AttributeError, OverflowError):  # what the library says of malformed headers
+    except _MALFORMED:
         return ""
 
 

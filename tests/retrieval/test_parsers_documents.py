@@ -166,6 +166,14 @@ def test_a_span_that_is_no_number_costs_no_document(tmp_path: Path, span: str) -
     assert "quak" in load(path).text
 
 
+def test_a_body_in_an_encoding_that_is_none_of_texts_is_read_all_the_same(tmp_path: Path) -> None:
+    """Punycode's decoder raises UnicodeError, which is no UnicodeDecodeError."""
+    (tmp_path / "a.eml").write_bytes(
+        b"Subject: S\nContent-Type: text/plain; charset=idna\n\nThe body" + b"." * 99 + b"\n"
+    )
+    assert "The body" in load(tmp_path / "a.eml").text
+
+
 def test_a_message_whose_date_is_beyond_all_calendars_is_read_without_it(tmp_path: Path) -> None:
     """Found by fuzzing: Python's own reader of headers overflows."""
     year = "9" * 20

@@ -39,8 +39,9 @@ def fuzz(name: str, runs: int, seed: int, folder: Path) -> Counter[str]:
     found = ENDS.get(ended.returncode)
     if found is None or (not found and done is None):
         raise RuntimeError(f"the fuzzer of {name} ended with {ended.returncode}: {ended.stderr[-2000:].decode()}")
-    if found:
-        sys.stderr.write((ended.stdout + ended.stderr)[-4000:].decode(errors="replace"))
+    if found:  # the traceback, and the bytes to put into the corpus once that is mended
+        kept = [path.read_bytes() for path in folder.glob("*-*") if path.is_file()]
+        sys.stderr.write(f"{ended.stdout[-4000:].decode(errors='replace')}\n{ended.stderr[-500:].decode()}\n{kept}\n")
     return Counter({"trials": int(done[1]) if done else 1, **({found: 1} if found else {})})
 
 
