@@ -72,8 +72,10 @@ def _attachment(part: EmailMessage, name: str, budget: Budget, parse: ParseAttac
         raise DamagedDocument("Too many messages inside each other.", hint="Save the inner ones apart.")
     content = part.get_payload(decode=True)
     if part.get_content_type() == "message/rfc822":
-        inner = part.get_content()
-        content, name = inner.as_bytes(), f"{name}.eml"
+        try:
+            content, name = part.get_content().as_bytes(), f"{name}.eml"
+        except _MALFORMED as error:  # the others and the message itself are read
+            raise DamagedDocument("The attached message is malformed.", hint="Save it apart.") from error
     if not isinstance(content, bytes):
         raise DamagedDocument("The attachment has no content.", hint="Ask for it again.")
     parsed = parse(content, name, budget, depth + 1)

@@ -166,6 +166,17 @@ def test_a_span_that_is_no_number_costs_no_document(tmp_path: Path, span: str) -
     assert "quak" in load(path).text
 
 
+def test_a_malformed_message_inside_another_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
+    """Found by fuzzing: the library cannot write again what it read."""
+    inner = 'Subject: in\nContent-Type: multipart/x; boundary="b"\n\n--b中\n\nlost\n--b--\n'
+    head = "From: a@example.org\nSubject: Out\nDate: Mon, 30 Nov 2026 09:00:00 +0000\nMIME-Version: 1.0\n"
+    parts = f"--o\n\nThe body.\n--o\nContent-Type: message/rfc822\n\n{inner}\n--o--\n"
+    (tmp_path / "a.eml").write_bytes(f'{head}Content-Type: multipart/mixed; boundary="o"\n\n{parts}'.encode())
+    loaded = load(tmp_path / "a.eml")
+    assert "The body." in loaded.text
+    assert [row["error"] for row in loaded.meta["attachments"]] == ["damaged-document"]
+
+
 def test_a_body_in_an_encoding_that_is_none_of_texts_is_read_all_the_same(tmp_path: Path) -> None:
     """Punycode's decoder raises UnicodeError, which is no UnicodeDecodeError."""
     head = "From: a@example.org\nSubject: S\nDate: Mon, 30 Nov 2026 09:00:00 +0000\n"
