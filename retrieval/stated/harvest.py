@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -27,6 +27,8 @@ from retrieval.wording import is_short, span_of
 
 GENERATED_BY = "stated"
 """Who made a pair, followed by a colon and the transformation."""
+KEY_DIGITS = 16
+"""Hex digits of a pair's id that are its statement's; the others are the run's, so that a run may decide anew."""
 NOTHING = {"run_id": "", "requested": 0, "accepted": 0, "rejected": {}, "failed": 0, "pending": 0}
 
 
@@ -34,10 +36,19 @@ NOTHING = {"run_id": "", "requested": 0, "accepted": 0, "rejected": {}, "failed"
 class _Proposal:
     """What a document states, with the chunk that holds it."""
 
-    id: str
+    statement: str
     stated: Stated
     row: DocumentRow
     chunk: Chunk
+
+    @property
+    def key(self) -> str:
+        """What the ids of its pairs begin with."""
+        return self.statement[:KEY_DIGITS]
+
+    def id_in(self, run_id: str) -> str:
+        """Return the id of its pair in a run."""
+        return self.key + content_id(self.statement, run_id)[KEY_DIGITS:]
 
 
 def state_pairs(
@@ -51,12 +62,15 @@ def state_pairs(
     evaluation_questions: Sequence[str] = (),
     per_source_cap: float = 1.0,
     top_k: int = 4,
+    beside: Sequence[str] = (),
     report: Report,
 ) -> dict[str, Any]:
     """Propose up to ``requested`` pairs that the collection's documents state, and keep those that pass the checks.
 
     Documents take turns in a seeded order, and so do the statements of each, so that a small number covers all of
-    them. A call over the same documents continues an unfinished run, or returns the ledger of a finished one.
+    them. A call with the same arguments over the same documents continues an unfinished run, or returns the ledger of a
+    finished one. Another run leaves out, before it counts, each statement whose pair is accepted or was decided or
+    edited by a person; what a check rejected it decides again.
 
     Args:
         store: where documents come from and pairs go.
@@ -68,11 +82,12 @@ def state_pairs(
         evaluation_questions: questions that no pair may resemble.
         per_source_cap: share of the accepted pairs that one document may hold, over 0, up to 1.
         top_k: how many passages production retrieves.
-        report: receives the ledger after each proposal.
+        beside: what is made of the same request besides; another wish is another run.
+        report: told of each document, then given the ledger after each proposal.
 
     Returns:
         The ledger: ``{"run_id", "requested", "accepted", "rejected": {reason: n}, "failed", "pending"}`` and
-        ``question_types``; ``requested`` is what was proposed, 0 (and ``run_id`` "") where nothing is stated.
+        ``question_types``; ``requested`` is what was proposed, 0 (and ``run_id`` "") where nothing new is stated.
 
     Raises:
         InvalidRequest: ``requested`` is not positive, or ``per_source_cap`` no share.
@@ -85,104 +100,128 @@ def state_pairs(
             got=f"requested={requested}, per_source_cap={per_source_cap}",
             wanted="requested of at least 1, per_source_cap over 0 and up to 1",
         )
-    found = _drawn(_proposals(store, collection, frozenset(exclude_documents)), requested, seed)
-    if not found:
+    drawn = _drawn(_proposals(store, collection, frozenset(exclude_documents), report), seed)
+    about = [content_id(*evaluation_questions), top_k, per_source_cap, requested, seed, content_id(*beside)]
+    run = _run_of(store, collection, drawn, requested, about)
+    if run is None:
         return {**NOTHING, "question_types": {"planned": {}, "accepted": {}}}
-    run_id = _run_of(store, collection, found, [content_id(*evaluation_questions), top_k, per_source_cap])
-    most = most_per_source(per_source_cap, len(found), len({one.row.id for one in found}))
+    most = most_per_source(per_source_cap, len(run.found), len({one.row.id for one in drawn}))
     context = Context(
         lambda question: retriever.search(question, collection, top_k),
         accepted=[(pair.question, pair.answer) for pair in store.pairs.all(collection, "accepted", stale=False)],
         evaluation=evaluation_questions,
         embed=lambda texts: retriever.vectors(texts, collection),
-        cap=SourceCap(store.pairs.accepted_by_document(collection), len(found), most / len(found)),
+        cap=SourceCap(store.pairs.accepted_by_document(collection), len(run.found), most / len(run.found)),
     )
-    _Run(store, collection, run_id, context).decide(found, report)
-    accepted = [pair.question for pair in store.pairs.of_run(run_id) if pair.status == "accepted"]
+    run.decide(context, report)
+    accepted = [pair.question for pair in store.pairs.of_run(run.id) if pair.status == "accepted"]
     types = {"planned": {}, "accepted": count_types(accepted)}
-    return {"run_id": run_id, **store.pairs.run(run_id), "question_types": types}
+    return {"run_id": run.id, **store.pairs.run(run.id), "question_types": types}
 
 
-def _proposals(store: Store, collection: str, excluded: frozenset[str]) -> list[_Proposal]:
+def _proposals(store: Store, collection: str, excluded: frozenset[str], report: Report) -> list[_Proposal]:
     """Return every proposal, in the documents' order."""
-    rows: dict[str, tuple[DocumentRow, list[Chunk]]] = {}
-    found: list[tuple[str, Stated]] = []
-    for row, document, chunks in store.documents.iterate(collection):
+    found: list[tuple[tuple[DocumentRow, Chunk | None], Stated]] = []
+    taken, total = 0, store.documents.count(collection)
+    for number, (row, document, chunks) in enumerate(store.documents.iterate(collection), 1):
+        report(Progress(number, total, "documents", None, "statements"))
         if row.id not in excluded:
-            rows[row.id] = (row, chunks)
-            found += [(row.id, one) for one in statements(document.title, document.text)]
-    if not rows:
+            taken += 1
+            for one in statements(document.title, document.text):
+                held = (chunk for chunk in chunks if chunk.start <= one.start and one.end <= chunk.end)
+                found.append(((row, next(held, None)), one))
+    if not taken:
         raise NothingIndexed(
             f'There are no passages in "{collection}" to make pairs from',
             hint="Ingest documents first, or exclude fewer of them.",
         )
-    proposals = []
-    for document_id, one in agreed(found):
-        row, chunks = rows[document_id]
-        chunk = next((chunk for chunk in chunks if chunk.start <= one.start and one.end <= chunk.end), None)
-        if chunk is not None:  # a statement that chunks cut apart is in none of them
-            identity = content_id("stated", collection, one.question, one.answer, chunk.id)
-            proposals.append(_Proposal(identity, one, row, chunk))
-    return proposals
+    return [
+        _Proposal(content_id("stated", collection, one.question, one.answer, chunk.id), one, row, chunk)
+        for (row, chunk), one in agreed(found)
+        if chunk is not None  # a statement that chunks cut apart is in none of them
+    ]
 
 
-def _drawn(found: Sequence[_Proposal], requested: int, seed: int) -> list[_Proposal]:
-    """Return ``requested`` of the proposals: a turn for each document, then the next turn."""
+def _drawn(found: Sequence[_Proposal], seed: int) -> list[_Proposal]:
+    """Return the proposals in a seeded order: a turn for each document, then the next turn."""
     random = Random(seed)  # noqa: S311  (sampling, no secret)
     by_document: defaultdict[str, list[_Proposal]] = defaultdict(list)
-    for proposal in sorted(found, key=lambda one: one.id):
+    for proposal in sorted(found, key=lambda one: one.statement):
         by_document[proposal.row.id].append(proposal)
     drawn = []
     for proposals in by_document.values():
         random.shuffle(proposals)
         drawn += [(turn, random.random(), one) for turn, one in enumerate(proposals)]
-    return [one for _, _, one in sorted(drawn, key=lambda entry: entry[:2])][:requested]
+    return [one for _, _, one in sorted(drawn, key=lambda entry: entry[:2])]
 
 
-def _run_of(store: Store, collection: str, found: Sequence[_Proposal], about: Sequence[Any]) -> str:
-    inputs = {"stated": content_id(*(one.id for one in found)), "about": list(about)}
+def _run_of(
+    store: Store, collection: str, drawn: Sequence[_Proposal], requested: int, about: Sequence[Any]
+) -> _Run | None:
+    """Return the run with these inputs, or a new one; None where nothing is left for it.
+
+    The order is of all statements, known or not, so that a run finds its proposals again.
+    """
+    inputs = {"stated": content_id(*(one.statement for one in drawn)), "about": list(about)}
+    known = {pair.id[:KEY_DIGITS]: pair.id for pair in store.pairs.all(collection) if _is_known(pair)}
     for run_id in store.pairs.runs(collection):
         if store.pairs.run_inputs(run_id) == inputs:
-            return run_id
-    return store.pairs.start_run(collection, len(found), inputs)
+            for pair in store.pairs.of_run(run_id):
+                known.pop(pair.id[:KEY_DIGITS], None)
+            # What another run has taken since this one stopped comes last: it fills the number that was requested.
+            found = sorted(drawn, key=lambda one: one.key in known)[: store.pairs.run(run_id)["requested"]]
+            return _Run(store, collection, run_id, found, known)
+    if found := [one for one in drawn if one.key not in known][:requested]:
+        return _Run(store, collection, store.pairs.start_run(collection, len(found), inputs), found, {})
+    return None
+
+
+def _is_known(pair: QAPair) -> bool:
+    """Tell whether a pair of a statement is one that stays: all but those that a check alone has rejected."""
+    if not pair.generated_by.startswith(GENERATED_BY + ":"):
+        return False
+    failed = pair.checks.get(pair.reason, {}).get("passed") is False
+    edited = GENERATED_BY not in pair.checks  # an edit checks anew, and nothing was stated in its words
+    return edited or pair.status != "rejected" or not failed
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """A run over the ledger: checks proposals in their order and records each."""
+    """A run over the ledger: checks proposals in their order and records each; ``known`` are other runs' pairs."""
 
     store: Store
     collection: str
     id: str
-    context: Context
+    found: Sequence[_Proposal]
+    known: Mapping[str, str]
 
-    def decide(self, found: Sequence[_Proposal], report: Report) -> None:
+    def decide(self, context: Context, report: Report) -> None:
         """Check and record the proposals that are left, reporting after each."""
         ledger = self.store.pairs.run(self.id)
         rejected, accepted = Counter(ledger["rejected"]), ledger["accepted"]
-        lost = {item for item, _ in self.store.pairs.failures(self.id)}
-        done = {pair.id for pair in self.store.pairs.of_run(self.id)} | lost
-        left = [one for one in found if one.id not in done]
+        done = {pair.id for pair in self.store.pairs.of_run(self.id)}
+        left = [one for one in self.found if one.id_in(self.id) not in done] if ledger["pending"] else []
         began = time.monotonic()
         for number, proposal in enumerate(left, 1):
-            reason = self._record(proposal)
+            reason = self._record(proposal, context)
             accepted += not reason
             rejected.update([reason] if reason else [])
             eta_s = (time.monotonic() - began) / number * (len(left) - number)
             metrics = {"accepted": accepted, "rejected": dict(rejected), "failed": ledger["failed"]}
-            report(Progress(len(found) - len(left) + number, len(found), "proposals", eta_s, "stated", metrics))
+            total = len(self.found)
+            report(Progress(total - len(left) + number, total, "proposals", eta_s, "stated", metrics))
 
-    def _record(self, proposal: _Proposal) -> str:
+    def _record(self, proposal: _Proposal, context: Context) -> str:
         """Return why a proposal is rejected, "" if it is accepted."""
-        pair = _checked(proposal, self.context)
+        pair = _checked(proposal, self.known.get(proposal.key) or proposal.id_in(self.id), context)
         if not self.store.pairs.add(self.collection, self.id, [pair]):
             return "duplicate"  # another run has it
         if pair.status == "accepted":
-            self.context.accept(pair.question, pair.answer, proposal.row.id)
+            context.accept(pair.question, pair.answer, proposal.row.id)
         return pair.reason
 
 
-def _checked(proposal: _Proposal, context: Context) -> QAPair:
+def _checked(proposal: _Proposal, pair_id: str, context: Context) -> QAPair:
     stated, chunk = proposal.stated, proposal.chunk
     single = is_short(stated.answer) and span_of(stated.answer, chunk.text) is not None
     kind: PairKind = "span" if single else "free"
@@ -192,7 +231,7 @@ def _checked(proposal: _Proposal, context: Context) -> QAPair:
     results = [where, *run_checks(STATED_CHECKS, candidate, context)]
     failed = "" if results[-1].passed else results[-1].name
     return QAPair(
-        id=proposal.id,
+        id=pair_id,
         question=stated.question,
         answer=stated.answer,
         chunk_ids=(chunk.id,),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
 
 from data.prompt import language
 from retrieval.stated.chinese import CHINESE
@@ -21,6 +22,7 @@ from retrieval.stated.sentences import Sentence, sentences
 from retrieval.stated.usage import USAGE, is_specific
 from retrieval.wording import content_stems, normalised
 
+_Source = TypeVar("_Source")
 ENGLISH: Mapping[str, Transformation] = {**DEFINITIONS, **EVENTS, **FEATURES, **USAGE}
 _DEFINING = frozenset({"definition", "meaning", "gloss", "listed_term"})
 """Transformations whose question may be answered in several ways that are all right: the fullest is kept."""
@@ -59,12 +61,12 @@ def _on_topic(question: str, topic: str) -> bool:
     return is_specific(_FORMATS.sub("", question)) or bool(content_stems(question) & content_stems(topic))
 
 
-def agreed(found: Iterable[tuple[str, Stated]]) -> list[tuple[str, Stated]]:
+def agreed(found: Iterable[tuple[_Source, Stated]]) -> list[tuple[_Source, Stated]]:
     """Return each question once, with its source; none that documents answer in different ways.
 
     Of the answers to "what is …" the longest is kept, of equal answers the first.
     """
-    by_question: defaultdict[str, list[tuple[str, Stated]]] = defaultdict(list)
+    by_question: defaultdict[str, list[tuple[_Source, Stated]]] = defaultdict(list)
     for source, one in found:
         by_question[normalised(one.question)].append((source, one))
     kept = []

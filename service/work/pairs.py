@@ -70,7 +70,8 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
     capped = about | {"seed": inputs.get("seed", 0), "per_source_cap": inputs.get("per_source_cap", PER_SOURCE_CAP)}
     found = (workspace.store, workspace.retriever, collection)
     harvested = harvest_pairs(*found, **about) if inputs.get("faq", True) else {}
-    stated = state_pairs(*found, requested=limit, **capped) if STATED in kinds else {}
+    beside = (*written, teacher or writer or "") if written else ()
+    stated = state_pairs(*found, requested=limit, beside=beside, **capped) if STATED in kinds else {}
     left = limit - stated.get("requested", 0)
     ledger = stated
     if written and left:

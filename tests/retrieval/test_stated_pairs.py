@@ -82,22 +82,109 @@ def test_fewer_are_taken_from_every_document_in_turn(corpus: Corpus) -> None:
     assert len({chunk.document_id for chunk in chunks}) == 3
     again = stated(corpus, requested=3, seed=4)
     assert again == ledger
-    more = stated(corpus, requested=50, seed=4)
-    assert isinstance(more["rejected"], dict)
-    assert more["rejected"]["duplicate"] == 3
-    assert more["pending"] == 0
+
+
+def reconciled(ledger: dict[str, object]) -> dict[str, int]:
+    """Return a finished ledger's reasons of rejection, its sum checked."""
+    rejected = ledger["rejected"]
+    assert isinstance(rejected, dict)
+    assert ledger["requested"] == int(str(ledger["accepted"])) + sum(rejected.values())
+    assert ledger["failed"] == ledger["pending"] == 0
+    return rejected
+
+
+@pytest.mark.parametrize("change", [{"seed": 2}, {"top_k": 5}, {"evaluation_questions": ()}, {"beside": ("span",)}])
+def test_another_run_decides_again_what_a_check_rejected_and_leaves_out_what_is_kept(
+    corpus: Corpus, change: dict[str, object]
+) -> None:
+    measured = {"evaluation_questions": ["When was the Ferry House of Orrin built?"]}
+    first = stated(corpus, **measured)
+    assert reconciled(first)["uncontaminated"] == 1
+    second = stated(corpus, **measured | change)
+    assert second["run_id"] != first["run_id"]
+    assert second["requested"] == sum(reconciled(first).values())
+    assert "duplicate" not in reconciled(second)
+    freed = "evaluation_questions" in change
+    assert second["accepted"] == int(freed)
+    assert stated(corpus, **measured) == first
+    kept = [pair.question for pair in corpus.store.pairs.all("default", "accepted")]
+    assert ("When was the Ferry House of Orrin built?" in kept) == freed
+    assert len(kept) == len(set(kept))
+
+
+def test_what_is_kept_uses_up_none_of_the_limit(corpus: Corpus) -> None:
+    first = stated(corpus, requested=3, seed=4)
+    more = stated(corpus, requested=3, seed=5)
+    assert reconciled(more) is not None
+    assert more["requested"] == 3
+    questions = [pair.question for run in (first, more) for pair in corpus.store.pairs.of_run(str(run["run_id"]))]
+    assert len(questions) == len(set(questions)) + sum(reconciled(first).values()) == 6
+
+
+def test_what_a_person_decided_is_not_proposed_again(corpus: Corpus) -> None:
+    first = stated(corpus)
+    good, other, *_ = (pair for pair in corpus.store.pairs.of_run(str(first["run_id"])) if pair.status == "accepted")
+    by_check = next(pair for pair in corpus.store.pairs.of_run(str(first["run_id"])) if pair.status == "rejected")
+    rechecked = {"not_leaked": {"passed": True, "reason": ""}}  # as a review leaves an edited pair
+    corpus.store.pairs.update(good.id, status="rejected", reason="by_hand")
+    corpus.store.pairs.update(other.id, question="Which house is the oldest of Orrin?", checks=rechecked)
+    corpus.store.pairs.update(by_check.id, question="Which other name does the mail have?", checks=rechecked)
+    second = stated(corpus, seed=2)
+    assert second["requested"] == sum(reconciled(first).values()) - 1
+    everything = stated(corpus, seed=3, evaluation_questions=("What is a pair?",))
+    assert everything["accepted"] == 0
 
 
 def test_a_stopped_run_goes_on(corpus: Corpus) -> None:
     def stop(progress: Progress) -> None:
-        if progress.done == 2:
+        if (progress.unit, progress.done) == ("proposals", 2):
             raise JobCancelled("Stopped")
 
     with pytest.raises(JobCancelled):
         stated(corpus, report=stop)
+    (run_id,) = corpus.store.pairs.runs("default")
+    before = [pair.id for pair in corpus.store.pairs.of_run(run_id)]
+    assert len(before) == 2
+    seen: list[Progress] = []
+    ledger = stated(corpus, report=seen.append)
+    assert ledger["run_id"] == run_id
+    assert reconciled(ledger) is not None
+    assert corpus.store.pairs.runs("default") == [run_id]
+    after = [pair.id for pair in corpus.store.pairs.of_run(run_id)]
+    assert after[:2] == before
+    assert len(after) == len(set(after)) == ledger["requested"]
+    decided = [progress.done for progress in seen if progress.unit == "proposals"]
+    assert decided == list(range(3, len(after) + 1))
+
+
+def test_a_stopped_run_gives_up_what_another_has_taken_since(corpus: Corpus) -> None:
+    def stop(progress: Progress) -> None:
+        if (progress.unit, progress.done) == ("proposals", 2):
+            raise JobCancelled("Stopped")
+
+    with pytest.raises(JobCancelled):
+        stated(corpus, report=stop)
+    (run_id,) = corpus.store.pairs.runs("default")
+    other = stated(corpus, seed=2)
+    assert reconciled(other) is not None
+    assert int(str(other["accepted"])) > 0
     ledger = stated(corpus)
-    assert ledger["pending"] == 0
-    assert len(corpus.store.pairs.runs("default")) == 1
+    assert ledger["run_id"] == run_id
+    assert reconciled(ledger)["duplicate"] == other["accepted"]
+
+
+def test_reading_is_reported_and_can_be_stopped(corpus: Corpus) -> None:
+    seen: list[Progress] = []
+
+    def stop(progress: Progress) -> None:
+        seen.append(progress)
+        if progress.done == 3:
+            raise JobCancelled("Stopped")
+
+    with pytest.raises(JobCancelled):
+        stated(corpus, report=stop)
+    assert [(one.done, one.total, one.unit) for one in seen] == [(done, 5, "documents") for done in (1, 2, 3)]
+    assert corpus.store.pairs.runs("default") == []
 
 
 def test_what_is_left_out_and_what_is_measured(corpus: Corpus) -> None:

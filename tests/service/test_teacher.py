@@ -181,7 +181,7 @@ def test_without_a_larger_model_documents_are_taken_at_their_word(make_workspace
     assert "--teacher" in ledger["advice"]
     filled = pairs_work.run(workspace, {"limit": 4, "fill": True}, lambda _progress: None)
     assert filled["requested"] == 4 == filled["accepted"] + filled["failed"] + sum(filled["rejected"].values())
-    assert filled["stated"] == ledger["stated"]
+    assert filled["stated"]["requested"] == sum(ledger["rejected"].values()), "what is kept is not counted again"
     assert generator.requests
     assert pairs_work.run(workspace, {"limit": 4, "kinds": ["span"]}, lambda _progress: None)["requested"] == 4
 
@@ -191,7 +191,17 @@ def test_statements_are_taken_beside_a_teachers_pairs_where_asked_for(generate, 
     assert ledger["requested"] == 5 == ledger["accepted"] + ledger["failed"] + sum(ledger["rejected"].values())
     assert ledger["stated"]["requested"] >= 1
     assert any(pair.generated_by == "stated:when_done" for pair in kept())
+    assert generate("--kinds", "stated,span", "--limit", 5, "--no-faq") == ledger
     assert "stated" not in generate("--limit", 5, "--no-faq")
+
+
+def test_statements_that_are_kept_take_nothing_of_a_teachers_share(generate):
+    alone = generate("--kinds", "stated", "--limit", 5, "--no-faq")
+    assert alone["accepted"] >= 1
+    ledger = generate("--kinds", "stated,span", "--limit", 5, "--no-faq")
+    assert ledger["stated"]["requested"] == sum(alone["rejected"].values())
+    assert ledger["requested"] == 5 == ledger["accepted"] + ledger["failed"] + sum(ledger["rejected"].values())
+    assert "advice" not in ledger
 
 
 @pytest.fixture(scope="module")
