@@ -46,8 +46,11 @@ _STARTS = re.compile(
 )
 _BREAKS_OFF = re.compile(
     r"(?:[的了着过在于对为被把将由与和及或以到自当是有不没可能会要应需让使令向给按据就都也还并但而等、]|之一|主要|通常|一般|"
-    r"原来|本来|现在)$"
+    r"原来|本来|现在|未|并未|未能|未必|没有|并非|绝非|原定|预计|预定|计划|拟|打算|据[说称传]|相传|传说|疑似|大[约概]|或许|也许|"
+    r"似乎|几乎|差点|险些|(?<![条公北纽合盟契和制])约)$"
 )
+_UNSURE = re.compile(r"因|否|不是|谁|什么|怎么?样|哪[里个些一]")
+"""How no answer begins."""
 _LEANS = re.compile(r"如上|上述|下列|以下|以上|如下|前者|后者|[:：；;]|这[个些种样]|该(?!不)|此(?!外)")
 _PAIRS = (("（", "）"), ("《", "》"), ("“", "”"), ("「", "」"), ("(", ")"))
 
@@ -80,7 +83,7 @@ def _is_named(name: str, bare: str, names: Names) -> bool:
 def _answer(said: str) -> str | None:
     """Return an answer that is whole and leans on nothing, else None."""
     text = said.strip(" ，,")
-    if not 2 <= len(text) <= LONGEST_ANSWER or text.startswith("因") or _LEANS.search(text):
+    if not 2 <= len(text) <= LONGEST_ANSWER or _UNSURE.match(text) or _LEANS.search(text):
         return None
     return text if all(text.count(opening) == text.count(closing) for opening, closing in _PAIRS) else None
 

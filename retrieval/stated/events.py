@@ -29,6 +29,12 @@ _TIME = (
 )
 _ON = rf"(?:in|on)\s+{_TIME}"
 _OTHER_TIME = re.compile(rf"\b{_YEAR}\b|\b{_MONTH}\b|\b(?:until|since|before|after|when|while|during|later|again)\b")
+_AND_AGAIN = re.compile(
+    r"(?:,|,?\s+(?:and|or|to|until|through))\s+(?:(?:or|again|then|later)\s+)*(?:(?:in|on|by)\s+)?(?:the\s+)?"
+    rf"(?:(?:early|mid|late)[ -])?(?:{_YEAR}|(?:{_MONTH}|(?:spring|summer|autumn|fall|winter)\s+of)\s)|"
+    r",?\s+(?:or\s+(?:earlier|later|before|after)|at\s+the\s+(?:earliest|latest))\b"
+)
+"""What follows a time that is not the only one, or not certain."""
 _REST = r"(?P<rest>(?:\s+[^,;:]*?)?)"
 _PAST = rf"(?P<v>{'|'.join(BASE_OF)})"
 _DONE = re.compile(
@@ -43,7 +49,7 @@ _DATED_DID = re.compile(rf"(?:In|On)\s+{_TIME},?\s+{X}{_PAST}{_REST}$")
 def when_done(sentence: str, names: Names) -> Said:
     """X was founded … in 1842 …; In 1842, X was founded …. → When was X founded …?"""
     found = _DONE.match(sentence) or _DATED_DONE.match(ended(sentence))
-    if found is None:
+    if found is None or _AND_AGAIN.match(sentence, found.end()):
         return
     subject, be, verb = named_subject(found["x"], names), found["be"], found["v"].split()[-1]
     if (
@@ -59,7 +65,9 @@ def when_done(sentence: str, names: Names) -> Said:
 def when_did(sentence: str, names: Names) -> Said:
     """X founded Y in 1842 …; In 1842, X founded Y. → When did X found Y?"""
     found = _DID.match(sentence) or _DATED_DID.match(ended(sentence))
-    if found is None or not _carried(found["rest"]) or not _is_whole(BASE_OF[found["v"]], found["rest"]):
+    if found is None or _AND_AGAIN.match(sentence, found.end()):
+        return
+    if not _carried(found["rest"]) or not _is_whole(BASE_OF[found["v"]], found["rest"]):
         return
     if subject := named_subject(found["x"], names):
         yield f"When did {subject} {BASE_OF[found['v']]}{found['rest']}?", found["t"]

@@ -33,6 +33,11 @@ _TASKS = frozenset({"how_to", "how_can", "what_to_use", "what_to_do", "recommend
 _FORMATS = re.compile(r"\b(?:JSON|HTML|XML|YAML|CSV|PDF|HTTPS?|APIs?|URLs?|URIs?|UIs?|IDs?|SQL|CLI)\b")
 """Names that tell nothing of where they are spoken of."""
 
+_NO_STATEMENT = re.compile(
+    r"(?:[?？]|[吗呢][。？?！!]?)[”\"’」』）)]?$|\bat (?:your|one['’]s|their) (?:own )?(?:risk|peril)\b"
+)
+"""What asks, and what warns."""
+
 
 def statements(title: str, text: str) -> list[Stated]:
     """Return the questions that a document's statements answer, in the order of the document."""
@@ -44,6 +49,8 @@ def statements(title: str, text: str) -> list[Stated]:
 
 def _of(said: Sentence, names: Names) -> Iterator[Stated]:
     """Yield what one sentence answers."""
+    if _NO_STATEMENT.search(said.text):
+        return
     transformations = CHINESE if language(said.text) == "zh" else ENGLISH
     for name, transform in transformations.items():
         for question, answer in transform(said.text, names):

@@ -60,9 +60,11 @@ PRONOUNS = frozenset(_PRONOUNS_LIST.split())
 _NO_NOUNS_LIST = """
 similar certain particular different various is are was were be been being has have had can could will would may might
 must should do does did also still now then later once even just soon already together alone subsequently not never
+almost nearly eventually reportedly allegedly supposedly apparently presumably purportedly probably possibly perhaps
+maybe barely hardly scarcely ultimately nor
 """
 NO_NOUNS = frozenset(_NO_NOUNS_LIST.split())
-"""Verbs and adverbs: what has one is more than a subject."""
+"""Verbs and adverbs, those that deny and doubt among them: what has one is more than a subject."""
 
 _OPENERS_LIST = """
 a about above according after afterwards again all almost already also although always among an and another any anyone

@@ -158,6 +158,60 @@ def test_what_is_in_doubt_is_not_proposed(sentence: str) -> None:
     assert asked(sentence) == []
 
 
+DENIED = [
+    ("圣体堂区", "圣体堂区未于1907年成立。"),
+    ("圣体堂区", "圣体堂区并未于1907年成立。"),
+    ("圣体堂区", "圣体堂区没有于1907年成立。"),
+    ("圣体堂区", "圣体堂区原定于1907年成立。"),
+    ("圣体堂区", "圣体堂区预计于2030年落成。"),
+    ("圣体堂区", "圣体堂区预定于2030年落成。"),
+    ("圣体堂区", "圣体堂区计划于2030年落成。"),
+    ("圣体堂区", "圣体堂区拟于2030年落成。"),
+    ("圣体堂区", "圣体堂区约建于1907年。"),
+    ("圣体堂区", "圣体堂区据说成立于1907年。"),
+    ("圣体堂区", "圣体堂区成立于1907年吗？"),
+    ("圣体堂区", "圣体堂区是不是成立于1907年呢。"),
+    ("圣体堂区", "圣体堂区成立于1907年？"),
+    ("圣体堂区", "圣体堂区并非是一种常见的宗教组织。"),
+    ("澳门", "澳门的首都是澳门吗？"),
+    ("澳门", "澳门的首都是否改名，由议会决定。"),
+    ("Yahoo", "Philip Johnson almost acquired Yahoo in 2008."),
+    ("Yahoo", "Philip Johnson nearly acquired Yahoo in 2008."),
+    ("Yahoo", "Philip Johnson never acquired Yahoo in 2008."),
+    ("Yahoo", "Philip Johnson eventually acquired Yahoo in 2008."),
+    ("Yahoo", "Philip Johnson perhaps acquired Yahoo in 2008."),
+    ("Yahoo", "Yahoo was reportedly acquired by Microsoft in 2008."),
+    ("Yahoo", "Yahoo allegedly was acquired by Microsoft in 2008."),
+    ("Sky Digital", "Sky Digital was built in 1842 and 1850."),
+    ("Sky Digital", "Sky Digital was built in 1842, 1850 and 1861."),
+    ("Sky Digital", "Sky Digital was built in May 1842 and again in June 1850."),
+    ("Sky Digital", "Sky Digital was built in 1842, or in 1850."),
+    ("Sky Digital", "Sky Digital was built in 1842, or later."),
+    ("Sky Digital", "Sky Digital was built in 1842 to 1850."),
+    ("Sky Digital", "Philip Johnson founded Sky Digital in 1842 and 1850."),
+    ("Yahoo", "Use `eval` to parse Yahoo files at your own risk."),
+    ("Yahoo", "Yahoo was acquired by Microsoft in 2008?"),
+]
+"""Titles, and what their documents deny, plan, doubt, ask, or say of several times."""
+
+
+@pytest.mark.parametrize(("title", "sentence"), DENIED)
+def test_what_is_denied_planned_or_asked_is_no_statement(title: str, sentence: str) -> None:
+    assert asked(sentence, title) == []
+
+
+@pytest.mark.parametrize(
+    ("title", "sentence", "answer"),
+    [
+        ("Sky Digital", "Sky Digital was built in 1842, and 40 people came to see it.", "1842"),
+        ("北约", "北约成立于1949年。", "1949年"),
+        ("华沙条约", "华沙条约于1955年成立。", "1955年"),
+    ],
+)
+def test_what_stands_beside_a_time_does_not_take_it_away(title: str, sentence: str, answer: str) -> None:
+    assert [said for _, said in asked(sentence, title)] == [answer]
+
+
 def test_whole_sample_documents() -> None:
     found = {
         (path.name[:2], one.made_by, one.question, one.answer)
