@@ -282,7 +282,7 @@ def said(candidate: Candidate, _context: Context) -> CheckResult:
     return CheckResult("said", found is not None, "" if found else "the answer does not stand in its passage")
 
 
-# No answered_alike: the passage states the answer, and the packaged reader finds half of all right answers.
+# No answered_alike: the passage states the answer, and the packaged reader finds six of ten right answers.
 STATED_CHECKS: tuple[Check, ...] = (
     brief,
     said,

@@ -28,8 +28,9 @@ ADVICE = (
     "(any OpenAI-compatible server), or RAGTUNE_MODEL."
 )
 FEW = (
-    "Your documents state {n} pairs in the forms that are recognized; without a larger model no more are made. For "
-    "more let one write them: --teacher URL (any OpenAI-compatible server), or RAGTUNE_MODEL. The packaged pair writer "
+    "Of what your documents state in the forms that are recognized {n} pairs were accepted; without a larger model no "
+    "more are made, and no unanswerable ones, so an adapter trained on these alone sees no question to decline. Let a "
+    "larger model write both: --teacher URL (any OpenAI-compatible server), or RAGTUNE_MODEL. The packaged pair writer "
     "(135M) writes with --kinds stated,span,unanswerable; about two in five of its pairs are right (bench/RESULTS.md)."
 )
 STATED = "stated"
@@ -142,7 +143,7 @@ def _together(stated: dict[str, Any], written: dict[str, Any]) -> dict[str, Any]
 
 def _advice(ledger: dict[str, Any], stated: dict[str, Any], writer: str | None, left: int) -> dict[str, str]:
     """Return what a user should know: what the packaged writer's pairs are worth, or how to get the ``left`` ones."""
-    if ledger is stated:
+    if ledger is stated and writer == PAIR_WRITER:
         return {"advice": FEW.format(n=stated["accepted"])} if left else {}
     wrote = ledger["accepted"] > stated.get("accepted", 0)
     return {"advice": ADVICE} if writer == PAIR_WRITER and wrote else {}

@@ -202,6 +202,7 @@ def test_statements_that_are_kept_take_nothing_of_a_teachers_share(generate):
     assert ledger["stated"]["requested"] == sum(alone["rejected"].values())
     assert ledger["requested"] == 5 == ledger["accepted"] + ledger["failed"] + sum(ledger["rejected"].values())
     assert "advice" not in ledger
+    assert "advice" not in alone, "who named a teacher has a larger model"
 
 
 @pytest.fixture(scope="module")
