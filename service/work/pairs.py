@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from data.errors import InvalidRequest
@@ -16,7 +16,7 @@ from service.spans import traced_generator
 from service.starter import PAIR_WRITER, READER
 
 if TYPE_CHECKING:
-    from data.records import PairKind
+    from data.records import PairKind, Progress
     from retrieval.asking import Wishes
     from service.workspace import Workspace
 
@@ -77,7 +77,8 @@ def run(workspace: Workspace, inputs: dict[str, Any], report: Report) -> dict[st
     ledger = stated
     if written and left:
         who = _Writers(teacher, writer, READER if READER in starters else None)
-        ledger = _together(stated, _written(workspace, collection, who, requested=left, wishes=wishes, **capped))
+        about = capped | {"requested": left, "wishes": wishes, "report": _growing(stated, report)}
+        ledger = _together(stated, _written(workspace, collection, who, **about))
     advice = _advice(ledger, stated, writer, left)
     return (
         ledger
@@ -126,6 +127,20 @@ def _kinds(inputs: dict[str, Any], writer: str | None) -> tuple[str, ...]:
     if writer != PAIR_WRITER or inputs.get("adapter"):
         return DEFAULT_KINDS
     return (STATED, *DEFAULT_KINDS) if inputs.get("fill") else (STATED,)
+
+
+def _growing(stated: dict[str, Any], report: Report) -> Report:
+    """Return a report to which the writer's progress is told: it goes on where the statements' ended."""
+    if not stated:
+        return report
+
+    def go_on(progress: Progress) -> None:
+        told, before = progress.metrics, stated["requested"]
+        sums = {name: stated[name] + told[name] for name in ("accepted", "failed")}
+        sums["rejected"] = dict(Counter(stated["rejected"]) + Counter(told["rejected"]))
+        report(replace(progress, done=before + progress.done, total=before + progress.total, metrics=sums))
+
+    return go_on
 
 
 def _together(stated: dict[str, Any], written: dict[str, Any]) -> dict[str, Any]:

@@ -186,6 +186,21 @@ def test_without_a_larger_model_documents_are_taken_at_their_word(make_workspace
     assert pairs_work.run(workspace, {"limit": 4, "kinds": ["span"]}, lambda _progress: None)["requested"] == 4
 
 
+def test_the_live_ledger_of_statements_and_written_pairs_only_grows(make_workspace, generator, monkeypatch):
+    generator.reply = lambda request: said("When was it built?", "1842") if request.grammar else "1842 [1]"
+    workspace = make_workspace("indexed")
+    workspace.store.adapters.add(adapter("pair-writer"))
+    monkeypatch.setattr(Workspace, "ensure_starter_adapters", lambda _self: ("pair-writer",))
+    seen = []
+    ledger = pairs_work.run(workspace, {"limit": 4, "fill": True, "faq": False}, seen.append)
+    live = [one for one in seen if one.unit == "proposals"]
+    assert {one.stage for one in live} == {"stated", "pairs"}
+    assert live[-1].done == live[-1].total == ledger["requested"] == 4
+    for count in (lambda one: one.done, lambda one: one.metrics["accepted"]):
+        assert [count(one) for one in live] == sorted(count(one) for one in live)
+    assert dict(live[-1].metrics) == {name: ledger[name] for name in ("accepted", "rejected", "failed")}
+
+
 def test_statements_are_taken_beside_a_teachers_pairs_where_asked_for(generate, kept):
     ledger = generate("--kinds", "stated,span", "--limit", 5, "--no-faq")
     assert ledger["requested"] == 5 == ledger["accepted"] + ledger["failed"] + sum(ledger["rejected"].values())
