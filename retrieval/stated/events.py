@@ -30,7 +30,7 @@ _TIME = (
 _ON = rf"(?:in|on)\s+{_TIME}"
 _OTHER_TIME = re.compile(rf"\b{_YEAR}\b|\b{_MONTH}\b|\b(?:until|since|before|after|when|while|during|later|again)\b")
 _AND_AGAIN = re.compile(
-    r"(?:,|,?\s+(?:and|or|to|until|through))\s+(?:(?:or|again|then|later)\s+)*(?:(?:in|on|by)\s+)?(?:the\s+)?"
+    r"(?:,|,?\s+(?:and|or|to|until|through))\s+(?:(?:or|again|then|later)\s+)*(?:(?<!, and )(?:in|on)\s+)?(?:the\s+)?"
     rf"(?:(?:early|mid|late)[ -])?(?:{_YEAR}|(?:{_MONTH}|(?:spring|summer|autumn|fall|winter)\s+of)\s)|"
     r",?\s+(?:or\s+(?:earlier|later|before|after)|at\s+the\s+(?:earliest|latest))\b"
 )

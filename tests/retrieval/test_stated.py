@@ -186,6 +186,8 @@ DENIED = [
     ("Sky Digital", "Sky Digital was built in 1842, 1850 and 1861."),
     ("Sky Digital", "Sky Digital was built in May 1842 and again in June 1850."),
     ("Sky Digital", "Sky Digital was built in 1842, or in 1850."),
+    ("Sky Digital", "Sky Digital was built in 1842 and in 1850."),
+    ("Sky Digital", "Sky Digital was built in 1842, 1850, and 1861."),
     ("Sky Digital", "Sky Digital was built in 1842, or later."),
     ("Sky Digital", "Sky Digital was built in 1842 to 1850."),
     ("Sky Digital", "Philip Johnson founded Sky Digital in 1842 and 1850."),
@@ -203,6 +205,8 @@ def test_what_is_denied_planned_or_asked_is_no_statement(title: str, sentence: s
 @pytest.mark.parametrize(
     ("title", "sentence", "answer"),
     [
+        ("Sky Digital", "Sky Digital was built in 1842, and by 1850 more than 40 people had come.", "1842"),
+        ("Sky Digital", "Sky Digital was built in 1842, and in 1850 a wall was added.", "1842"),
         ("Sky Digital", "Sky Digital was built in 1842, and 40 people came to see it.", "1842"),
         ("北约", "北约成立于1949年。", "1949年"),
         ("华沙条约", "华沙条约于1955年成立。", "1955年"),
