@@ -153,7 +153,7 @@ ROWS = (
         "are finished or end with an error event, the job goes on with the next server, each document is there once",
         "tests/torture/test_rows.py",
         "terminations",
-        "answers of a script, jobs that ingest; streams of a job's progress are cut; 50 are wanted",
+        "answers of a script, jobs that ingest; streams of a job's progress are cut",
         (("a client that waits for a whole answer is told", "", "tests/service/test_serve.py"),),
     ),
     Row(
@@ -169,7 +169,7 @@ ROWS = (
         "and no file is left, and the server's memory grew by no more than 5 %",
         "tests/torture/test_rows.py",
         "cancels",
-        "ingest, rebuild, compact, verify; no trainings or evaluations; 50 are wanted",
+        "ingest, rebuild, compact, verify; no trainings or evaluations",
     ),
     Row(19, "a client that leaves frees its place", "tests/service/test_routes_answers.py", "clients"),
     Row(
