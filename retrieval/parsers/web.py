@@ -13,6 +13,8 @@ from retrieval.text import decode
 
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.IGNORECASE)
 _MARKS = (b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")
+_NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+"""What lxml reads in a page and refuses to write into one (XML 1.0, production 2)."""
 _MARKER = "tablemarker{}x"
 _LOST_SHARE = 0.3  # of a page's text outside navigation: below it, the extraction is not believed
 _CHROME = ["nav", "header", "footer", "aside", "form", "menu", "dialog"]
@@ -26,7 +28,7 @@ def parse_html(raw: bytes) -> Parsed:
     """
     import trafilatura
 
-    markup = decode_html(raw)
+    markup = _NO_XML.sub(" ", decode_html(raw))
     found = trafilatura.extract_metadata(markup)
     root = parse_tree(markup)
     whole = _without_chrome(root)
@@ -64,7 +66,7 @@ def _take_tables(root: Any) -> list[str]:
         if text.count("\n") < 2 or text.count("|") < 6:  # one column or row: a table that only lays out the page
             continue
         marker = table.makeelement("p")
-        marker.text, marker.tail = _MARKER.format(len(taken)), table.tail
+        marker.text, marker.tail = _MARKER.format(len(taken)), _NO_XML.sub(" ", table.tail or "")
         table.getparent().replace(table, marker)
         taken.append(text)
     return taken
@@ -85,6 +87,6 @@ def decode_html(raw: bytes) -> str:
     if declared and not raw.startswith(_MARKS):
         try:
             return raw.decode(declared[1].decode("ascii"))
-        except (LookupError, UnicodeDecodeError):
+        except (LookupError, ValueError):  # no such encoding, or one that is none of texts, such as punycode
             return decode(raw)
     return decode(raw)

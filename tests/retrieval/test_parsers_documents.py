@@ -195,6 +195,23 @@ def test_a_message_whose_date_is_beyond_all_calendars_is_read_without_it(tmp_pat
     assert "date" not in loaded.meta
 
 
+@pytest.mark.parametrize("control", ["\x12", "&#x12;", "\x0b"])
+def test_a_page_with_a_control_character_behind_a_table_is_read(tmp_path: Path, control: str) -> None:
+    """Found by fuzzing: lxml reads it, and refuses to move it."""
+    rows = "".join(f"<tr><td>{n}</td><td>duck</td></tr>" for n in range(4))
+    main = f"<p>{'Words. ' * 30}</p><table>{rows}</table>after{control}wards"
+    (tmp_path / "a.html").write_text(f"<html><body><article>{main}</article></body></html>", "utf-8")
+    text = load(tmp_path / "a.html").text
+    assert "| 2 | duck |" in text
+    assert "after" in text
+
+
+def test_a_page_in_an_encoding_that_is_none_of_texts_is_read_all_the_same(tmp_path: Path) -> None:
+    page = b'<html><head><meta charset="punycode"></head><body><p>' + b"The ducks quack. " * 9 + b"</p></body></html>"
+    (tmp_path / "a.html").write_bytes(page)
+    assert "ducks quack" in load(tmp_path / "a.html").text
+
+
 def test_mail_brings_its_attachments_along_or_names_them(tmp_path: Path) -> None:
     message = EmailMessage()
     message["Subject"], message["From"], message["Date"] = "预算", "a@example.org", "Mon, 03 Jun 2024 10:00:00 +0200"

@@ -265,7 +265,8 @@ ROWS = (
         35,
         "bombs end in a killed child and a typed error",
         "tests/retrieval/test_load_hostile.py",
-        gap="what the fuzzer found (below), a malformed message inside another, was mended after that run",
+        gap="what the fuzzer found (below), a malformed message inside another and a control character behind a table, "
+        "was mended after it",
         also=(
             (
                 "whatever bytes coverage leads to, a loader gives exact chunks or a typed error (atheris; Markdown, "
