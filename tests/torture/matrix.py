@@ -266,7 +266,7 @@ ROWS = (
         "bombs end in a killed child and a typed error",
         "tests/retrieval/test_load_hostile.py",
         gap="what the fuzzer found (below), a malformed message inside another and a control character behind a table, "
-        "was mended after it",
+        "were mended after it",
         also=(
             (
                 "whatever bytes coverage leads to, a loader gives exact chunks or a typed error (atheris; Markdown, "
