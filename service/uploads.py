@@ -83,9 +83,10 @@ def forget_upload(state: StateDirectory, store: Store, sha256: str, source: str,
     own = state.blobs / sha256 / PurePosixPath(source).name
     paths = [own, *(state.blobs.glob(f"*/{glob.escape(first)}") if inside else ())]
     paths = [path for path in paths if path.exists()]
-    awaited = _awaited(store) if paths else None
-    if awaited is None:
+    jobs = _unfinished(store) if paths else None
+    if jobs is None:
         return
+    awaited = {path for job in jobs for path in job.inputs.get("paths", ())}
     for path in paths:
         if str(path) not in awaited and not store.documents.any_of(path.parent.name, path.name):
             _remove(path, before)
@@ -99,13 +100,11 @@ def _remove(path: Path, before: float) -> None:
                 path.parent.rmdir()
 
 
-def _awaited(store: Store) -> set[str] | None:
-    """Return the paths that unfinished jobs read, whoever submitted them; None where there are too many to tell."""
+def _unfinished(store: Store) -> list[Job] | None:
+    """Return the jobs that have not ended, whoever submitted them; None where there are too many to list."""
     with acting(MACHINE):
         listed = [store.jobs.list(status, _LISTED) for status in _UNFINISHED]
-    if any(len(jobs) == _LISTED for jobs in listed):
-        return None
-    return {path for jobs in listed for job in jobs for path in job.inputs.get("paths", ())}
+    return None if any(len(jobs) == _LISTED for jobs in listed) else [job for jobs in listed for job in jobs]
 
 
 def keep_for_job(
@@ -162,10 +161,10 @@ def sweep_uploads(state: StateDirectory, store: Store, older_than_s: float = 0.0
 
     Files younger than ``older_than_s`` stay: while requests are served their job may not have been made yet.
     """
-    awaited = [job for status in _UNFINISHED for job in store.jobs.list(status, _LISTED)]
-    if len(awaited) >= _LISTED:
-        return  # not all are listed: rather keep a file too many
-    kept = {job.inputs.get(UPLOAD) for job in awaited}
+    jobs = _unfinished(store)
+    if jobs is None:
+        return  # rather keep a file too many
+    kept = {job.inputs.get(UPLOAD) for job in jobs}
     for folder in state.uploads.iterdir():
         if folder.name not in kept and time.time() - folder.stat().st_mtime >= older_than_s:
             shutil.rmtree(folder, ignore_errors=True)

@@ -18,23 +18,15 @@ ParseAttachment = Callable[[bytes, str, Budget, int], Parsed]
 _SHOWN = ("From", "To", "Cc", "Date")
 _DEEPEST = 3
 _MALFORMED = (ValueError, LookupError, AttributeError, TypeError, OverflowError, MessageError)
-"""What the standard library says of malformed messages, in one place or another; found by fuzzing."""
+"""What the standard library says of malformed headers, and of messages that it cannot write again."""
 
 
 def parse_email(raw: bytes, budget: Budget, parse: ParseAttachment, depth: int = 0) -> Parsed:
     """Return a message with the text of its attachments; those that cannot be read are named with the reason.
 
     Raises:
-        DamagedDocument: it has no headers, or is malformed so that it cannot be read.
+        DamagedDocument: it has no headers.
     """
-    try:
-        return _parsed(raw, budget, parse, depth)
-    except _MALFORMED as error:
-        detail = f"The message is malformed: {type(error).__name__}."
-        raise DamagedDocument(detail, hint="Export it again as .eml.") from error
-
-
-def _parsed(raw: bytes, budget: Budget, parse: ParseAttachment, depth: int) -> Parsed:
     message = email.message_from_bytes(raw, policy=email.policy.default)
     assert isinstance(message, EmailMessage)
     if not message.keys():

@@ -135,13 +135,14 @@ def test_what_a_person_decided_is_not_proposed_again(corpus: Corpus) -> None:
     assert everything["accepted"] == 0
 
 
-def test_a_stopped_run_goes_on(corpus: Corpus) -> None:
-    def stop(progress: Progress) -> None:
-        if (progress.unit, progress.done) == ("proposals", 2):
-            raise JobCancelled("Stopped")
+def stop_at_two(progress: Progress) -> None:
+    if (progress.unit, progress.done) == ("proposals", 2):
+        raise JobCancelled("Stopped")
 
+
+def test_a_stopped_run_goes_on(corpus: Corpus) -> None:
     with pytest.raises(JobCancelled):
-        stated(corpus, report=stop)
+        stated(corpus, report=stop_at_two)
     (run_id,) = corpus.store.pairs.runs("default")
     before = [pair.id for pair in corpus.store.pairs.of_run(run_id)]
     assert len(before) == 2
@@ -158,12 +159,8 @@ def test_a_stopped_run_goes_on(corpus: Corpus) -> None:
 
 
 def test_a_stopped_run_gives_up_what_another_has_taken_since(corpus: Corpus) -> None:
-    def stop(progress: Progress) -> None:
-        if (progress.unit, progress.done) == ("proposals", 2):
-            raise JobCancelled("Stopped")
-
     with pytest.raises(JobCancelled):
-        stated(corpus, report=stop)
+        stated(corpus, report=stop_at_two)
     (run_id,) = corpus.store.pairs.runs("default")
     other = stated(corpus, seed=2)
     assert reconciled(other) is not None

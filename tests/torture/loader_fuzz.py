@@ -64,8 +64,8 @@ def check(media_type: str, raw: bytes) -> None:
 def _check_sound(media_type: str, parsed: Parsed) -> None:
     text = parsed.text if parsed.meta.get("page_starts") else normalize(parsed.text)
     text.encode()
-    markup = {"markup": "markdown"} if parsed.markdown else {}
-    document = Document("d", "d", normalize(parsed.title) or "d", text, media_type, {**markup})
+    meta = {"markup": "markdown"} if parsed.markdown else {}
+    document = Document("d", "d", normalize(parsed.title) or "d", text, media_type, meta)
     for piece in chunk(document, count_words, 40):
         assert text[piece.start : piece.end] == piece.text
         assert piece.text.strip()
