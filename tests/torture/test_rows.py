@@ -199,6 +199,7 @@ def test_jobs_that_are_cancelled_leave_nothing_half_done():
     found = tortured("cancels", 2)
     assert faultless("cancels", found)
     assert found["cancelled"] + found["succeeded"] == 4
+    assert found["cancelled"]
     assert found["memory_growth"] < cancels.MOST_GROWTH
 
 
