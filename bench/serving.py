@@ -239,7 +239,8 @@ def measure(side: Side, setup: dict[str, Any], options: argparse.Namespace) -> d
     if options.chat:
         found: dict[str, list[Reply]] = {}
         for conversation in setup["chat"]:
-            found.setdefault(conversation["kind"], []).extend(converse(side, conversation["turns"])[1:])
+            replies = converse(side, conversation["turns"], plain=conversation["kind"] == "plain")
+            found.setdefault(conversation["kind"], []).extend(replies[1:])
         return {f"chat, {kind}": figures(replies, sum(r.total_s for r in replies)) for kind, replies in found.items()}
     result: dict[str, Any] = {}
     for scenario in ("cold", "warm"):
@@ -251,14 +252,18 @@ def measure(side: Side, setup: dict[str, Any], options: argparse.Namespace) -> d
     return result
 
 
-def converse(side: Side, turns: Sequence[dict[str, Any]]) -> list[Reply]:
-    """Ask the questions of one conversation in turn; the history holds questions and answers, no passages."""
+def converse(side: Side, turns: Sequence[dict[str, Any]], *, plain: bool) -> list[Reply]:
+    """Ask the questions of one conversation in turn; the history holds questions and answers, no passages.
+
+    Where there were none, questions stand as they were asked, see ``data.prompt.answer_messages``.
+    """
     history: list[Message] = []
     replies = []
     for turn in turns:
         system, user = messages_from_wire(turn["messages"])
         replies.append(side.ask(side.prepare((system, *history, user))))
-        history += [Message("user", (turn["question"],)), Message("assistant", (replies[-1].text,))]
+        asked = user if plain else Message("user", (turn["question"],))
+        history += [asked, Message("assistant", (replies[-1].text,))]
     return replies
 
 
@@ -317,7 +322,8 @@ def run(options: argparse.Namespace) -> None:
     asked += ["--requests", str(options.requests), "--conversations", str(options.conversations)]
     run_side("bench.serving", "prepare", "--prepared", options.prepared, *asked)
     rows: list[dict[str, Any]] = []
-    for clients, chat in [(n, []) for n in options.clients_list] + [(1, ["--chat"])] * bool(options.conversations):
+    chats = options.chats if options.conversations else 0
+    for clients, chat in [(n, []) for n in options.clients_list] + [(1, ["--chat"])] * chats:
         given = [*passed, "--clients", str(clients), *chat]
         found = {side: run_side("bench.serving", side, *given) for side in options.sides}
         rows += [
@@ -335,9 +341,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--llama-server", default="", help="path of the peer's program")
     parser.add_argument("--server-arguments", default="", help="more of its arguments, such as '-fa off'")
     parser.add_argument("--sides", nargs="+", choices=(OURS, PEER), default=[OURS, PEER])
-    parser.add_argument("--clients-list", nargs="+", type=int, default=[1, 2, 4, 8, 16], metavar="CLIENTS")
+    parser.add_argument("--clients-list", nargs="*", type=int, default=[1, 2, 4, 8, 16], metavar="CLIENTS")
     parser.add_argument("--requests", type=int, default=32, help="of the cold round, and of the warm round")
     parser.add_argument("--conversations", type=int, default=3, help="of ten turns; 0 leaves the chat out")
+    parser.add_argument("--chats", type=int, default=1, help="how often each side, in turn, has the conversations")
     parser.add_argument("--model", default="starter")
     parser.add_argument("--adapter", default="reader", help="none measures the base model")
     parser.add_argument("--attention", choices=("", "full", "blockwise"), default="", help="instead of the adapter's")

@@ -93,7 +93,8 @@ def answer_messages(
     Args:
         question: as the user asked it.
         passages: best first; each begins with its label of ``passage_labels``.
-        history: earlier turns, oldest first.
+        history: earlier turns, oldest first. Without passages their questions stand as they did when they were asked,
+            so that what an engine has read of them is what it would read.
         system: replaces the default instruction.
         instructions: a house's own, which stand behind it; with none the prompt is as if there were no houses.
     """
@@ -101,9 +102,18 @@ def answer_messages(
     default = (ANSWER_WITH_PASSAGES if passages else ANSWER_ALONE)[lang]
     labelled = zip(passage_labels(passages), passages, strict=True)
     parts = [f"[{label}]\n{passage_part(passage)}" for label, passage in labelled]
-    parts.append(_QUESTION[lang] + question.strip())
+    parts.append(_asked(question))
+    turns = history if passages else map(_asked_before, history)
     instruction = "\n\n".join(filter(None, (system or default, instructions.strip())))
-    return (Message("system", (instruction,)), *history, Message("user", tuple(parts)))
+    return (Message("system", (instruction,)), *turns, Message("user", tuple(parts)))
+
+
+def _asked(question: str) -> str:
+    return _QUESTION[language(question)] + question.strip()
+
+
+def _asked_before(turn: Message) -> Message:
+    return Message("user", (_asked("".join(turn.parts)),)) if turn.role == "user" else turn
 
 
 @lru_cache(maxsize=256)

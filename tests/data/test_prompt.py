@@ -110,8 +110,19 @@ def test_a_labelled_message_gives_its_question_back():
 def test_question_alone_history_and_own_instruction():
     history = (Message("user", ("Hi",)), Message("assistant", ("Hello",)))
     messages = answer_messages("谁？", [], history, system="Be brief.")
-    assert [message.content for message in messages] == ["Be brief.", "Hi", "Hello", "问题：谁？"]
+    assert [message.content for message in messages] == ["Be brief.", "Question: Hi", "Hello", "问题：谁？"]
     assert "passages" not in answer_messages("Who?", [])[0].content
+
+
+def test_a_turn_without_passages_begins_like_the_turn_before():
+    before = answer_messages("Who?", [])
+    history = (Message("user", ("Who?",)), Message("assistant", ("Ada.",)))
+    after = answer_messages("When?", [], history)
+    assert after[: len(before)] == before
+    assert [message.content for message in answer_messages("When?", [passage("First.")], history)[1:3]] == [
+        "Who?",
+        "Ada.",
+    ]
 
 
 def test_asking_for_a_pair():

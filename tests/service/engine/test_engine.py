@@ -63,6 +63,13 @@ def test_a_warm_prefix_gives_bit_for_bit_what_a_cold_run_gives(engine: Engine, s
     assert (warm.text, warm.logprobs) == (cold.text, cold.logprobs)
 
 
+def test_the_next_question_of_a_chat_is_all_that_is_read_of_it(engine: Engine) -> None:
+    first = engine.generate(CAPITAL)
+    history = (Message("user", ("What is the capital of France?",)), Message("assistant", (first.text,)))
+    second = engine.generate(GenerationRequest(answer_messages("And of Italy?", (), history), max_tokens=24))
+    assert second.usage.cached_tokens > first.usage.prompt_tokens
+
+
 def test_sampling_repeats_with_a_seed_and_varies_without(engine: Engine) -> None:
     request = replace(
         CAPITAL, messages=(Message("user", ("Tell a story.",)),), temperature=1.0, top_p=0.95, top_k=50, seed=7
