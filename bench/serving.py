@@ -17,51 +17,35 @@ meets both. llama-server's path is given; nothing of it belongs to this project.
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import math
 import os
-import shlex
-import socket
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench import peers
+from bench.peers import FORBIDDEN, MAX_TOKENS, N_CTX, TIMEOUT_S, LlamaServer, PythonServer, Reply
 from bench.prompts import COLLECTION, conversations, rounds
 from bench.sides import STATE, peak_mb, ratio, run_side
 from data.formats import read_questions
-from data.prompt import answer_messages, render
+from data.prompt import answer_messages
 from data.protocols import GenerationRequest
 from data.records import Message, Model, Usage
 from service.engine import Engine
+from service.engine.llama import LlamaModel
+from service.engine.prompting import Prompter
 from service.engine.protocol import messages_from_wire
 
-SERVER_LOG = STATE / "bench.serving.server.log"
 SAMPLES = Path(__file__).parents[1] / "data" / "samples"
-OURS, PEER = "ours", "llama-server"
-N_CTX, MAX_TOKENS = 2048, 32
-FORBIDDEN = -1e4
+OURS, PEER = "ours", "peer"
 RUN_FIGURES = ("peak_mb", "python_share")
 """Of a whole process, not of one of its scenarios."""
-START_TIMEOUT_S = TIMEOUT_S = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """One answer: what was written, when, and how many tokens it took."""
-
-    text: str
-    first_s: float
-    total_s: float
-    prompt: int
-    cached: int
-    new: int
 
 
 class Ours:
@@ -97,61 +81,7 @@ class Ours:
         return Reply("".join(pieces), first_s or total_s, total_s, *counts)
 
 
-class LlamaServer:
-    """A llama-server that runs on this machine."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._props: dict[str, Any] = self._json("GET", "/props")
-        self._opening: list[int] = self._json("POST", "/tokenize", {"content": "", "add_special": True})["tokens"]
-
-    def prepare(self, messages: tuple[Message, ...]) -> list[int]:
-        """Return the engine's tokens: every segment is tokenized on its own, markup only where it is markup."""
-        names = {"bos_token": self._props["bos_token"], "eos_token": self._props["eos_token"]}
-        tokens: list[int] = []
-        for segment in render(messages, self._props["chat_template"], **names):
-            order = {"content": segment.text, "add_special": False, "parse_special": segment.markup}
-            tokens += self._json("POST", "/tokenize", order)["tokens"]
-        return tokens if tokens[: len(self._opening)] == self._opening else [*self._opening, *tokens]
-
-    def ask(self, prompt: Any, max_tokens: int = MAX_TOKENS) -> Reply:
-        """Stream from ``/completion``."""
-        order = {"prompt": prompt, "n_predict": max_tokens, "ignore_eos": True, "temperature": 0.0, "stream": True}
-        pieces: list[str] = []
-        last: dict[str, Any] = {}
-        started, first_s = time.perf_counter(), 0.0
-        with self._open("POST", "/completion", order) as response:
-            for line in response:
-                if not line.startswith(b"data: {"):
-                    continue
-                last = json.loads(line[6:])
-                if last["content"] and not pieces:
-                    first_s = time.perf_counter() - started
-                pieces += [last["content"]] if last["content"] else []
-        total_s = time.perf_counter() - started
-        if not last.get("stop"):
-            raise ConnectionError(f"{PEER}'s stream broke off: {last}")
-        cached = last["timings"]["cache_n"]
-        return Reply("".join(pieces), first_s or total_s, total_s, len(prompt), cached, last["tokens_predicted"])
-
-    @contextmanager
-    def _open(self, method: str, path: str, order: Any = None) -> Iterator[http.client.HTTPResponse]:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_S)
-        try:
-            connection.request(method, path, json.dumps(order), {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            if response.status != 200:
-                raise ConnectionError(f"{PEER} {path}: {response.status} {response.read()[:500]!r}")
-            yield response
-        finally:
-            connection.close()
-
-    def _json(self, method: str, path: str, order: Any = None) -> Any:
-        with self._open(method, path, order) as response:
-            return json.loads(response.read())
-
-
-Side = Ours | LlamaServer
+Side = Ours | LlamaServer | PythonServer
 
 
 @contextmanager
@@ -164,35 +94,6 @@ def start_ours(setup: dict[str, Any], options: argparse.Namespace) -> Iterator[S
         if adapter:
             engine.add_adapter(adapter["name"], adapter["gguf"], model.sha256, adapter["attention"])
         yield Ours(engine, adapter["name"] if adapter else None, setup["end_tokens"])
-
-
-@contextmanager
-def start_llama_server(setup: dict[str, Any], options: argparse.Namespace) -> Iterator[Side]:
-    """Start llama-server with as many slots as clients, each of ``N_CTX`` tokens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    slots, threads = options.clients, str(options.threads)
-    command = [options.llama_server, "-m", setup["model"]["gguf"], "--host", "127.0.0.1", "--port", str(port)]
-    command += ["-np", str(slots), "-c", str(N_CTX * slots), "-t", threads, "-tb", threads]
-    command += ["--lora", setup["adapter"]["gguf"]] if setup["adapter"] else []
-    with SERVER_LOG.open("wb") as log:
-        server = subprocess.Popen([*command, *shlex.split(options.server_arguments)], stdout=log, stderr=log)
-    try:
-        yield connect(server, port)
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-def connect(server: subprocess.Popen[bytes], port: int) -> LlamaServer:
-    """Wait until the server answers."""
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while server.poll() is None and time.monotonic() < deadline:
-        with suppress(OSError):
-            return LlamaServer(port)
-        time.sleep(0.1)
-    raise SystemExit(f"{PEER} did not start (exit status {server.returncode}); see {SERVER_LOG}")
 
 
 def prepare(options: argparse.Namespace) -> None:
@@ -216,21 +117,17 @@ def prepare(options: argparse.Namespace) -> None:
         questions = list(read_questions(SAMPLES / "questions.jsonl"))
         cold, warm = rounds(workspace, questions, options.requests)
         prompts = {"cold": cold, "warm": warm, "chat": conversations(workspace, questions, options.conversations)}
-    setup = {"model": model, "adapter": adapter, "engine": engine, "end_tokens": end_tokens(model["gguf"]), **prompts}
+    setup = {"model": model, "adapter": adapter, "engine": engine, **vocabulary(model["gguf"]), **prompts}
     Path(options.prepared).write_text(json.dumps(setup), encoding="utf-8")
 
 
-def end_tokens(gguf: str) -> list[int]:
-    """Return the tokens that would end a text."""
-    import llama_cpp
-
-    parameters = llama_cpp.llama_model_default_params()
-    parameters.vocab_only = True
-    model = llama_cpp.llama_model_load_from_file(gguf.encode(), parameters)
-    vocab = llama_cpp.llama_model_get_vocab(model)
-    found = [i for i in range(llama_cpp.llama_vocab_n_tokens(vocab)) if llama_cpp.llama_vocab_is_eog(vocab, i)]
-    llama_cpp.llama_model_free(model)
-    return found
+def vocabulary(gguf: str) -> dict[str, Any]:
+    """Return the tokens that would end a text, and what ``data.prompt.render`` wants of the model."""
+    model = LlamaModel(Path(gguf))
+    special = {"bos_token": model.bos, "eos_token": model.eos}
+    names = {name: model.piece(token, special=True).decode() for name, token in special.items()}
+    ends = [token for token in range(model.n_vocab) if model.is_eog(token)]
+    return {"end_tokens": ends, "template": {"template": Prompter(model).template, **names}}
 
 
 def measure(side: Side, setup: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
@@ -317,7 +214,8 @@ def table(rows: Sequence[dict[str, Any]], sides: Sequence[str]) -> Iterator[str]
 def run(options: argparse.Namespace) -> None:
     """Prepare, run every side at every number of clients, and report."""
     passed = ["--prepared", options.prepared, "--threads", str(options.threads)]
-    passed += ["--llama-server", options.llama_server, f"--server-arguments={options.server_arguments}"]
+    passed += ["--llama-server", options.llama_server, "--llama-cpp-server", options.llama_cpp_server]
+    passed += [f"--server-arguments={options.server_arguments}"]
     asked = ["--model", options.model, "--adapter", options.adapter, "--attention", options.attention]
     asked += ["--requests", str(options.requests), "--conversations", str(options.conversations)]
     run_side("bench.serving", "prepare", "--prepared", options.prepared, *asked)
@@ -339,6 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run every side and report, or be one side."""
     parser = argparse.ArgumentParser(prog="python -m bench.serving", description=__doc__)
     parser.add_argument("--llama-server", default="", help="path of the peer's program")
+    parser.add_argument("--llama-cpp-server", default="", help="or a Python that has llama_cpp.server")
     parser.add_argument("--server-arguments", default="", help="more of its arguments, such as '-fa off'")
     parser.add_argument("--sides", nargs="+", choices=(OURS, PEER), default=[OURS, PEER])
     parser.add_argument("--clients-list", nargs="*", type=int, default=[1, 2, 4, 8, 16], metavar="CLIENTS")
@@ -354,8 +253,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clients", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--chat", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if PEER in options.sides and not options.llama_server and options.side in (None, PEER):
-        parser.error("--llama-server is wanted: the path of the peer's program (or --sides ours)")
+    peer = options.llama_server or options.llama_cpp_server
+    if not peer and PEER in options.sides and options.side in (None, PEER):
+        parser.error(
+            "--llama-server is wanted: the path of the peer's program (or --llama-cpp-server, or --sides ours)"
+        )
     if options.side is None:
         run(options)
     elif options.side == "prepare":
@@ -363,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("{}")
     else:
         setup = json.loads(Path(options.prepared).read_text(encoding="utf-8"))
-        start = start_ours if options.side == OURS else start_llama_server
+        start = start_ours if options.side == OURS else peers.start
         with start(setup, options) as side:
             result = measure(side, setup, options)
             if isinstance(side, Ours):
