@@ -201,13 +201,14 @@ def attribute(sentence: str, names: Names) -> Said:
         yield f"{subject}的{found['n']}{found['v']}{'谁' if who else '什么'}？", answer
 
 
-_TASKS = (
+TASKS = (
     "使用|创建|安装|删除|查看|修改|设置|启用|禁用|配置|导入|导出|升级|启动|停止|添加|更新|返回|声明|定义|获取|访问|恢复|备份|部署|"
     "运行|关闭|开启|覆盖|自定义|迁移|指定|传递|接收|发送|处理|限制|检查|测试|避免|排除|扩容|缩容|连接|调整|实现|让|将|把|在"
 )
+"""Verbs of what a reader can do."""
 _TO = re.compile(
     r"(?:如果?你?(?:想要?|需要?|要|希望)|若[要需]|当你(?:需要|想要?)|要(?:想)?|为了|如需)"
-    rf"(?P<a>(?:{_TASKS})[^，。；：]{{2,40}}?)(?:时|的话)?，(?:那么)?"
+    rf"(?P<a>(?:{TASKS})[^，。；：]{{2,40}}?)(?:时|的话)?，(?:那么)?"
     r"(?P<b>(?:你?(?:还|也)?(?:可以|需要|应该?|必须)|请|只需要?|使用|直接|建议)[^。；：]+)[。：]?$"
 )
 _ELSEWHERE = re.compile(r"参[见阅考照看]|查看.*(?:文档|章节|部分)|章节|教程|[上下前]面|示例")
@@ -227,6 +228,56 @@ def how_to(sentence: str, _names: Names) -> Said:
         yield f"如何{found['a']}？", answer
 
 
+_FOREIGN = re.compile(
+    r"(?P<x>[^，。；：、！？（）()\n]{2,40}?)\s*[（(]英[语文](?:名称?)?[：:]\s*"
+    r"(?P<y>[A-Z][A-Za-z0-9 .'’&-]{2,60})(?=[，,；;）)])"
+)
+
+
+def foreign_name(sentence: str, names: Names) -> Said:
+    """X（英语：Y） → X的英文名称是什么？."""
+    found = _FOREIGN.match(sentence)
+    if found and (subject := _subject(found["x"], names)):
+        yield f"{subject}的英文名称是什么？", found["y"].strip()
+
+
+_SHORT = re.compile(
+    rf"{_X}\s*[（(][^（）()]*?(?:缩写|简称)(?:为|是)?[：:]?\s*(?P<y>[A-Z][A-Z0-9-]{{1,9}})(?=[，；）)])"
+)
+
+
+def short_name(sentence: str, names: Names) -> Said:
+    """X（…，缩写为Y） → X的缩写是什么？."""
+    found = _SHORT.match(sentence)
+    if found and (subject := _subject(found["x"], names)):
+        yield f"{subject}的缩写是什么？", found["y"]
+
+
+_LONG = re.compile(
+    rf"{_X}{_NAMED}(?:[是为位].*?，)?(?:线路|路线)?(?P<v>全长)(?:约|为|共)?\s*(?P<y>\d[\d.,]*\s*(?:公里|千米|米|公尺))(?=[，。；（]|$)"
+)
+
+
+def length(sentence: str, names: Names) -> Said:
+    """X全长Y。 → X全长多少？."""
+    found = _LONG.match(sentence)
+    if found and (subject := _subject(found["x"], names)) and "。" not in sentence[: found.end()]:
+        yield f"{subject}全长多少？", found["y"]
+
+
 CHINESE: Mapping[str, Transformation] = {
-    run.__name__: run for run in (definition, meaning, located, when_done, who_did, also_known, attribute, how_to)
+    run.__name__: run
+    for run in (
+        definition,
+        meaning,
+        located,
+        when_done,
+        who_did,
+        also_known,
+        attribute,
+        how_to,
+        foreign_name,
+        short_name,
+        length,
+    )
 }

@@ -107,8 +107,22 @@ def expansion(sentence: str, _names: Names) -> Said:
             yield f"What does {found[1]} stand for?", name
 
 
-_LONG_FORM = re.compile(r"\b([A-Z]{3,7}) \(([A-Z][\w’'-]*(?:[ -][\w’'-]+){1,7})\)")
 _MINOR = frozenset({"of", "for", "and", "the", "on", "in", "to"})
+_SPELT = re.compile(r"(?<![\w’'-])(?:[A-Za-z][a-zA-Z]+[ -]){2,6}[A-Za-z][a-zA-Z]+ \(([A-Z]{3,7})\)")
+
+
+def small_expansion(sentence: str, _names: Names) -> Said:
+    """Long name of it (LNI) → What does SLN stand for?, where each of the words gives its initial."""
+    for found in _SPELT.finditer(sentence):
+        words = list(re.finditer(r"[A-Za-z]+", found[0][: -len(found[1]) - 3]))[-len(found[1]) :]
+        name = found[0][words[0].start() : words[-1].end()]
+        small = {word[0] for word in words}
+        spelt = "".join(word[0][0] for word in words).upper() == found[1] and not small & (_MINOR | {"a", "an"})
+        if spelt and not name.istitle() and any(word[0].islower() for word in small):
+            yield f"What does {found[1]} stand for?", name
+
+
+_LONG_FORM = re.compile(r"\b([A-Z]{3,7}) \(([A-Z][\w’'-]*(?:[ -][\w’'-]+){1,7})\)")
 
 
 def long_form(sentence: str, _names: Names) -> Said:
@@ -134,7 +148,7 @@ def stands_for(sentence: str, names: Names) -> Said:
 _STRANDED = (
     "based on|built on top of|built on|named after|divided into|derived from|composed of|made of|responsible for|"
     "written in|inspired by|organized into|classified as|classified into|equivalent to|dedicated to|compatible with|"
-    "powered by|subdivided into|grouped into|defined as|modeled on|bordered by|bounded by|surrounded by"
+    "powered by|licensed under|subdivided into|grouped into|defined as|modeled on|bordered by|bounded by|surrounded by"
 )
 _WHAT_OF = re.compile(
     rf"{X}{BE}(?:mainly |directly |usually |entirely |fully |also |originally )?(?P<v>{_STRANDED})\s+(?P<y>[^;:]+)$"
@@ -202,6 +216,18 @@ def object_of(sentence: str, names: Names) -> Said:
         yield f"What does {subject} {_OBJECT_OF[found['v']]}?", found["y"]
 
 
+_SAYS = re.compile(r"[\"“](?P<x>[^\"“”]{3,40})[\"”] means (?P<y>(?!that\b)[^:]+)$")
+
+
+def quoted_term(sentence: str, _names: Names) -> Said:
+    """“X” means Y. → What does “X” mean?"""
+    found = _SAYS.match(ended(sentence))
+    if found is None or negated(found["y"]) or not 3 <= len(words_of(found["y"])) <= LONGEST_ANSWER:
+        return
+    if understood(found["y"], _IN_ANSWER, definite=False):
+        yield f"What does “{found['x']}” mean?", found["y"]
+
+
 _ATTRIBUTES = (
     "population|area|length|height|width|depth|elevation|diameter|mass|density|capacity|capital|currency|motto|"
     "official language|climate|boiling point|melting point|atomic number|symbol|headquarters|maximum|minimum|name"
@@ -218,6 +244,23 @@ def attribute(sentence: str, names: Names) -> Said:
         return
     if len(words_of(found["y"])) <= LONGEST_NAME and (subject := named_subject(found["x"], names)):
         yield f"What {found['be']} the {found['n']}{subject}?", found["y"]
+
+
+_QUANTITIES = "population|area|length|height|width|depth|elevation|capacity|diameter|mass"
+_UNIT = r"(?: [a-z]+[23²³]?(?: (?:miles|kilometers|kilometres|feet|meters|metres|inches))?)?"
+_MEASURE = re.compile(
+    rf"{X}(?P<v>has|had) an? (?P<n>(?:total |estimated |average )?(?:{_QUANTITIES})) of "
+    r"(?P<y>(?:(?:about|around|approximately|over|nearly|some|roughly) )?\d[\d,.]*(?: (?:million|billion|thousand))?"
+    rf"{_UNIT})(?: in (?P<t>\d{{4}}))?(?=\.$|, (?:and|which|making) | and (?!an? )| \()"
+)
+
+
+def measured(sentence: str, names: Names) -> Said:
+    """X has a population of Y (in Z). → What is the population of X (in Z)?"""
+    found = _MEASURE.match(sentence)
+    if found and (found["v"] == "has" or found["t"]) and (subject := named_subject(found["x"], names)):
+        when = f" in {found['t']}" if found["t"] else ""
+        yield f"What {'is' if found['v'] == 'has' else 'was'} the {found['n']} of {subject}{when}?", found["y"]
 
 
 _RANKED = re.compile(
@@ -281,7 +324,10 @@ DEFINITIONS: Mapping[str, Transformation] = {
     for run in (
         definition,
         expansion,
+        small_expansion,
         long_form,
+        quoted_term,
+        measured,
         attribute,
         ranked,
         stands_for,

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from retrieval.stated.phrases import Names, understood, words_of
+from retrieval.stated.phrases import Names, is_code_name, understood, words_of
 from retrieval.stated.sentences import plain
 
 LONGEST_GLOSS = 40
@@ -20,22 +20,33 @@ SHORTEST_DEED = 4
 
 _FENCE = re.compile(r"\s*(```|~~~)")
 _HEADING = re.compile(r"(#{1,6})\s+(\S.*)")
-_ITEM = re.compile(r"\s*[-*+]\s+(?P<term>\S[^:：]{0,200}?)(?P<mark>\s+[-–—]\s+|\s?[:：]\s*)(?P<said>\S.*)$")
+_ITEM = re.compile(
+    r"\s*[-*+]\s+(?P<term>[*_]*\[[^\[\]]+\]\([^()\s]+\)[*_]*|\S[^:：]{0,200}?)(?P<mark>\s+[-–—]\s+|\s?[:：]\s*)(?P<said>\S.*)$"
+)
 _CODE = re.compile(r"`([A-Za-z_][\w.]*)(?:\([^`]*\))?`")
 _TERM = re.compile(r"`([A-Za-z_]\w*)(?:\(([^`]*)\))?`")
 _PATH = re.compile(r"`\.?[A-Za-z]\w*(?:\.[\w/-]+){2,}`")
 _OPTION = re.compile(r"`--[a-z][\w-]+`")
 _FIRST = re.compile(r"(.+?\.)(?:\s+[A-Z`]|$)")
-_DEFAULT = re.compile(r"(?:^|\s)Defaults to (`[^`]+`)\.(?:\s|$)")
+_DEFAULT = re.compile(
+    r"(?:^|\s)(?:[Dd]efaults to|The default value is|By default, it is|Default:|Default value:) (`[^`]+`)\.?(?:\s|$)|"
+    r"\((`[^`]+`) by default\)"
+)
+_DEFAULT_ZH = re.compile(r"(?:默认值?|缺省值?)(?:为|是|：|:)\s*(`[^`]+`)")
+_SPECIFIES = re.compile(r"[Ss]pecifies (?P<y>\S.*)")
+_INTRODUCED = re.compile(
+    r"\b(?:parameters|arguments|attributes|methods|options|fields|properties|settings|members)\b.*:$"
+)
 _NAME = re.compile(r"[A-Z][\w.+-]*(?: [A-Z][\w.+-]*){0,3}")
 _VERB = re.compile(r"(?!Is |Has |Was |This |As |Its )[A-Z][a-z]+(?:s|es) (?!of\b|are\b|is\b|for\b)")
-_NOUN = re.compile(r"(?:[Aa]n?|[Tt]he) ")
+_NOUN = re.compile(r"(?:[Aa]n?|[Tt]he|Any) ")
 _PHRASE = re.compile(r"(?:[Aa]n?|[Tt]he|[Ww]hether) ")
 _NO_DEED = re.compile(r"(?:[Aa]n?|[Tt]he|[Ww]hether|[Ii]f|[Ff]or|[Ii]n|[Ww]hen|[Dd]efaults?|[Rr]equired|[Oo]ptional)\b")
 _CODE_SPAN = re.compile(r"`[^`]*`")
 _FINITE = re.compile(r"\b(?:is|are|has|have|was|were|will|can|uses)\b")
 _BROKEN = re.compile(r"^the supported\b|[<>{}\[\]|:]|\be\.g$|\bi\.e$")
-_ABBR = re.compile(r'<abbr title="([^"<>]+)">([A-Z][A-Za-z]*[A-Z])s?</abbr>')
+_LINKED = re.compile(r"[*_]*\[[^\[\]]+\]\([^()\s]+\)[*_]*")
+_ABBR = re.compile(r'<abbr title="([^"<>:]+)(?:: [^"<>]+)?">([A-Z][A-Za-z]*[A-Z])s?</abbr>')
 _DFN = re.compile(r'<dfn title="([^"<>]+)">([^<>]+)</dfn>')
 _MINOR = frozenset(["of", "the", "and", "for", "in", "on", "a", "an", "to"])
 
@@ -53,7 +64,7 @@ class Stated:
 
 def listed(document: str, names: Names) -> Iterator[Stated]:
     """Yield what the items of lists say of their terms."""
-    fenced, position, holder = False, 0, ""
+    fenced, position, above, holder = False, 0, "", ""
     for line in document.splitlines(keepends=True):
         start, position = position, position + len(line)
         if _FENCE.match(line):
@@ -62,14 +73,29 @@ def listed(document: str, names: Names) -> Iterator[Stated]:
             continue
         elif heading := _HEADING.match(line):
             codes = set(_CODE.findall(heading[2]))
-            holder = codes.pop() if len(codes) == 1 else ""
+            holder = above = codes.pop() if len(codes) == 1 else ""
         elif item := _ITEM.match(line.rstrip()):
             end = start + len(line.rstrip())
-            for question, answer, made_by in _asked(plain(item["term"]), plain(item["said"]), holder, names):
+            linked = _LINKED.fullmatch(item["term"]) is not None
+            term, told = plain(item["term"]), plain(item["said"])
+            for question, answer, made_by in (*_asked(term, told, holder, linked, names), *_defaults(term, told)):
                 yield Stated(question, answer, made_by, start + len(line) - len(line.lstrip()), end)
+        elif line.strip() and not line[0].isspace():
+            holder = _introduced(line.strip()) or above
 
 
-def _asked(term: str, said: str, holder: str, names: Names) -> Iterator[tuple[str, str, str]]:
+def _introduced(line: str) -> str:
+    """Return the class or function whose parts a line says that a list behind it names, "" if it says none."""
+    codes = set(_CODE.findall(line))
+    code = codes.pop() if len(codes) == 1 else ""
+    if not code or not _INTRODUCED.search(line):
+        return ""
+    if f"`{code}()`" in line:
+        return f"{code}()"
+    return code if is_code_name(f"`{code}`") else ""
+
+
+def _asked(term: str, said: str, holder: str, linked: bool, names: Names) -> Iterator[tuple[str, str, str]]:
     """Yield questions, answers and transformations of one item."""
     gloss = _gloss(said)
     if _TERM.fullmatch(term):
@@ -79,16 +105,28 @@ def _asked(term: str, said: str, holder: str, names: Names) -> Iterator[tuple[st
         return
     elif _PATH.fullmatch(term) and _PHRASE.match(gloss):
         yield (f"What does {term} specify?" if gloss[0] in "wW" else f"What is {term}?"), gloss, "setting"
+    elif _PATH.fullmatch(term) and (specified := _SPECIFIES.fullmatch(gloss)):
+        yield f"What does {term} specify?", specified["y"], "setting"
     elif _OPTION.fullmatch(term) and not _NO_DEED.match(gloss) and len(words_of(gloss)) >= SHORTEST_DEED:
         yield f"What does the {term} option do?", gloss, "setting"
     elif (
         _NAME.fullmatch(term)
         and "(`" not in gloss
         and not term.isupper()
-        and names.is_known(words_of(term)[0])
+        and (linked or names.is_known(words_of(term)[0]))
         and _NOUN.match(gloss)
     ):
         yield f"What is {term}?", gloss, "listed_term"
+
+
+def _defaults(term: str, said: str) -> Iterator[tuple[str, str, str]]:
+    """Yield what a setting or an option is unless it is set."""
+    if not (_PATH.fullmatch(term) or _OPTION.fullmatch(term)):
+        return
+    if default := _DEFAULT.search(said):
+        yield f"What does {term} default to?", default[1] or default[2], "setting_default"
+    elif default := _DEFAULT_ZH.search(said):
+        yield f"{term} 的默认值是什么？", default[1], "setting_default"
 
 
 def _of_member(term: str, gloss: str, said: str, holder: str) -> Iterator[tuple[str, str, str]]:
@@ -98,7 +136,7 @@ def _of_member(term: str, gloss: str, said: str, holder: str) -> Iterator[tuple[
     elif _NOUN.match(gloss):
         yield f"What is {term} in `{holder}`?", gloss, "member"
     if default := _DEFAULT.search(said):
-        yield f"What does {term} default to in `{holder}`?", default[1], "member_default"
+        yield f"What does {term} default to in `{holder}`?", default[1] or default[2], "member_default"
 
 
 def _gloss(said: str) -> str:

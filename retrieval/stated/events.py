@@ -184,6 +184,21 @@ def how_many(sentence: str, names: Names) -> Said:
         yield f"How many {found['y']} {'does' if found['v'].endswith('s') else 'do'} {subject} {verb}?", found["n"]
 
 
+_EVERY = re.compile(
+    rf"{X}{BE}(?P<v>\w+) (?P<y>every (?:\d[\d,]*|other|two|three|four|five|six|seven|eight|nine|ten|twelve) "
+    r"(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?))(?P<d> by default)?(?=[.,;])"
+)
+
+
+def how_often(sentence: str, names: Names) -> Said:
+    """X is elected every four years. → How often is X elected?"""
+    found = _EVERY.match(sentence)
+    if found is None or not _is_participle(found["v"]) or found["v"] in NO_EVENTS:
+        return
+    if (subject := named_subject(found["x"], names)) and fits_number(found["be"], subject):
+        yield f"How often {found['be']} {subject} {found['v']}{found['d'] or ''}?", found["y"]
+
+
 _BECAUSE = re.compile(
     rf"{X}(?P<aux>is|are|was|were|can|must|should|has been|have been)\s+(?P<rest>[^,;:]+?),?\s+"
     r"(?P<y>(?:because|due to)\s+[^;:]+)$"
@@ -207,5 +222,5 @@ def reason(sentence: str, names: Names) -> Said:
 
 
 EVENTS: Mapping[str, Transformation] = {
-    run.__name__: run for run in (when_done, when_did, who_did, where_is, how_many, reason)
+    run.__name__: run for run in (when_done, when_did, who_did, where_is, how_many, how_often, reason)
 }

@@ -10,12 +10,15 @@ import re
 from collections.abc import Mapping
 
 from retrieval.stated.clauses import (
+    BE,
     LONGEST_ANSWER,
     LONGEST_REST,
     Said,
     Transformation,
     X,
+    complete,
     ended,
+    fits_number,
     is_loose,
     negated,
 )
@@ -106,4 +109,50 @@ def allows(sentence: str, names: Names) -> Said:
         yield f"What does {subject} {_ALLOWED[found['v']]} do?", found["y"]
 
 
-FEATURES: Mapping[str, Transformation] = {run.__name__: run for run in (whether, what_happens, uses_for, allows)}
+_DOES = {
+    "returns": "return",
+    "uses": "use",
+    "applies": "apply",
+    "outputs": "output",
+    "listens on": "listen on",
+    "runs on": "run on",
+    "sends": "send",
+    "expects": "expect",
+    "reads": "read",
+    "creates": "create",
+    "stores": "store",
+}
+_V = rf"(?:(?P<s>{'|'.join(_DOES)})|will (?P<v>{'|'.join(_DOES.values())}))"
+_BY_DEFAULT = re.compile(rf"By default,? {X}{_V} (?P<y>[^,;:]+)$")
+_AS_DEFAULT = re.compile(rf"{X}{_V} (?P<y>[^,;:]+) by default$")
+
+
+def by_default(sentence: str, names: Names) -> Said:
+    """By default, X returns Y. → What does X return by default?"""
+    said = ended(sentence)
+    found = _BY_DEFAULT.match(said) or _AS_DEFAULT.match(said)
+    if found is None or POINTING.search(said) or _YOU.search(said) or not complete(found["y"]):
+        return
+    if (subject := named_subject(found["x"], names)) and is_specific("a " + found["y"]):
+        yield f"What does {subject} {found['v'] or _DOES[found['s']]} by default?", found["y"]
+
+
+_PLACED = "served|stored|located|saved|written|exposed|available|mounted|installed|listed"
+_PLACE = r"(?P<y>(?:at|in|under|on|to|from) [^,;:]+?)"
+_BY_DEFAULT_AT = re.compile(rf"By default,? {X}{BE}(?P<v>{_PLACED}) {_PLACE}$")
+_AT_BY_DEFAULT = re.compile(rf"{X}{BE}(?P<v>{_PLACED}) {_PLACE} by default$")
+
+
+def where_by_default(sentence: str, names: Names) -> Said:
+    """By default, X is served at Y. → Where is X served by default?"""
+    said = ended(sentence)
+    found = _BY_DEFAULT_AT.match(said) or _AT_BY_DEFAULT.match(said)
+    if found is None or POINTING.search(said) or _YOU.search(said) or not is_specific(found["y"]):
+        return
+    if (subject := named_subject(found["x"], names)) and complete(found["y"]) and fits_number(found["be"], subject):
+        yield f"Where {found['be']} {subject} {found['v']} by default?", found["y"]
+
+
+FEATURES: Mapping[str, Transformation] = {
+    run.__name__: run for run in (whether, what_happens, uses_for, allows, by_default, where_by_default)
+}

@@ -18,16 +18,30 @@ from retrieval.stated.entries import Stated, glossed, listed
 from retrieval.stated.events import EVENTS
 from retrieval.stated.features import FEATURES
 from retrieval.stated.phrases import Names
+from retrieval.stated.releases import RELEASES
 from retrieval.stated.sentences import Sentence, sentences
+from retrieval.stated.shown import shown
 from retrieval.stated.usage import USAGE, is_specific
 from retrieval.wording import content_stems, normalised
 
 _Source = TypeVar("_Source")
-ENGLISH: Mapping[str, Transformation] = {**DEFINITIONS, **EVENTS, **FEATURES, **USAGE}
-_DEFINING = frozenset({"definition", "meaning", "gloss", "listed_term"})
+ENGLISH: Mapping[str, Transformation] = {**DEFINITIONS, **EVENTS, **FEATURES, **RELEASES, **USAGE}
+_DEFINING = frozenset({"definition", "meaning", "gloss", "listed_term", "quoted_term"})
 """Transformations whose question may be answered in several ways that are all right: the fullest is kept."""
 
-_TASKS = frozenset({"how_to", "how_can", "what_to_use", "what_to_do", "recommended", "what_if", "what_happens"})
+_TASKS = frozenset(
+    {
+        "how_to",
+        "how_can",
+        "what_to_use",
+        "what_to_do",
+        "recommended",
+        "what_if",
+        "what_happens",
+        "what_to_install",
+        "command",
+    }
+)
 """Transformations of what holds in some circumstances."""
 
 _FORMATS = re.compile(r"\b(?:JSON|HTML|XML|YAML|CSV|PDF|HTTPS?|APIs?|URLs?|URIs?|UIs?|IDs?|SQL|CLI)\b")
@@ -42,8 +56,14 @@ _NO_STATEMENT = re.compile(
 def statements(title: str, text: str) -> list[Stated]:
     """Return the questions that a document's statements answer, in the order of the document."""
     names = Names(title, text)
-    found = [stated for said in sentences(text) for stated in _of(said, names)]
+    said = sentences(text)
+    found = [stated for sentence in said for stated in _of(sentence, names)]
     found += [*listed(text, names), *glossed(text)]
+    found += [
+        stated
+        for stated, under in shown(text, said)
+        if stated.made_by not in _TASKS or _on_topic(stated.question, f"{title} {under}")
+    ]
     return sorted(found, key=lambda one: (one.start, one.end))
 
 

@@ -69,16 +69,16 @@ _SET = re.compile(rf"(?P<b>(?:Set|Pass|Enable) [^,;:]+?) to (?P<a>(?:{ACTIONS})\
 def how_to(sentence: str, _names: Names) -> Said:
     """To A, you can B. → How do I A?"""
     found = _TO.match(told(sentence))
-    if found and _is_task(found["a"]) and is_deed(found["b"]):
-        yield f"How do I {_mine(found['a'])}?", found["b"]
+    if found and is_task(found["a"]) and is_deed(found["b"]):
+        yield f"How do I {mine(found['a'])}?", found["b"]
 
 
 def how_can(sentence: str, _names: Names) -> Said:
     """If you want to A, you can B.; You can A by B-ing.; Set B to A. → How can I A?"""
     said = told(sentence)
     found = _WANTED.match(said) or _CAN_BY.match(said) or _SET.match(said)
-    if found and _is_task(found["a"]) and is_deed(found["b"]):
-        yield f"How can I {_mine(found['a'])}?", found["b"]
+    if found and is_task(found["a"]) and is_deed(found["b"]):
+        yield f"How can I {mine(found['a'])}?", found["b"]
 
 
 _USE_TO = re.compile(rf"(?:{_ADDRESSED} can (?:also )?use|Use) (?P<b>[^,;:]+?) to (?P<a>(?:{ACTIONS})\s+[^:]+)$")
@@ -90,13 +90,13 @@ _FOR_USE = re.compile(
 def what_to_use(sentence: str, _names: Names) -> Said:
     """You can use A to B. → What can I use to B?; For B, use A. → What should I use for B?"""
     found = _USE_TO.match(told(sentence)) or _FOR_USE.match(ended(sentence))
-    if found is None or not _is_task(found["a"]) or not is_deed(found["b"]):
+    if found is None or not is_task(found["a"]) or not is_deed(found["b"]):
         return
     said = found.groupdict()
     if "v" not in said:
-        yield f"What can I use to {_mine(found['a'])}?", found["b"]
+        yield f"What can I use to {mine(found['a'])}?", found["b"]
     elif is_specific("for " + found["a"]):
-        yield f"What {said['v'] or 'should'} I use for {_mine(found['a'])}?", found["b"]
+        yield f"What {said['v'] or 'should'} I use for {mine(found['a'])}?", found["b"]
 
 
 _IF_YOU_MAY = re.compile(
@@ -113,9 +113,9 @@ def what_to_do(sentence: str, _names: Names) -> Said:
     if found is None or _WISHED.match(found["a"]) or not _FINITE.match(found["a"]):
         return
     condition = re.sub(r"^you\b", "I", re.sub(r"^you are\b", "I am", found["a"]))
-    if _is_task(condition, denied=True) and is_specific("if " + condition) and is_deed(found["b"]):
+    if is_task(condition, denied=True) and is_specific("if " + condition) and is_deed(found["b"]):
         asked = {"need to": "do I need to", "have to": "do I have to"}.get(found["v"], f"{found['v']} I")
-        yield f"What {asked} do if {_mine(condition)}?", found["b"]
+        yield f"What {asked} do if {mine(condition)}?", found["b"]
 
 
 _RECOMMENDED = re.compile(r"If (?P<a>[^,;:]+), it is recommended (?P<b>(?:to|that you) [^:;]+)$")
@@ -124,8 +124,8 @@ _RECOMMENDED = re.compile(r"If (?P<a>[^,;:]+), it is recommended (?P<b>(?:to|tha
 def recommended(sentence: str, _names: Names) -> Said:
     """If A, it is recommended to B. → What is recommended if A?"""
     found = _RECOMMENDED.match(ended(sentence))
-    if found and _is_task(found["a"]) and is_specific("if " + found["a"]) and is_deed(found["b"]):
-        yield f"What is recommended if {_mine(found['a'])}?", found["b"]
+    if found and is_task(found["a"]) and is_specific("if " + found["a"]) and is_deed(found["b"]):
+        yield f"What is recommended if {mine(found['a'])}?", found["b"]
 
 
 _IF_YOU = re.compile(
@@ -143,10 +143,10 @@ def what_if(sentence: str, _names: Names) -> Said:
     found = _IF_YOU.match(ended(sentence))
     if found is None or not _OUTCOME.match(found["b"]) or POINTING.search(found["b"]):
         return
-    if not _is_task(found["a"], denied=True):
+    if not is_task(found["a"], denied=True):
         return
     if understood(found["b"], IN_ANSWER, definite=False) and len(words_of(found["b"])) <= LONGEST_ANSWER:
-        yield f"What happens {found['w'].lower()} I {_mine(found['a'])}?", found["b"]
+        yield f"What happens {found['w'].lower()} I {mine(found['a'])}?", found["b"]
 
 
 _NEEDLESS = re.compile(
@@ -159,9 +159,9 @@ _ASKED = {"hav": "Do I have to", "nee": "Do I need to", "can": "Can I", "sho": "
 def whether_to(sentence: str, _names: Names) -> Said:
     """You don't have to A. → Do I have to A?; You shouldn't A. → Should I A?"""
     found = _NEEDLESS.match(ended(sentence))
-    if found and _is_task(found["a"]) and is_deed(found["a"]):
+    if found and is_task(found["a"]) and is_deed(found["a"]):
         asked = _ASKED[found["v"].removeprefix("don't ").removeprefix("do not ")[:3]]
-        yield f"{asked} {_mine(found['a'])}?", sentence
+        yield f"{asked} {mine(found['a'])}?", sentence
 
 
 _IMPORTED = re.compile(
@@ -175,17 +175,41 @@ def imported_from(sentence: str, _names: Names) -> Said:
         yield f"Where can I import {found['a']} from?", found["b"]
 
 
+_INSTALL = re.compile(
+    r"(?:To|In order to|If you (?:want|need) to) (?P<a>[^,;:]+), "
+    r"(?:(?:you|we) (?:first )?(?:need to|have to|must|should) )?(?:first )?install (?P<b>[^,;:]+)$"
+)
+_INSTALLED = re.compile(
+    r"(?:You|We) (?:first )?(?:need to|have to|must) (?:first )?install (?P<b>[^,;:]+?) to (?P<a>[a-z]+ [^,;:]+)$"
+)
+_PACKAGE = re.compile(r"(?:the )?(?:`[\w.\[\],-]+`|[A-Z][\w.-]*)(?: \w+)?(?:,? and (?:`[\w.\[\],-]+`|[A-Z][\w.-]*))?")
+
+
+def what_to_install(sentence: str, _names: Names) -> Said:
+    """To A, first install B. → What do I need to install to A?"""
+    said = ended(sentence)
+    found = _INSTALL.match(said) or _INSTALLED.match(said)
+    if found and _PACKAGE.fullmatch(found["b"]) and is_task(found["a"], fewest=2):
+        yield f"What do I need to install to {mine(found['a'])}?", found["b"]
+
+
 _NO_TASK = re.compile(r"\byou\b|\byourself\b|e\.g\.|[()“”\"]")
 
 
-def _is_task(task: str, *, denied: bool = False) -> bool:
+def is_task(task: str, *, denied: bool = False, fewest: int = 3) -> bool:
     """Tell whether what is to be done can be asked about by itself; ``denied`` lets a condition hold a "not"."""
-    if not 2 < len(words_of(task)) <= LONGEST_TASK or POINTING.search(task) or is_loose(task) or _NO_TASK.search(task):
+    if (
+        not fewest <= len(words_of(task)) <= LONGEST_TASK
+        or POINTING.search(task)
+        or is_loose(task)
+        or _NO_TASK.search(task)
+    ):
         return False
     return understood(task, ("your", "that"), compound=True) and (denied or not negated(task))
 
 
-def _mine(task: str) -> str:
+def mine(task: str) -> str:
+    """Return a task as the one says it who has it."""
     return re.sub(r"\byour\b", "my", task)
 
 
@@ -204,5 +228,15 @@ def is_specific(phrase: str) -> bool:
 
 USAGE: Mapping[str, Transformation] = {
     run.__name__: run
-    for run in (how_to, how_can, what_to_use, what_to_do, recommended, what_if, whether_to, imported_from)
+    for run in (
+        how_to,
+        how_can,
+        what_to_use,
+        what_to_do,
+        recommended,
+        what_if,
+        whether_to,
+        what_to_install,
+        imported_from,
+    )
 }

@@ -106,13 +106,16 @@ CHINESE = [
     ("Hug 由 Timothy Crosley 创建，他也是 `isort` 的作者。", "Hug由谁创建？", "Timothy Crosley"),
     ("坡鹿，又名海南坡鹿，是东南亚特有的一种鹿。", "坡鹿又名什么？", "海南坡鹿"),
     ("加纳的首都是阿克拉，位于南部。", "加纳的首都是什么？", "阿克拉"),
+    ("甘珠尔俱乐部（英文：Kanjur Phoenix FC）是一支足球队。", "甘珠尔俱乐部的英文名称是什么？", "Kanjur Phoenix FC"),
+    ("国家气象局（，缩写为NWS）是一个机构。", "国家气象局的缩写是什么？", "NWS"),
+    ("横道河子铁路是穿行于广东西部的一条铁路线，全长61公里。", "横道河子铁路全长多少？", "61公里"),
     ("要接收上传的文件，请先安装 `python-multipart`。", "如何接收上传的文件？", "请先安装 `python-multipart`"),
 ]
 
 
 @pytest.mark.parametrize(("sentence", "question", "answer"), CHINESE)
 def test_a_chinese_statement_becomes_a_question(sentence: str, question: str, answer: str) -> None:
-    title = "请求文件" if question.startswith("如何") else re.split("是|又名|位于|成立|的|由", question)[0]
+    title = "请求文件" if question.startswith("如何") else re.split("全长|是|又名|位于|成立|的|由", question)[0]
     found = [(one.question, one.answer) for one in statements(title, f"# {title}\n\n{sentence}\n")]
     assert (question, answer) in [("".join(q.split()), a) if "Hug" in q else (q, a) for q, a in found]
 
@@ -191,6 +194,18 @@ DENIED = [
     ("Sky Digital", "Sky Digital was built in 1842, or later."),
     ("Sky Digital", "Sky Digital was built in 1842 to 1850."),
     ("Sky Digital", "Philip Johnson founded Sky Digital in 1842 and 1850."),
+    ("Yahoo", "Yahoo Mail was added in 1.2 and removed in 1.3."),
+    ("Yahoo", "Yahoo Mail is not available since Yahoo 1.2."),
+    ("Yahoo", "Yahoo Mail is available in 1.2."),
+    ("Yahoo", "Yahoo 1.2 never dropped support for Yahoo Mail."),
+    ("Yahoo", "Yahoo never returns JSON by default."),
+    ("Yahoo", "Yahoo had a population of 9 million."),
+    ("Yahoo", "Yahoo is scheduled every four years."),
+    ("Yahoo", "“Seven Years” refers to events in Europe."),
+    ("Yahoo", "It is a graphical user item (GUX)."),
+    ("Yahoo", "The state of the art (SOTA) was old."),
+    ("Yahoo", "To use Yahoo Mail, you don't need to install `mail`."),
+    ("圣体堂区", "圣体堂区管辖的铁路全长61公里。"),
     ("Yahoo", "Use `eval` to parse Yahoo files at your own risk."),
     ("Yahoo", "Yahoo was acquired by Microsoft in 2008?"),
 ]
@@ -230,6 +245,7 @@ def test_whole_sample_documents() -> None:
         ("14", "expansion", "What does LMP stand for?", "Lunar Module Pilot"),
         ("24", "expansion", "What does ARTS stand for?", "Alpha Repertory Television Service"),
         ("26", "expansion", "What does AMA stand for?", "American Medical Association"),
+        ("38", "small_expansion", "What does TAR stand for?", "third assessment report"),
         (
             "32",
             "definition",
@@ -243,50 +259,6 @@ def test_whole_sample_documents() -> None:
             "a natural number greater than 1 that has no positive divisors other than 1 and itself",
         ),
     }
-
-
-MANUAL = """---
-title: Reference
----
-
-# Middleware
-
-Use <abbr title="Cross-Origin Resource Sharing">CORS</abbr>, see the <dfn title="A program that checks for code
-errors.">linter</dfn> and a <dfn title="A group of machines that work together in some way.">cluster</dfn>.
-
-## `CORSMiddleware` { #cors }
-
-* `max_age` - Sets a maximum time in seconds for browsers to cache CORS responses. Defaults to `600`.
-* `allow_origins`: A list of origins that should be permitted. E.g. `['https://example.org']`.
-* `expose` - See above.
-
-## Others
-
-* `max_age` - Sets a maximum time in seconds for browsers.
-* `.spec.br.rateLimit`: the speed limit of the backup, in MB/s.
-* `--bare`: create only the minimal project file, without a sample.
-* Hypercorn: an ASGI server compatible with HTTP/2.
-* ACTION REQUIRED: the flag has been updated to another format.
-"""
-
-
-def test_terms_of_lists_and_glosses() -> None:
-    found = [(one.made_by, one.question, one.answer) for one in statements("Hypercorn", MANUAL)]
-    assert sorted(found) == [
-        ("abbreviation", "What does CORS stand for?", "Cross-Origin Resource Sharing"),
-        ("gloss", "What is meant by “cluster”?", "A group of machines that work together in some way"),
-        ("gloss", "What is meant by “linter”?", "A program that checks for code\nerrors"),
-        ("listed_term", "What is Hypercorn?", "an ASGI server compatible with HTTP/2"),
-        (
-            "member",
-            "What does `max_age` do in `CORSMiddleware`?",
-            "Sets a maximum time in seconds for browsers to cache CORS responses",
-        ),
-        ("member", "What is `allow_origins` in `CORSMiddleware`?", "A list of origins that should be permitted"),
-        ("member_default", "What does `max_age` default to in `CORSMiddleware`?", "`600`"),
-        ("setting", "What does the `--bare` option do?", "create only the minimal project file, without a sample"),
-        ("setting", "What is `.spec.br.rateLimit`?", "the speed limit of the backup, in MB/s"),
-    ]
 
 
 def test_a_name_that_its_title_tells_from_others_is_not_asked_about_alone() -> None:
@@ -349,7 +321,18 @@ def test_what_documents_answer_in_different_ways_is_asked_only_where_all_are_rig
 
 @pytest.mark.parametrize(
     "text",
-    ["*" * 50_000, "[" * 50_000, "A. " * 30_000, "<a " * 20_000, "`" * 50_001, "如果要" * 20_000, "a, (B " * 9000],
+    [
+        "*" * 50_000,
+        "[" * 50_000,
+        "A. " * 30_000,
+        "<a " * 20_000,
+        "`" * 50_001,
+        "如果要" * 20_000,
+        "a, (B " * 9000,
+        "```sh\n" * 9000,
+        "a b " * 30_000 + "(ABC)",
+        "By default, a " * 9000,
+    ],
 )
 def test_hostile_text_is_read_to_its_end(text: str) -> None:
     assert statements("A", f"# A\n\n{text}\n") == []

@@ -1,0 +1,103 @@
+"""Transformations of English statements of versions: since when there is something, which version brought it.
+
+As in ``retrieval.stated.definitions``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from retrieval.stated.clauses import LONGEST_REST, Said, Transformation, X, fits_number, is_loose, negated
+from retrieval.stated.phrases import Names, named_subject, term_subject, understood, words_of
+from retrieval.stated.usage import ACTIONS, is_task, mine
+
+_NUMBER = r"`?v?\d+(?:\.\d+)+(?:\.x)?`?"
+_NAME = r"[A-Z][\w+-]*(?: [A-Z][\w+-]*)?"
+_VERSION = rf"(?:version )?(?P<y>(?:{_NAME} )?(?:version )?{_NUMBER}(?P<on> (?:and|or) (?:above|later|newer|higher))?)"
+_END = r"(?=\.$|[,;] )"
+_CHANGED = {
+    "introduced": "introduce",
+    "added": "add",
+    "dropped": "drop",
+    "removed": "remove",
+    "deprecated": "deprecate",
+    "stopped": "stop",
+}
+_PAST = "|".join(_CHANGED)
+_REST = r"(?P<rest>(?:`[^`]*`|[^`,;:()])+"
+
+_AVAILABLE = re.compile(
+    rf"{X}(?P<be>is|are) (?:only )?(?P<v>available|supported|deprecated) "
+    rf"(?P<p>in|since|from|as of|starting (?:from|with|in)) {_VERSION}{_END}"
+)
+
+
+def available_since(sentence: str, names: Names) -> Said:
+    """X is available since V. → Since which version is X available?"""
+    found = _AVAILABLE.match(sentence)
+    if found is None or negated(found["x"]) or (found["p"] == "in" and not found["on"]):
+        return
+    subject = term_subject(found["x"], names)
+    if subject and fits_number(found["be"], subject):
+        asked = "In which versions" if found["on"] else "Since which version"
+        yield f"{asked} {found['be']} {subject} {found['v']}?", found["y"]
+
+
+_WAS = re.compile(rf"{X}(?P<be>was|were) (?:first )?(?P<v>{_PAST}|released) in {_VERSION}{_END}")
+
+
+def version_of(sentence: str, names: Names) -> Said:
+    """X was added in V. → In which version was X added?"""
+    found = _WAS.match(sentence)
+    if found is None or negated(found["x"]) or found["on"]:
+        return
+    if (subject := named_subject(found["x"], names)) and fits_number(found["be"], subject):
+        yield f"In which version {found['be']} {subject} {found['v']}?", found["y"]
+
+
+_BROUGHT = re.compile(rf"(?P<x>{_NAME}) (?:version )?(?P<y>{_NUMBER}) (?:also )?(?P<v>{_PAST}) {_REST})")
+
+
+def which_version(sentence: str, _names: Names) -> Said:
+    """N V dropped support for X. → Which version of N dropped support for X?"""
+    found = _BROUGHT.match(sentence)
+    rest = _changed(found["rest"]) if found else ""
+    if found and rest:
+        yield f"Which version of {found['x']} {found['v']} {rest}?", found["y"]
+
+
+_IN_ONE = re.compile(rf"In (?:version )?{_VERSION}, (?P<x>{_NAME}) (?P<v>{_PAST}) {_REST})")
+_ONE_IN = re.compile(rf"(?P<x>{_NAME}) (?P<v>{_PAST}) {_REST}?)(?: \([^()]*\))? in (?:version )?{_VERSION}{_END}")
+
+
+def version_that(sentence: str, _names: Names) -> Said:
+    """In version V, N added X; N added X in version V. → In which version did N add X?"""
+    found = _IN_ONE.match(sentence) or _ONE_IN.match(sentence)
+    rest = _changed(found["rest"]) if found else ""
+    if found and rest and not found["on"]:
+        yield f"In which version did {found['x']} {_CHANGED[found['v']]} {rest}?", found["y"]
+
+
+def _changed(rest: str) -> str:
+    """Return what a version changed as a question says it, "" where it leans on something."""
+    said = re.sub(r"\s+(?:as well|too)$", "", rest.strip().removesuffix("."))
+    whole = not (negated(said) or is_loose(said)) and understood(said) and 2 <= len(words_of(said)) <= LONGEST_REST
+    return said if whole and re.search(r"[A-Z`]", said) else ""
+
+
+_SINCE = re.compile(
+    rf"(?:Since|As of|Starting (?:from|with|in)) {_VERSION}, you can (?:also )?(?P<a>(?:{ACTIONS}) [^,;:]+)\.$"
+)
+
+
+def possible_since(sentence: str, _names: Names) -> Said:
+    """Since V, you can A. → Since which version can I A?"""
+    found = _SINCE.match(sentence)
+    if found and is_task(found["a"]) and re.search(r"[A-Z`]", found["a"]):
+        yield f"Since which version can I {mine(found['a'])}?", found["y"]
+
+
+RELEASES: Mapping[str, Transformation] = {
+    run.__name__: run for run in (available_since, version_of, which_version, version_that, possible_since)
+}
