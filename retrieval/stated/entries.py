@@ -51,6 +51,9 @@ _DFN = re.compile(r'<dfn title="([^"<>]+)">([^<>]+)</dfn>')
 _MINOR = frozenset(["of", "the", "and", "for", "in", "on", "a", "an", "to"])
 
 
+_OF_MEMBERS = frozenset({"member", "member_default"})
+
+
 @dataclass(frozen=True, slots=True)
 class Stated:
     """A question, its answer, the transformation that made them, and where the document states it (``start:end``)."""
@@ -64,7 +67,7 @@ class Stated:
 
 def listed(document: str, names: Names) -> Iterator[Stated]:
     """Yield what the items of lists say of their terms."""
-    fenced, position, above, holder = False, 0, "", ""
+    fenced, position, above, holder, named = False, 0, "", "", -1
     for line in document.splitlines(keepends=True):
         start, position = position, position + len(line)
         if _FENCE.match(line):
@@ -73,15 +76,19 @@ def listed(document: str, names: Names) -> Iterator[Stated]:
             continue
         elif heading := _HEADING.match(line):
             codes = set(_CODE.findall(heading[2]))
-            holder = above = codes.pop() if len(codes) == 1 else ""
+            holder, named = codes.pop() if len(codes) == 1 else "", -1
+            above = holder
         elif item := _ITEM.match(line.rstrip()):
             end = start + len(line.rstrip())
             linked = _LINKED.fullmatch(item["term"]) is not None
             term, told = plain(item["term"]), plain(item["said"])
             for question, answer, made_by in (*_asked(term, told, holder, linked, names), *_defaults(term, told)):
-                yield Stated(question, answer, made_by, start + len(line) - len(line.lstrip()), end)
+                # A passage that a heading does not stand above must hold the line that names the holder.
+                first = named if named >= 0 and made_by in _OF_MEMBERS else start + len(line) - len(line.lstrip())
+                yield Stated(question, answer, made_by, first, end)
         elif line.strip() and not line[0].isspace():
-            holder = _introduced(line.strip()) or above
+            introduced = _introduced(line.strip())
+            holder, named = (introduced, start) if introduced and introduced != above else (above, -1)
 
 
 def _introduced(line: str) -> str:

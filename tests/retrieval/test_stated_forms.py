@@ -135,6 +135,13 @@ def test_terms_of_lists_and_glosses() -> None:
     ]
 
 
+def test_a_member_is_stated_from_the_line_on_that_names_what_it_belongs_to() -> None:
+    (title,) = [one for one in statements("Hypercorn", MANUAL) if "`title`" in one.question]
+    said = MANUAL[title.start : title.end]
+    assert said.startswith("And that function `get_openapi()`")
+    assert said.endswith("shown in the docs.")
+
+
 SHOWN = """# Upgrade Orrin
 
 To view the pods of Orrin, run the following command:
