@@ -113,7 +113,7 @@ _SPELT = re.compile(r"(?<![\w’'-])(?:[A-Za-z][a-zA-Z]+[ -]){2,6}[A-Za-z][a-zA-
 
 def small_expansion(sentence: str, _names: Names) -> Said:
     """Long name of it (LNI) → What does SLN stand for?, where each of the words gives its initial."""
-    for found in _SPELT.finditer(sentence):
+    for found in _SPELT.finditer(sentence) if _ABBREVIATED.search(sentence) else ():
         words = list(re.finditer(r"[A-Za-z]+", found[0][: -len(found[1]) - 3]))[-len(found[1]) :]
         name = found[0][words[0].start() : words[-1].end()]
         small = {word[0] for word in words}

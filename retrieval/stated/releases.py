@@ -14,7 +14,9 @@ from retrieval.stated.usage import ACTIONS, is_task, mine
 
 _NUMBER = r"`?v?\d+(?:\.\d+)+(?:\.x)?`?"
 _NAME = r"[A-Z][\w+-]*(?: [A-Z][\w+-]*)?"
-_VERSION = rf"(?:version )?(?P<y>(?:{_NAME} )?(?:version )?{_NUMBER}(?P<on> (?:and|or) (?:above|later|newer|higher))?)"
+_VERSION = (
+    rf"(?:version )?(?:(?P<of>{_NAME}) )?(?:version )?(?P<y>{_NUMBER}(?P<on> (?:and|or) (?:above|later|newer|higher))?)"
+)
 _END = r"(?=\.$|[,;] )"
 _CHANGED = {
     "introduced": "introduce",
@@ -38,10 +40,14 @@ def available_since(sentence: str, names: Names) -> Said:
     found = _AVAILABLE.match(sentence)
     if found is None or negated(found["x"]) or (found["p"] == "in" and not found["on"]):
         return
-    subject = term_subject(found["x"], names)
+    subject = term_subject(found["x"], names) if found["of"] else named_subject(found["x"], names)
     if subject and fits_number(found["be"], subject):
-        asked = "In which versions" if found["on"] else "Since which version"
+        asked = _asked("In which versions" if found["on"] else "Since which version", found["of"])
         yield f"{asked} {found['be']} {subject} {found['v']}?", found["y"]
+
+
+def _asked(which: str, product: str | None) -> str:
+    return f"{which} of {product}" if product else which
 
 
 _WAS = re.compile(rf"{X}(?P<be>was|were) (?:first )?(?P<v>{_PAST}|released) in {_VERSION}{_END}")
@@ -53,7 +59,8 @@ def version_of(sentence: str, names: Names) -> Said:
     if found is None or negated(found["x"]) or found["on"]:
         return
     if (subject := named_subject(found["x"], names)) and fits_number(found["be"], subject):
-        yield f"In which version {found['be']} {subject} {found['v']}?", found["y"]
+        asked = _asked("In which version", found["of"])
+        yield f"{asked} {found['be']} {subject} {found['v']}?", found["y"]
 
 
 _BROUGHT = re.compile(rf"(?P<x>{_NAME}) (?:version )?(?P<y>{_NUMBER}) (?:also )?(?P<v>{_PAST}) {_REST})")
@@ -75,7 +82,7 @@ def version_that(sentence: str, _names: Names) -> Said:
     """In version V, N added X; N added X in version V. → In which version did N add X?"""
     found = _IN_ONE.match(sentence) or _ONE_IN.match(sentence)
     rest = _changed(found["rest"]) if found else ""
-    if found and rest and not found["on"]:
+    if found and rest and not found["on"] and found["of"] in {None, found["x"]}:
         yield f"In which version did {found['x']} {_CHANGED[found['v']]} {rest}?", found["y"]
 
 
@@ -95,7 +102,7 @@ def possible_since(sentence: str, _names: Names) -> Said:
     """Since V, you can A. → Since which version can I A?"""
     found = _SINCE.match(sentence)
     if found and is_task(found["a"]) and re.search(r"[A-Z`]", found["a"]):
-        yield f"Since which version can I {mine(found['a'])}?", found["y"]
+        yield f"{_asked('Since which version', found['of'])} can I {mine(found['a'])}?", found["y"]
 
 
 RELEASES: Mapping[str, Transformation] = {

@@ -38,7 +38,6 @@ _TASKS = frozenset(
         "recommended",
         "what_if",
         "what_happens",
-        "what_to_install",
         "command",
     }
 )

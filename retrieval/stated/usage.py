@@ -189,7 +189,7 @@ def what_to_install(sentence: str, _names: Names) -> Said:
     """To A, first install B. → What do I need to install to A?"""
     said = ended(sentence)
     found = _INSTALL.match(said) or _INSTALLED.match(said)
-    if found and _PACKAGE.fullmatch(found["b"]) and is_task(found["a"], fewest=2):
+    if found and _PACKAGE.fullmatch(found["b"]) and is_task(found["a"], fewest=2) and is_specific("to " + found["a"]):
         yield f"What do I need to install to {mine(found['a'])}?", found["b"]
 
 

@@ -198,6 +198,7 @@ DENIED = [
     ("Yahoo", "Yahoo Mail is not available since Yahoo 1.2."),
     ("Yahoo", "Yahoo Mail is available in 1.2."),
     ("Yahoo", "Yahoo 1.2 never dropped support for Yahoo Mail."),
+    ("Yahoo", "To use forms, first install `mail`."),
     ("Yahoo", "Yahoo never returns JSON by default."),
     ("Yahoo", "Yahoo had a population of 9 million."),
     ("Yahoo", "Yahoo is scheduled every four years."),

@@ -32,8 +32,8 @@ ENGLISH = [
     ),
     (
         "OpenAPI Webhooks are available since OpenAPI 3.1.0.",
-        "Since which version are OpenAPI Webhooks available?",
-        "OpenAPI 3.1.0",
+        "Since which version of OpenAPI are OpenAPI Webhooks available?",
+        "3.1.0",
     ),
     ("PyPy Lite was removed in version 0.128.0.", "In which version was PyPy Lite removed?", "0.128.0"),
     (
@@ -53,8 +53,8 @@ ENGLISH = [
     ),
     (
         "Since OpenAPI 3.1.0, you can also set `license_info` with an `identifier`.",
-        "Since which version can I set `license_info` with an `identifier`?",
-        "OpenAPI 3.1.0",
+        "Since which version of OpenAPI can I set `license_info` with an `identifier`?",
+        "3.1.0",
     ),
     (
         "To use `EmailStr`, first install `email-validator`.",
