@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
+from functools import cache
 from importlib.util import find_spec
 
 from anyio.to_thread import run_sync
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.applications import Starlette
@@ -117,15 +118,23 @@ def create_app(workspace: Workspace, *, run_jobs: bool = True) -> FastAPI:
     )
     app.state.workspace, app.state.runner, app.state.metrics = workspace, runner, metrics
     app.state.shadow, app.state.hangups = shadow, Hangups()
-    app.include_router(page.router)
-    app.include_router(health.router, responses=ERRORS)
-    for module in _ROUTERS:
-        app.include_router(module.router, prefix="/v1", responses=ERRORS)
+    app.router.routes.extend(_routes().routes)
     if tools is not None:
         app.router.routes.extend(tools.routes)
     _add_guards(app, workspace, metrics, shadow)
     _add_error_handlers(app)
     return app
+
+
+@cache
+def _routes() -> APIRouter:
+    """Return every route, made once in a process: what a route takes and gives is worked out at its first request."""
+    router = APIRouter()
+    router.include_router(page.router)
+    router.include_router(health.router, responses=ERRORS)
+    for module in _ROUTERS:
+        router.include_router(module.router, prefix="/v1", responses=ERRORS)
+    return router
 
 
 def _add_guards(app: FastAPI, workspace: Workspace, metrics: Metrics, shadow: Shadow) -> None:

@@ -90,13 +90,12 @@ def _name_points(axes: Any, points: Sequence[Point]) -> None:
 
 
 def _plain_ticks(axes: Any) -> None:
-    """Write the ticks of a logarithmic axis as plain numbers, 1, 2 and 5 of each decade."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    """Write the ticks of a logarithmic axis as plain numbers, 1, 2 and 5 of each decade, and none between them."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.tick_params(axis="x", which="minor", length=0)
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def curve_chart(curves: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
 import pytest
+import typer.main
+import typer.testing
 from typer.testing import CliRunner
 
 from service.cli import app
@@ -12,6 +15,10 @@ from service.commands.session import Session
 from service.settings import Settings
 from service.workspace import Workspace
 from tests.service.parts import DOCUMENTS, MODEL, HashEmbedder
+
+command_line = cache(typer.main.get_command)
+"""What the console script parses with: it takes no state of a command line, and 50 ms to be put together."""
+typer.testing._get_command = command_line
 
 
 class Shell:

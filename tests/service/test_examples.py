@@ -8,11 +8,14 @@ from jsonschema import Draft202012Validator
 from data.errors import RagtuneError, RateLimited, UnknownAdapter
 from service.app import create_app
 from service.description import problem_types
+from tests.service.conftest import small_workspace
+from tests.service.parts import ScriptedGenerator
 
 
-@pytest.fixture
-def described(workspace):
-    return create_app(workspace, run_jobs=False).openapi()
+@pytest.fixture(scope="module")
+def described(tmp_path_factory):
+    with small_workspace(tmp_path_factory.mktemp("described"), ScriptedGenerator()) as workspace:
+        return create_app(workspace, run_jobs=False).openapi()
 
 
 def operations(described):

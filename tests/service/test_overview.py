@@ -9,14 +9,13 @@ import shlex
 from dataclasses import replace
 
 import pytest
-import typer
 
 from service.cli import app
 from service.jobs import submit
 from service.overview import overview
 from service.settings import Settings
 from tests.service.parts import MODEL, adapter
-from tests.service.shells import Shell
+from tests.service.shells import Shell, command_line
 
 pytestmark = pytest.mark.slow
 
@@ -95,7 +94,7 @@ def test_a_server_is_named(shell, folder):
 
 
 def test_every_command_it_names_exists(shell, folder):
-    root = typer.main.get_command(app)
+    root = command_line(app)
     shell("ingest", folder, "--collection", "handbook")
     for command in (
         *commands(shell),

@@ -11,7 +11,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import typer
 import yaml
 from typer.core import TyperGroup
 
@@ -23,6 +22,7 @@ from service.schemas import AnswerBody
 from service.settings import Settings
 from tests.service.conftest import open_client, real_server
 from tests.service.parts import adapter
+from tests.service.shells import command_line
 
 ROOT = Path(__file__).parents[2]
 READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh.md")}
@@ -130,7 +130,7 @@ def test_pip_installs_the_wheel_that_it_builds_and_the_pinned_starter():
 def test_every_ragtune_command_is_one(words: list[str]):
     """Parsed as the console script parses it, down to the last option; nothing is run."""
     stand_ins = dict.fromkeys(("mine.jsonl", "others.jsonl", "house.zip", "terms.toml", "FILE"), __file__)
-    context = typer.main.get_command(app).make_context("ragtune", [stand_ins.get(word, word) for word in words])
+    context = command_line(app).make_context("ragtune", [stand_ins.get(word, word) for word in words])
     while isinstance(context.command, TyperGroup):
         name, command, rest = context.command.resolve_command(context, [*context._protected_args, *context.args])
         context = command.make_context(name, rest, parent=context)

@@ -60,7 +60,7 @@ class Receiver:
 @contextmanager
 def receiving(*statuses: int) -> Iterator[Receiver]:
     receiver = Receiver(*statuses)
-    thread = threading.Thread(target=receiver.server.serve_forever)
+    thread = threading.Thread(target=receiver.server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
         yield receiver
