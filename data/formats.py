@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -36,9 +35,9 @@ _KEYS: dict[Format, tuple[str, ...]] = {
 }
 
 
-def _invalid(what: str, got: object, wanted: str) -> InvalidRequest:
+def _invalid(what: str, got: object, wanted: str, hint: str = "") -> InvalidRequest:
     shown = repr(got)
-    return InvalidRequest(what, got=shown if len(shown) <= 200 else f"{shown[:200]}…", wanted=wanted)
+    return InvalidRequest(what, got=shown if len(shown) <= 200 else f"{shown[:200]}…", wanted=wanted, hint=hint)
 
 
 def _text(value: object, name: str) -> str:
@@ -177,7 +176,7 @@ def iterate_rows(path: Path, *, on_error: OnError | None = None) -> Iterator[dic
 def read_questions(path: Path, *, on_error: OnError | None = None) -> list[Question]:
     """Read evaluation questions: JSONL of question, answers, and id, answerable, document, origin where wished.
 
-    A question without an id gets one of its text, the same in every file; where it stands twice, of its line too.
+    A question without an id gets one, see ``QuestionIds``.
 
     Args:
         path: JSONL (blank lines are skipped) or a JSON array; see ``data.jsonl.read_objects``.
@@ -190,54 +189,86 @@ def read_questions(path: Path, *, on_error: OnError | None = None) -> list[Quest
 
 
 def iterate_questions(path: Path, *, on_error: OnError | None = None) -> Iterator[Question]:
-    """Yield what ``read_questions`` returns; of earlier questions 8 bytes of each id's hash are kept."""
-    seen: set[bytes] = set()
+    """Yield what ``read_questions`` returns, in bounded memory but for a hash of each id."""
+    ids = QuestionIds()
     for where, found in read_objects(path, on_error):
         try:
-            question = _question(found)
-            digest = _digest(question)
-            if digest in seen and found.get("id") is None:
-                question = replace(question, id=question_id(question.question, where))
-                digest = _digest(question)
-            if digest in seen:
-                raise _invalid("The id is used twice.", question.id, "an id for each question")
+            question = _question(found, ids)
         except InvalidRequest as error:
             report(located(error, where), on_error)
         else:
-            seen.add(digest)
             yield question
 
 
-def question_id(question: str, *place: str) -> str:
-    """Return the id of a question that has none of its own: of its text, and of its place where it stands twice."""
-    return content_id(question, *place)[:_ID_DIGITS]
+class QuestionIds:
+    """The ids of one set of questions, from a file or a request: a question's own, or one made of its text.
+
+    The same text has the same id in every set; where it stands again without an id, of its text and how often it stood.
+    Of each question 8 bytes of its id's hash are kept.
+    """
+
+    def __init__(self) -> None:
+        self._seen: set[bytes] = set()
+        self._times: dict[bytes, int] = {}
+
+    def claim(self, question: str, own: str | None) -> str:
+        """Return the id of the next question; ``own`` is what it came with.
+
+        Raises:
+            InvalidRequest: an earlier question has it.
+        """
+        identity = self._made(question) if own is None else own
+        digest = _digest(identity)
+        if digest in self._seen:
+            hint = "Give it another, or leave all ids out: then they are made of the questions."
+            raise _invalid("The id is used twice.", identity, "an id for each question", hint)
+        self._seen.add(digest)
+        return identity
+
+    def _made(self, question: str) -> str:
+        identity = content_id(question)[:_ID_DIGITS]
+        digest = _digest(identity)
+        if digest not in self._seen:
+            return identity
+        self._times[digest] = self._times.get(digest, 1) + 1
+        return content_id(question, str(self._times[digest]))[:_ID_DIGITS]
 
 
-def _digest(question: Question) -> bytes:
-    return hashlib.blake2b(question.id.encode(), digest_size=8).digest()
+def accepted_answers(answers: Sequence[str], *, answerable: bool) -> tuple[str, ...]:
+    """Return the answers of a question; of one that is not answerable none, and blank ones count as none.
+
+    Raises:
+        InvalidRequest: it is answerable and has none, or is not and has some.
+    """
+    given = any(answer.strip() for answer in answers)
+    if answerable and not given:
+        hint = 'Give it "answers", or mark it "answerable": false.'
+        raise _invalid("An answerable question has no accepted answer.", list(answers), "an answer or more", hint)
+    if given and not answerable:
+        wanted, hint = '"answerable": true, or no answers', 'Take out "answerable": false, or the answers.'
+        raise _invalid("An unanswerable question has answers.", list(answers), wanted, hint)
+    return tuple(answers) if answerable else ()
 
 
-def _question(row: Mapping[str, Any]) -> Question:
+def _digest(identity: str) -> bytes:
+    return hashlib.blake2b(identity.encode(), digest_size=8).digest()
+
+
+def _question(row: Mapping[str, Any], ids: QuestionIds) -> Question:
     question = _text(row.get("question"), "question")
     if not question.strip():
         raise _invalid("The question is empty.", question, "some text")
-    identity = question_id(question) if row.get("id") is None else row["id"]
-    if not isinstance(identity, str | int) or isinstance(identity, bool) or identity == "":
-        raise _invalid("The question's id cannot be one.", identity, "text or an integer, or no id")
+    own = row.get("id")
+    if own is not None and (not isinstance(own, str | int) or isinstance(own, bool) or own == ""):
+        raise _invalid("The question's id cannot be one.", own, "text or an integer, or no id")
     answers = row.get("answers", [])
     if not isinstance(answers, list):
         raise _invalid("answers is not a list.", answers, "a list of strings")
     answerable, document = row.get("answerable", True), row.get("document")
     if not isinstance(answerable, bool):
         raise _invalid("answerable is neither true nor false.", answerable, "true or false")
-    accepted = tuple(_text(answer, "an answer") for answer in answers)
-    if answerable and not any(answer.strip() for answer in accepted):
-        raise _invalid("An answerable question has no answer.", answers, 'answers, or "answerable": false')
-    return Question(
-        id=str(identity),
-        question=question,
-        answers=accepted if answerable else (),
-        answerable=answerable,
-        document=None if document is None else _text(document, "document"),
-        origin=_text(row.get("origin", "file"), "origin"),
-    )
+    accepted = accepted_answers([_text(answer, "an answer") for answer in answers], answerable=answerable)
+    document = None if document is None else _text(document, "document")
+    origin = _text(row.get("origin", "file"), "origin")
+    identity = ids.claim(question, None if own is None else _text(str(own), "id"))
+    return Question(identity, question, accepted, answerable, document, origin)

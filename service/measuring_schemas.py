@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from data.formats import question_id
+from data.errors import InvalidRequest
+from data.formats import QuestionIds, accepted_answers
+from data.jsonl import located
 from data.records import Method
 from data.store import Vote
 from service.answerer import AskRequest
@@ -24,17 +26,23 @@ class EvaluationQuestion(Body):
     origin: str = Field("file", max_length=64)
 
 
-def _with_ids(questions: list[EvaluationQuestion]) -> list[EvaluationQuestion]:
-    seen = {question.id for question in questions}
-    for place, question in enumerate(questions, 1):
-        if question.id is None:
-            own = question_id(question.question)
-            question.id = question_id(question.question, str(place)) if own in seen else own
-            seen.add(question.id)
+def _checked(questions: list[EvaluationQuestion]) -> list[EvaluationQuestion]:
+    """Give them ids and check their answers as ``data.formats.read_questions`` does those of a file.
+
+    Raises:
+        InvalidRequest: an id stands twice, or answers and ``answerable`` contradict each other; the row is named.
+    """
+    ids = QuestionIds()
+    for row, question in enumerate(questions, 1):
+        try:
+            question.answers = list(accepted_answers(question.answers, answerable=question.answerable))
+            question.id = ids.claim(question.question, question.id)
+        except InvalidRequest as error:
+            raise located(error, f"questions, row {row}") from error
     return questions
 
 
-EvaluationQuestions = Annotated[list[EvaluationQuestion], Field(max_length=10_000), AfterValidator(_with_ids)]
+EvaluationQuestions = Annotated[list[EvaluationQuestion], Field(max_length=10_000), AfterValidator(_checked)]
 
 
 class EvaluationBody(Body):

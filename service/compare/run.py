@@ -17,6 +17,8 @@ from data.errors import (
     InvalidRequest,
     NoQuestions,
 )
+from data.formats import accepted_answers
+from data.jsonl import located
 from data.prompt import prompt_version
 from data.protocols import Report
 from data.records import METHODS, Method, Model, Question, content_id
@@ -83,7 +85,7 @@ def check_questions(questions: Sequence[Question]) -> None:
 
     Raises:
         NoQuestions: there is none.
-        InvalidRequest: two questions share an id, or an answerable one has no accepted answer.
+        InvalidRequest: two questions share an id, or one's answers and ``answerable`` contradict each other.
     """
     if not questions:
         raise NoQuestions("There are no questions to compare on", hint="Give a file with --questions FILE.")
@@ -91,12 +93,10 @@ def check_questions(questions: Sequence[Question]) -> None:
     for question in questions:
         if question.id in seen:
             raise InvalidRequest("Two questions have the same id", got=question.id, wanted="an id of its own for each")
-        if question.answerable and not question.answers:
-            raise InvalidRequest(
-                "An answerable question has no accepted answer",
-                got=question.id,
-                hint='Give it "answers", or mark it "answerable": false.',
-            )
+        try:
+            accepted_answers(question.answers, answerable=question.answerable)
+        except InvalidRequest as error:
+            raise located(error, f"Question {question.id}") from error
         seen.add(question.id)
 
 

@@ -144,6 +144,26 @@ def test_a_question_without_an_id_is_known_by_its_text(tmp_path):
     assert len({first.id, second.id, again.id}) == 3, "a question that stands twice is named later, not refused here"
     path.write_text("\n".join(map(json.dumps, [{"id": None, **rows[1]}, rows[0]])))
     assert [each.id for each in read_questions(path)] == [second.id, first.id], "also when lines were moved"
+    elsewhere = tmp_path / "others.jsonl"
+    elsewhere.write_text("\n\n" + "\n".join(map(json.dumps, (rows[0], rows[2], rows[2]))))
+    assert [each.id for each in read_questions(elsewhere)][:2] == [first.id, again.id], "whatever the file and the line"
+    assert len({each.id for each in read_questions(elsewhere)}) == 3
+
+
+def test_an_unanswerable_question_has_no_answers(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    row = {"id": "x", "question": "Q?", "answerable": False}
+    path.write_text(json.dumps({**row, "answers": ["A"]}))
+    with pytest.raises(
+        InvalidRequest, match=r"questions\.jsonl, line 1: An unanswerable question has answers"
+    ) as raised:
+        read_questions(path)
+    assert raised.value.got == "['A']"
+    assert "answerable" in raised.value.wanted
+    assert raised.value.hint
+    for fine in ({"answers": []}, {"answers": [" "]}, {}, {"answers": [], "plausible_answers": ["A"]}):
+        path.write_text(json.dumps({**row, **fine}))
+        assert [(each.answerable, each.answers) for each in read_questions(path)] == [(False, ())]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from data.errors import InvalidRequest
+from data.formats import read_questions
 from service.jobs import run_job
 
 QUESTIONS = [
@@ -47,6 +51,33 @@ def test_questions_need_no_ids_of_their_own(client, indexed):
     half = rb'{"questions": [{"question": "\ud800", "answers": ["1"]}]}'
     refused = client.post("/v1/evaluations", content=half, headers={"Content-Type": "application/json"})
     assert refused.status_code == 422
+
+
+def test_the_questions_of_a_file_have_the_same_ids_over_http(client, indexed, tmp_path):
+    rows = [{"question": text, "answers": ["1842"]} for text in ("When?", "Since when?", "When?", "When?")]
+    rows.insert(1, {"id": 7, "question": "When?", "answers": ["1842"]})
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n\n".join(map(json.dumps, rows)))
+    rows[1]["id"] = "7"
+    job = indexed.store.jobs.get(start(client, questions=rows).json()["job_id"])
+    assert [row["id"] for row in job.inputs["questions"]] == [each.id for each in read_questions(path)]
+
+
+@pytest.mark.parametrize("route", ["evaluations", "calibrations"])
+@pytest.mark.parametrize("change", [{"answerable": False}, {"answers": []}, {"answers": [" "]}, {"id": "q1"}])
+def test_a_question_that_contradicts_itself_is_named_over_http_as_in_a_file(client, tmp_path, route, change):
+    rows = [QUESTIONS[0], {**QUESTIONS[1], **change}]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(InvalidRequest) as raised:
+        read_questions(path)
+    told = client.post(f"/v1/{route}", json={"questions": rows})
+    assert told.status_code == 422
+    assert told.json()["detail"] == raised.value.detail.replace("mine.jsonl, line 2", "questions, row 2")
+    assert [told.json()[name] for name in ("type", "got", "wanted", "hint")] == [
+        getattr(raised.value, name) for name in ("type", "got", "wanted", "hint")
+    ]
+    assert client.get("/v1/jobs").json()["jobs"] == []
 
 
 def test_an_evaluation_measures_the_style_of_a_house(client, indexed):
