@@ -16,6 +16,7 @@ from data.records import Chunk, PairKind, Passage, Progress, QAPair, content_id
 from data.store import DocumentRow, Store
 from retrieval.candidates import Candidate, Context
 from retrieval.curate import FAQ_CHECKS, run_checks
+from retrieval.heading import FENCE, HEADING
 from retrieval.retriever import Retriever
 from retrieval.wording import is_short
 
@@ -23,8 +24,6 @@ FEWEST_ENTRIES = 3
 """A document with fewer is no FAQ: a heading that asks may be rhetoric."""
 GENERATED_BY = "faq"
 
-_FENCE = re.compile(r"\s*(```|~~~)")
-_HEADING = re.compile(r"(#{1,6})\s+(\S.*)")
 _NUMBERED = re.compile(r"(?:\d+\.)+\d*[)、]?\s+|\d+[)、]\s*")
 _ANCHOR = re.compile(r"\{[#.][^{}]*\}\s*$")
 _BOLD = re.compile(r"\s*(?:[-*+]\s+|\d+[.)]\s+)?(\*\*|__)(.+?[?？])\1\s*(.*)$")
@@ -63,13 +62,13 @@ def _scan(text: str) -> Iterator[Entry]:
     fenced, position, start, previous = False, 0, 0, ""
     for line in text.splitlines(keepends=True):
         before, start, position = start, position, position + len(line)
-        if _FENCE.match(line):
+        if FENCE.match(line):
             fenced = not fenced
             if asked and asked[-1].start is None:
                 asked[-1].start = start  # an answer may begin with code
         elif not fenced:
             opened, body = _opened(line, previous)
-            heading = _HEADING.match(line)
+            heading = HEADING.match(line)
             level = len(heading.group(1)) if heading else 7
             if heading or opened is not None:
                 # A definition's question stands on the line before it.
@@ -88,7 +87,7 @@ def _scan(text: str) -> Iterator[Entry]:
 
 def _opened(line: str, previous: str) -> tuple[str | None, int | None]:
     """Return the question that a line asks and where in the line its answer begins already, if it does."""
-    if heading := _HEADING.match(line):
+    if heading := HEADING.match(line):
         title = _ANCHOR.sub("", heading.group(2).rstrip().rstrip("#")).strip(" *_")
         if number := _NUMBERED.match(title):
             title = title[number.end() :]

@@ -1,4 +1,4 @@
-"""What the line of a heading says, without its marks, in time that grows with its length alone.
+"""What the line of a heading says, without its marks, in time that grows with its length alone; what is such a line.
 
 Knows nothing of documents.
 """
@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import re
 
+HEADING = re.compile(r"(#{1,6})\s+(\S.*)")
+"""The line of a heading, its marks and its words, to those who read a document line by line."""
+FENCE = re.compile(r"\s*(```|~~~)")
+"""The line that opens or closes code, to those who read line by line: any such line closes what another opened."""
 _LETTERS = 200
 """Of a heading, at most: its words are repeated in every chunk under it."""
 _READ = 1000

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from retrieval.heading import FENCE, HEADING
 from retrieval.stated.phrases import Names, is_code_name, understood, words_of
 from retrieval.stated.sentences import plain
 
@@ -18,8 +19,6 @@ LONGEST_GLOSS = 40
 SHORTEST_DEED = 4
 """Words of what an option does."""
 
-_FENCE = re.compile(r"\s*(```|~~~)")
-_HEADING = re.compile(r"(#{1,6})\s+(\S.*)")
 _ITEM = re.compile(
     r"\s*[-*+]\s+(?P<term>[*_]*\[[^\[\]]+\]\([^()\s]+\)[*_]*|\S[^:：]{0,200}?)(?P<mark>\s+[-–—]\s+|\s?[:：]\s*)(?P<said>\S.*)$"
 )
@@ -70,11 +69,11 @@ def listed(document: str, names: Names) -> Iterator[Stated]:
     fenced, position, above, holder, named = False, 0, "", "", -1
     for line in document.splitlines(keepends=True):
         start, position = position, position + len(line)
-        if _FENCE.match(line):
+        if FENCE.match(line):
             fenced = not fenced
         elif fenced:
             continue
-        elif heading := _HEADING.match(line):
+        elif heading := HEADING.match(line):
             codes = set(_CODE.findall(heading[2]))
             holder, named = codes.pop() if len(codes) == 1 else "", -1
             above = holder

@@ -9,14 +9,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from retrieval.heading import heading_name
+from retrieval.heading import FENCE, HEADING, heading_name
 
 LONGEST_SENTENCE = 1000
 """Characters of a sentence that is looked at."""
 LONGEST_ABBREVIATION = 16
 
-_FENCE = re.compile(r"\s*(```|~~~)")
-_HEADING = re.compile(r"(#{1,6})\s+\S")
 _NO_PROSE = re.compile(r"\s*(?:[#>|]|/{3,}|:{3,}|!!!|<|\{[%*]|!\[)|(?: {4}|\t)")
 _FRONT_MATTER = re.compile(r"\s*---[ \t]*\n[\w-]+:.*?\n---[ \t]*(?:\n|$)", re.DOTALL)
 _LISTED = re.compile(r"\s*(?:[-*+]|\d+[.)、])\s")
@@ -65,7 +63,7 @@ def _paragraphs(document: str) -> Iterator[tuple[int, int, str]]:
         start, position = position, position + len(line)
         if front and start < front.end():
             continue
-        fence = _FENCE.match(line) is not None
+        fence = FENCE.match(line) is not None
         fenced ^= fence
         blank = not line.strip()
         item = _LISTED.match(line)
@@ -73,7 +71,7 @@ def _paragraphs(document: str) -> Iterator[tuple[int, int, str]]:
         if begun >= 0 and (stops or item):
             yield begun, start, " ".join(headings)
             begun = -1
-        if not fenced and (level := _HEADING.match(line)):
+        if not fenced and (level := HEADING.match(line)):
             headings = [*headings[: len(level[1]) - 1], heading_name(line)]
         if not stops and begun < 0:
             begun = start + (item.end() if item else 0)
