@@ -20,6 +20,11 @@ from finetune.gguf_tensors import Dtype, GgufFile, LazyTensor, write_gguf
 
 _A, _B = ".lora_a", ".lora_b"
 
+MIN_KEPT = 0.6
+"""Share of the change that merging made which quantizing must leave. Measured on the packaged reader (bench/RESULTS.md,
+*Parity by quantization*): 0.95 and more in types finer than the base's, 0.4 where the base's weights stand on the very
+grid that they are rounded to, so that what is less than half a step goes back to it."""
+
 
 def merge_to_gguf(adapter_gguf: Path | str, base_gguf: Path | str, out: Path | str, dtype: Dtype = "f16") -> Path:
     """Write the base model with the adapter's updates added to its weights.
@@ -79,6 +84,30 @@ def merge_dora_to_gguf(adapter_dir: Path | str, base_gguf: Path | str, out: Path
         for name, pair in pairs.items()
     }
     return _write(base, Path(out), dtype, scaled)
+
+
+def kept_share(base_gguf: Path | str, merged_gguf: Path | str, quantized_gguf: Path | str) -> float:
+    """Return how much of what merging changed is left after quantizing: 1 for all of it, 0 where the base came back.
+
+    It is the projection of what quantizing left on what merging did, over all weights: errors of rounding that have
+    nothing to do with the adapter add to neither.
+
+    Args:
+        base_gguf: without the adapter.
+        merged_gguf: with it, as it was before quantizing.
+        quantized_gguf: made of that.
+
+    Raises:
+        InvalidModel: a file is damaged.
+    """
+    base, merged, quantized = GgufFile(base_gguf), GgufFile(merged_gguf), GgufFile(quantized_gguf)
+    left = whole = 0.0
+    for name in base.shapes:
+        before = base.tensor(name)
+        change = merged.tensor(name) - before
+        left += float(np.vdot(quantized.tensor(name) - before, change))
+        whole += float(np.vdot(change, change))
+    return left / whole if whole else 1.0
 
 
 def _write(base: GgufFile, out: Path, dtype: Dtype, changed: Mapping[str, Callable[[], NDArray[np.float32]]]) -> Path:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.errors import ParityFailed
 from data.formats import read_rows
 from data.protocols import Report
 from data.records import Adapter, Message
@@ -60,10 +61,12 @@ def merge(
     """Write the base merged with the adapter in ``adapter_dir`` to ``target``; compare it with what was trained.
 
     Returns:
-        What ``finetune.parity.compare`` measured, and ``importance_examples``, the rows that weighed the errors.
+        What ``finetune.parity.compare`` measured, ``importance_examples``, the rows that weighed the errors, and
+        ``adapter_kept``, the share of the adapter that quantizing left (``finetune.merge.kept_share``).
 
     Raises:
-        ParityFailed: the merged model does not predict like the adapter; ``target`` is as it was.
+        ParityFailed: quantizing undoes the adapter, or the merged model does not predict like it; ``target`` is as it
+            was.
         InsufficientMemory: the merged model cannot be served here, and so not be compared.
         As ``finetune.merge`` and ``service.engine.quantize.quantize``.
     """
@@ -73,16 +76,34 @@ def merge(
     weighed = spread(examples, IMPORTANCE_EXAMPLES) if kind in WEIGHED else []
     with tempfile.TemporaryDirectory(prefix=".merge-", dir=target.parent) as scratch:
         folder = Path(scratch)
-        made = _whole(adapter_dir, _base(workspace, folder), folder / "whole.gguf")
+        base = _base(workspace, folder)
+        made = whole = _whole(adapter_dir, base, folder / "whole.gguf")
+        kept = 1.0
         if kind != "f16":
             matrix = _importance(workspace, adapter_dir, weighed, folder, report) if weighed else None
             threads = workspace.settings.n_threads
             made = quantize(made, folder / f"{kind}.gguf", kind, n_threads=threads, importance=matrix)
+            kept = _check_kept(base, whole, made, kind)
         shown = examples or probe_examples()
         measured = _compare(workspace, adapter_dir, made, shown, kind=kind, report=report)
         made.replace(target)
         sync_folder(target.parent)
-    return {**measured, "importance_examples": len(weighed)}
+    return {**measured, "importance_examples": len(weighed), "adapter_kept": round(kept, 3)}
+
+
+def _check_kept(base: Path, whole: Path, quantized: Path, kind: str) -> float:
+    """Return the share of the adapter that is left; a base whose weights stand on this type's grid pulls it back."""
+    from finetune.merge import MIN_KEPT, kept_share
+
+    kept = kept_share(base, whole, quantized)
+    if not kept >= MIN_KEPT:  # a share that is no number fails
+        raise ParityFailed(
+            f"Quantizing to {kind} undoes the adapter: its changes are smaller than the base's own rounding steps",
+            got=f"{kept:.0%} of the adapter is left",
+            wanted=f"at least {MIN_KEPT:.0%}",
+            hint="Take a finer type (q6_k or q8_0), merge into the unquantized model, or serve the adapter beside it.",
+        )
+    return kept
 
 
 def _whole(adapter_dir: Path, base: Path, out: Path) -> Path:

@@ -11,7 +11,7 @@ from data.errors import BaseModelMismatch, InvalidModel
 from finetune.convert import hf_to_gguf
 from finetune.export import lora_to_gguf
 from finetune.gguf_tensors import GgufFile, LazyTensor, write_gguf
-from finetune.merge import merge_dora_to_gguf, merge_to_gguf
+from finetune.merge import kept_share, merge_dora_to_gguf, merge_to_gguf
 from tests.finetune import tiny
 
 NAME = "blk.0.attn_q.weight"
@@ -40,6 +40,19 @@ def test_the_update_is_added_and_everything_else_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(merged.tensor("output_norm.weight"), GgufFile(base).tensor("output_norm.weight"))
     assert merged.metadata() == GgufFile(base).metadata()
     assert merged.get("tokenizer.ggml.tokens") == ["a", "ß"]
+
+
+@pytest.mark.parametrize(("left", "noise"), [(0.0, 0.0), (0.5, 0.0), (1.0, 0.0), (1.0, 0.01)])
+def test_how_much_of_an_adapter_quantizing_leaves(tmp_path: Path, left: float, noise: float) -> None:
+    random = np.random.default_rng(7)
+    weight, update, error = (random.normal(size=(64, 64)).astype(np.float32) for _ in range(3))
+    files = {
+        "base": weight,
+        "merged": weight + 0.01 * update,
+        "quantized": weight + 0.01 * left * update + noise * error,
+    }
+    base, merged, quantized = (write(tmp_path / f"{n}.gguf", "llama", {}, {NAME: w}) for n, w in files.items())
+    assert kept_share(base, merged, quantized) == pytest.approx(left, abs=0.05)
 
 
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:

@@ -7,9 +7,12 @@ import json
 import pytest
 
 from data.errors import InvalidModel, ParityFailed
+from service.arms import find_adapter
 from service.export import export_adapter
 from service.merging import own_examples, spread
 from service.promotion import promote
+from service.settings import Settings
+from service.workspace import Workspace
 from tests.service.parts import adapter
 
 MEASURED = {"greedy_agreement": 0.99, "kl": 0.001, "passed": True}
@@ -86,3 +89,16 @@ def test_a_dora_is_exported_merged_and_never_alone(workspace, tmp_path, monkeypa
     monkeypatch.setattr("service.export.merge_model", merged)
     done = export_adapter(workspace, dora, tmp_path / "o.gguf", merge=True, quantize="q8_0", report=lambda _: None)
     assert (done["parity"], (tmp_path / "o.gguf").read_text()) == (MEASURED, "1 q8_0")
+
+
+@pytest.mark.slow
+def test_a_type_that_rounds_the_adapter_away_is_refused_before_it_is_compared(tmp_path):
+    """The starter's weights stand on the grid of Q4_1: what an adapter adds is less than half a step of it."""
+    settings = Settings.load(state_dir=tmp_path / "state", model="starter", embedder="starter")
+    with Workspace(settings) as workspace:
+        workspace.ensure_starter_adapters()
+        reader, out = find_adapter(workspace.store, "reader"), tmp_path / "merged.gguf"
+        with pytest.raises(ParityFailed, match="undoes the adapter") as caught:
+            export_adapter(workspace, reader, out, merge=True, quantize="q4_1", report=lambda _: None)
+    assert "q6_k" in caught.value.hint
+    assert not out.exists()
