@@ -211,6 +211,8 @@ _TO = re.compile(
     rf"(?P<a>(?:{TASKS})[^，。；：]{{2,40}}?)(?:时|的话)?，(?:那么)?"
     r"(?P<b>(?:你?(?:还|也)?(?:可以|需要|应该?|必须)|请|只需要?|使用|直接|建议)[^。；：]+)[。：]?$"
 )
+_BEFORE_THAT = re.compile("先|安装")
+"""In what has to be done before a task, which does not say how the task itself is done."""
 _ELSEWHERE = re.compile(r"参[见阅考照看]|查看.*(?:文档|章节|部分)|章节|教程|[上下前]面|示例")
 
 
@@ -223,7 +225,7 @@ def how_to(sentence: str, _names: Names) -> Said:
         answer := _answer(found["b"])
     ):
         return
-    named = re.search(r"[`A-Za-z]", answer) and not _ELSEWHERE.search(answer)
+    named = re.search(r"[`A-Za-z]", answer) and not _ELSEWHERE.search(answer) and not _BEFORE_THAT.search(answer)
     if named and not answer.endswith(("如", "下", "以", "用")):
         yield f"如何{found['a']}？", answer
 

@@ -109,7 +109,7 @@ CHINESE = [
     ("甘珠尔俱乐部（英文：Kanjur Phoenix FC）是一支足球队。", "甘珠尔俱乐部的英文名称是什么？", "Kanjur Phoenix FC"),
     ("国家气象局（，缩写为NWS）是一个机构。", "国家气象局的缩写是什么？", "NWS"),
     ("横道河子铁路是穿行于广东西部的一条铁路线，全长61公里。", "横道河子铁路全长多少？", "61公里"),
-    ("要接收上传的文件，请先安装 `python-multipart`。", "如何接收上传的文件？", "请先安装 `python-multipart`"),
+    ("要接收上传的文件，请使用 `UploadFile` 参数。", "如何接收上传的文件？", "请使用 `UploadFile` 参数"),
 ]
 
 
@@ -146,6 +146,8 @@ NOTHING = [
     "FastAPI has a great community constantly growing.",
     "Configure the MySQL client to use an encrypted connection.",
     "该岛位于弗吉尼亚州。",
+    "如需自定义部署参数，请先导出默认的 `values.yaml` 文件。",
+    "要连接到 TiDB，你需要在使用 `kubectl` 的主机上安装与 MySQL 兼容的命令行客户端。",
     "教堂始建于1913年，但进展相当缓慢。",
     "下面是一个可视化图示，展示了代理如何添加转发请求头。",
     "变量 `items_s` 是一个 `set`，其中每个元素的类型是 `bytes`。",
