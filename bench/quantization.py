@@ -72,19 +72,20 @@ def stored_types(path: Path) -> dict[str, int]:
     return dict(Counter(t.tensor_type.name for t in gguf.GGUFReader(path).tensors if len(t.shape) > 1))
 
 
-def make(model: Model, adapter_gguf: Path, kinds: Sequence[str], folder: Path) -> Iterator[tuple[str, Path]]:
-    """Merge the adapter; yield each type's name and file."""
+def make(model: Model, adapter_gguf: Path, kinds: Sequence[str], folder: Path) -> Iterator[tuple[str, Path, float]]:
+    """Merge the adapter; yield each type's name and file, and how much of the adapter is left in it."""
     from finetune.importance import importance, save_importance
-    from finetune.merge import merge_to_gguf
+    from finetune.merge import kept_share, merge_to_gguf
     from service.engine.quantize import quantize
 
     whole = merge_to_gguf(adapter_gguf, model.weights, folder / "whole.gguf")
     matrix = save_importance(importance(model, adapter_gguf.parent, examples(ROWS)), folder / "importance.safetensors")
     for kind in kinds:
         if kind == "f16":
-            yield kind, whole
+            yield kind, whole, 1.0
         else:
-            yield kind, quantize(whole, folder / f"{kind}.gguf", kind, importance=matrix if kind in WEIGHED else None)
+            file = quantize(whole, folder / f"{kind}.gguf", kind, importance=matrix if kind in WEIGHED else None)
+            yield kind, file, round(kept_share(model.weights, whole, file), 3)
 
 
 def measure(
@@ -135,7 +136,7 @@ def report(found: dict[str, dict[str, Any]], paired: dict[str, Any]) -> None:
     for kind, one in found.items():
         print(
             f"{kind}: greedy agreement {one['greedy_agreement']:.4f}, KL {one['kl']:.5f} over {one['tokens']} tokens, "
-            f"{one['bytes'] / 1e6:.0f} MB, stored as {one['stored']}"
+            f"{one['bytes'] / 1e6:.0f} MB, {one['adapter_kept']:.0%} of the adapter left, stored as {one['stored']}"
         )
     print(f"F1 {paired}")
 
@@ -154,8 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trained = [side.score(row.example) for row in rows]
     found = {}
     with tempfile.TemporaryDirectory(prefix="quantization-") as scratch:
-        for kind, file in make(model, adapter, KINDS, Path(scratch)):
-            found[kind] = measure(model, file, rows, trained, kind in ANSWERED)
+        for kind, file, kept in make(model, adapter, KINDS, Path(scratch)):
+            found[kind] = {**measure(model, file, rows, trained, kind in ANSWERED), "adapter_kept": kept}
     report(found, difference(found, rows))
 
 
