@@ -26,13 +26,13 @@ START_TIMEOUT_S = TIMEOUT_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer: what was written, when, and how many tokens it took."""
+    """One answer: what was written, when, and how many tokens it took; ``cached`` None where that is not told."""
 
     text: str
     first_s: float
     total_s: float
     prompt: int
-    cached: int
+    cached: int | None
     new: int
 
 
@@ -128,7 +128,7 @@ class PythonServer(_Server):
         total_s = time.perf_counter() - started
         if reason != "length":
             raise ConnectionError(f"llama_cpp.server's stream broke off after {''.join(pieces)!r} ({reason})")
-        return Reply("".join(pieces), first_s or total_s, total_s, prompt[1], 0, max_tokens)
+        return Reply("".join(pieces), first_s or total_s, total_s, prompt[1], None, max_tokens)
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def make(model: Model, adapter_gguf: Path, kinds: Sequence[str], folder: Path) -
             yield kind, whole, 1.0
         else:
             file = quantize(whole, folder / f"{kind}.gguf", kind, importance=matrix if kind in WEIGHED else None)
-            yield kind, file, round(kept_share(model.weights, whole, file), 3)
+            yield kind, file, round(kept_share(adapter_gguf.parent, model.weights, whole, file), 3)
 
 
 def measure(

@@ -172,9 +172,11 @@ def figures(replies: Sequence[Reply], wall_s: float) -> dict[str, Any]:
         "first_p50_s": median(first),
         "first_p95_s": first[math.ceil(0.95 * len(first)) - 1],
         "stream_per_s": median((r.new - 1) / max(r.total_s - r.first_s, 1e-9) for r in replies),
-        "cached": sum(reply.cached for reply in replies) / sum(reply.prompt for reply in replies),
+        "cached": sum(reply.cached or 0 for reply in replies) / sum(reply.prompt for reply in replies),
         "load": os.getloadavg()[0],
     }
+    if any(reply.cached is None for reply in replies):
+        del found["cached"]
     counts = {"requests": len(replies), "prompt": sum(r.prompt for r in replies), "new": sum(r.new for r in replies)}
     return {**{name: round(value, 4) for name, value in found.items()}, **counts, "texts": [r.text for r in replies]}
 
@@ -198,7 +200,7 @@ def table(rows: Sequence[dict[str, Any]], sides: Sequence[str]) -> Iterator[str]
     """Yield a readable line for each row; ``a / b = c`` is ours, the peer's and their ratio."""
 
     def cell(row: dict[str, Any], name: str, digits: int) -> str:
-        values = " / ".join(f"{row[side][name]:.{digits}f}" for side in sides)
+        values = " / ".join(f"{row[side][name]:.{digits}f}" if name in row[side] else "–" for side in sides)
         over = row.get(f"{OURS}/{PEER}", {}).get(name)
         return values if over is None else f"{values} = {over}"
 
@@ -228,7 +230,8 @@ def run(options: argparse.Namespace) -> None:
             compare(found, scenario, clients) for scenario in found[options.sides[0]] if scenario not in RUN_FIGURES
         ]
         print(*table(rows[-1:], options.sides), sep="\n", flush=True)
-    line = {name: getattr(options, name) for name in ("model", "adapter", "attention", "threads", "server_arguments")}
+    names = ("model", "adapter", "attention", "threads", "llama_server", "llama_cpp_server", "server_arguments")
+    line = {name: getattr(options, name) for name in names}
     print(json.dumps({"bench": "serving", **line, "max_tokens": MAX_TOKENS, "rows": rows}))
     print(*table(rows, options.sides), sep="\n")
 

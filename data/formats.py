@@ -226,12 +226,12 @@ class QuestionIds:
         return identity
 
     def _made(self, question: str) -> str:
-        identity = content_id(question)[:_ID_DIGITS]
-        digest = _digest(identity)
-        if digest not in self._seen:
-            return identity
-        self._times[digest] = self._times.get(digest, 1) + 1
-        return content_id(question, str(self._times[digest]))[:_ID_DIGITS]
+        made = content_id(question)[:_ID_DIGITS]
+        first = _digest(made)
+        while _digest(made) in self._seen:  # more than once where another question brought such an id along
+            self._times[first] = self._times.get(first, 1) + 1
+            made = content_id(question, str(self._times[first]))[:_ID_DIGITS]
+        return made
 
 
 def accepted_answers(answers: Sequence[str], *, answerable: bool) -> tuple[str, ...]:

@@ -93,8 +93,8 @@ def answer_messages(
     Args:
         question: as the user asked it.
         passages: best first; each begins with its label of ``passage_labels``.
-        history: earlier turns, oldest first. Without passages their questions stand as they did when they were asked,
-            so that what an engine has read of them is what it would read.
+        history: earlier turns, oldest first. Without passages their questions stand as a question without passages is
+            asked, so that what an engine has read of such turns is what it would read.
         system: replaces the default instruction.
         instructions: a house's own, which stand behind it; with none the prompt is as if there were no houses.
     """
@@ -113,12 +113,12 @@ def _asked(question: str) -> str:
 
 
 def _asked_before(turn: Message) -> Message:
-    return Message("user", (_asked("".join(turn.parts)),)) if turn.role == "user" else turn
+    return Message("user", (_asked(asked_question(turn.content)),)) if turn.role == "user" else turn
 
 
 @lru_cache(maxsize=256)
 def prompt_version(instructions: str = "") -> str:
-    """Return what changes whenever the prompt does: the content id of all of its wording, a house's included."""
+    """Return what changes whenever a first turn's prompt does: the content id of its wording, a house's included."""
     passage = Passage(Chunk("", "", "text", 0, 4, "heading"), 0.0, 1, "")
     shown = [
         part

@@ -31,6 +31,8 @@ IMPORTANCE_EXAMPLES = 64
 """Examples that the importance matrix is computed from: some ten thousand tokens over passages; llama.cpp's own
 default text has few more."""
 
+_FINER = {"q6_k": "q8_0 or f16", "q8_0": "f16", "bf16": "f16"}
+
 PARITY_EXAMPLES = 24
 """Examples on which a merged model is compared with what was trained."""
 
@@ -62,7 +64,7 @@ def merge(
 
     Returns:
         What ``finetune.parity.compare`` measured, ``importance_examples``, the rows that weighed the errors, and
-        ``adapter_kept``, the share of the adapter that quantizing left (``finetune.merge.kept_share``).
+        ``adapter_kept`` where it was quantized: the share of the adapter that is left (``finetune.merge.kept_share``).
 
     Raises:
         ParityFailed: quantizing undoes the adapter, or the merged model does not predict like it; ``target`` is as it
@@ -78,32 +80,32 @@ def merge(
         folder = Path(scratch)
         base = _base(workspace, folder)
         made = whole = _whole(adapter_dir, base, folder / "whole.gguf")
-        kept = 1.0
+        kept = {}
         if kind != "f16":
             matrix = _importance(workspace, adapter_dir, weighed, folder, report) if weighed else None
             threads = workspace.settings.n_threads
             made = quantize(made, folder / f"{kind}.gguf", kind, n_threads=threads, importance=matrix)
-            kept = _check_kept(base, whole, made, kind)
+            kept = {"adapter_kept": _check_kept(adapter_dir, base, whole, made, kind=kind)}
         shown = examples or probe_examples()
         measured = _compare(workspace, adapter_dir, made, shown, kind=kind, report=report)
         made.replace(target)
         sync_folder(target.parent)
-    return {**measured, "importance_examples": len(weighed), "adapter_kept": round(kept, 3)}
+    return {**measured, **kept, "importance_examples": len(weighed)}
 
 
-def _check_kept(base: Path, whole: Path, quantized: Path, kind: str) -> float:
+def _check_kept(adapter_dir: Path, base: Path, whole: Path, quantized: Path, *, kind: str) -> float:
     """Return the share of the adapter that is left; a base whose weights stand on this type's grid pulls it back."""
     from finetune.merge import MIN_KEPT, kept_share
 
-    kept = kept_share(base, whole, quantized)
+    kept = kept_share(adapter_dir, base, whole, quantized)
     if not kept >= MIN_KEPT:  # a share that is no number fails
         raise ParityFailed(
             f"Quantizing to {kind} undoes the adapter: its changes are smaller than the base's own rounding steps",
             got=f"{kept:.0%} of the adapter is left",
             wanted=f"at least {MIN_KEPT:.0%}",
-            hint="Take a finer type (q6_k or q8_0), merge into the unquantized model, or serve the adapter beside it.",
+            hint=f"Take {_FINER.get(kind, 'q6_k or q8_0')}, or serve the adapter beside its base.",
         )
-    return kept
+    return round(kept, 3)
 
 
 def _whole(adapter_dir: Path, base: Path, out: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
 import re
 import sys
@@ -23,14 +22,22 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[object]:
-    """Keep the garbage collector from what stays until the end: looking through it was a sixth of the tests' work."""
+    """Keep the garbage collector from what stays until the end: looking through it was a sixth of the tests' work.
+
+    What the imports dropped without closing it is found first.
+    """
     gc.disable()
     try:
         return (yield)
     finally:
-        gc.freeze()
         gc.enable()
-        atexit.register(gc.unfreeze)  # so that what is open still is closed before the interpreter goes
+        gc.collect()
+        gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let what was left open be found as ever."""
+    gc.unfreeze()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -148,6 +148,9 @@ def test_a_question_without_an_id_is_known_by_its_text(tmp_path):
     elsewhere.write_text("\n\n" + "\n".join(map(json.dumps, (rows[0], rows[2], rows[2]))))
     assert [each.id for each in read_questions(elsewhere)][:2] == [first.id, again.id], "whatever the file and the line"
     assert len({each.id for each in read_questions(elsewhere)}) == 3
+    made = [{**rows[0], "id": each.id} for each in (first, again)]
+    elsewhere.write_text("\n".join(map(json.dumps, (*made, rows[0]))))
+    assert len({each.id for each in read_questions(elsewhere)}) == 3, "ids that were made before came along as given"
 
 
 def test_an_unanswerable_question_has_no_answers(tmp_path):

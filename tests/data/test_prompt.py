@@ -119,6 +119,8 @@ def test_a_turn_without_passages_begins_like_the_turn_before():
     history = (Message("user", ("Who?",)), Message("assistant", ("Ada.",)))
     after = answer_messages("When?", [], history)
     assert after[: len(before)] == before
+    labelled = (Message("user", ("Question: Who?",)), history[1])
+    assert answer_messages("When?", [], labelled) == after
     assert [message.content for message in answer_messages("When?", [passage("First.")], history)[1:3]] == [
         "Who?",
         "Ada.",

@@ -42,19 +42,6 @@ def test_the_update_is_added_and_everything_else_kept(tmp_path: Path) -> None:
     assert merged.get("tokenizer.ggml.tokens") == ["a", "ß"]
 
 
-@pytest.mark.parametrize(("left", "noise"), [(0.0, 0.0), (0.5, 0.0), (1.0, 0.0), (1.0, 0.01)])
-def test_how_much_of_an_adapter_quantizing_leaves(tmp_path: Path, left: float, noise: float) -> None:
-    random = np.random.default_rng(7)
-    weight, update, error = (random.normal(size=(64, 64)).astype(np.float32) for _ in range(3))
-    files = {
-        "base": weight,
-        "merged": weight + 0.01 * update,
-        "quantized": weight + 0.01 * left * update + noise * error,
-    }
-    base, merged, quantized = (write(tmp_path / f"{n}.gguf", "llama", {}, {NAME: w}) for n, w in files.items())
-    assert kept_share(base, merged, quantized) == pytest.approx(left, abs=0.05)
-
-
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     base, adapter, _ = parts(tmp_path, rows=8)
     with pytest.raises(BaseModelMismatch):
@@ -121,3 +108,19 @@ def test_a_dora_without_magnitudes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidModel, match="magnitudes do not fit"):
         merge_dora_to_gguf(plain, base, tmp_path / "merged.gguf")
     assert not (tmp_path / "merged.gguf").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
+def test_how_much_of_an_adapter_quantizing_leaves(tmp_path: Path) -> None:
+    folder = tiny.save_model(tmp_path / "model", "llama")
+    base = hf_to_gguf(folder, tmp_path / "base.gguf", "f32")
+    trained = tiny.save_adapter(tmp_path / "lora", folder)
+    merged = merge_to_gguf(
+        lora_to_gguf(trained, base, tmp_path / "adapter.gguf"), base, tmp_path / "merged.gguf", "f32"
+    )
+    files = {name: GgufFile(path) for name, path in (("base", base), ("merged", merged))}
+    middle = {name: (files["base"].tensor(name) + files["merged"].tensor(name)) / 2 for name in files["base"].shapes}
+    half = write(tmp_path / "half.gguf", "llama", files["base"].metadata(), middle)
+    left = [kept_share(trained, base, merged, quantized) for quantized in (base, half, merged)]
+    assert left == pytest.approx([0, 0.5, 1], abs=1e-4)

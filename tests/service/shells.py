@@ -18,6 +18,7 @@ from tests.service.parts import DOCUMENTS, MODEL, HashEmbedder
 
 command_line = cache(typer.main.get_command)
 """What the console script parses with: it takes no state of a command line, and 50 ms to be put together."""
+assert callable(typer.testing._get_command), "typer's runner has another name for it: see that it is shared still"
 typer.testing._get_command = command_line
 
 
