@@ -28,10 +28,15 @@ _PATH = re.compile(r"`\.?[A-Za-z]\w*(?:\.[\w/-]+){2,}`")
 _OPTION = re.compile(r"`--[a-z][\w-]+`")
 _FIRST = re.compile(r"(.+?\.)(?:\s+[A-Z`]|$)")
 _DEFAULT = re.compile(
-    r"(?:^|\s)(?:[Dd]efaults to|The default value is|By default, it is|Default:|Default value:) (`[^`]+`)\.?(?:\s|$)|"
-    r"\((`[^`]+`) by default\)"
+    r"(?:^|[.;)] |, )(?:[Dd]efaults to|[Tt]he default value is|[Bb]y default, it is|Default:|Default value:) "
+    r"(`[^`]+`)(?=[.;)]|$)|\((`[^`]+`) by default\)"
 )
-_DEFAULT_ZH = re.compile(r"(?:默认值?|缺省值?)(?:为|是|：|:)\s*(`[^`]+`)")
+_DEFAULT_ZH = re.compile(
+    r"(?:^|[。；，（]\s*)(?:该参数的)?(?:默认值?|缺省值?)(?:为|是|：|:)\s*(`[^`]+`)(?=[。；，）]|$)"
+)
+_CIRCUMSTANCE = re.compile(r"\b(?:which|if|when|unless|whose|otherwise|in case)\b|如果|若|当|除非|否则|其", re.I)
+"""In a sentence whose default holds in some circumstances, or is another's."""
+_SENTENCE_END = re.compile(r"(?<=\.) +|(?<=。)")
 _SPECIFIES = re.compile(r"[Ss]pecifies (?P<y>\S.*)")
 _INTRODUCED = re.compile(
     r"\b(?:parameters|arguments|attributes|methods|options|fields|properties|settings|members)\b.*:$"
@@ -129,10 +134,18 @@ def _defaults(term: str, said: str) -> Iterator[tuple[str, str, str]]:
     """Yield what a setting or an option is unless it is set."""
     if not (_PATH.fullmatch(term) or _OPTION.fullmatch(term)):
         return
-    if default := _DEFAULT.search(said):
-        yield f"What does {term} default to?", default[1] or default[2], "setting_default"
-    elif default := _DEFAULT_ZH.search(said):
-        yield f"{term} 的默认值是什么？", default[1], "setting_default"
+    if default := _default(_DEFAULT, said):
+        yield f"What does {term} default to?", default, "setting_default"
+    elif default := _default(_DEFAULT_ZH, said):
+        yield f"{term} 的默认值是什么？", default, "setting_default"
+
+
+def _default(pattern: re.Pattern[str], said: str) -> str:
+    """Return the one value that something has unless it is set, "" where there is none, or it depends."""
+    stated = [(found, one) for one in _SENTENCE_END.split(said) for found in pattern.finditer(one)]
+    if len(stated) != 1 or _CIRCUMSTANCE.search(_CODE_SPAN.sub("", stated[0][1])):
+        return ""
+    return next(value for value in stated[0][0].groups() if value)
 
 
 def _of_member(term: str, gloss: str, said: str, holder: str) -> Iterator[tuple[str, str, str]]:
@@ -141,8 +154,8 @@ def _of_member(term: str, gloss: str, said: str, holder: str) -> Iterator[tuple[
         yield f"What does {term} do in `{holder}`?", gloss, "member"
     elif _NOUN.match(gloss):
         yield f"What is {term} in `{holder}`?", gloss, "member"
-    if default := _DEFAULT.search(said):
-        yield f"What does {term} default to in `{holder}`?", default[1] or default[2], "member_default"
+    if default := _default(_DEFAULT, said):
+        yield f"What does {term} default to in `{holder}`?", default, "member_default"
 
 
 def _gloss(said: str) -> str:

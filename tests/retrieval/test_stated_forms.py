@@ -225,3 +225,39 @@ def test_imports_are_asked_about_only_where_prose_says_so_too() -> None:
     assert statements("Orrin", f"# Orrin\n\nYou can't import it from `orrin.mail`:\n\n{fence}") == []
     assert statements("Orrin", f"# Orrin\n\nYou can use mail:\n\n{fence}") == []
     assert len(statements("Orrin", f"# Orrin\n\nImport it from `orrin.mail`:\n\n{fence}")) == 1
+
+
+ELSEWHERE = [
+    "`.spec.br.port`: the port. Defaults to `80` in production and `8080` elsewhere.",
+    "`.spec.br.level`: the level. Defaults to `info` unless DEBUG is set.",
+    "`.spec.br.level`: the level. Unless DEBUG is set, defaults to `info`.",
+    "`.spec.br.level`: the level. Defaults to `info`; if DEBUG is set, `debug`.",
+    "`.spec.br.timeout`: Overrides `.spec.timeout.all`, which defaults to `5`.",
+    "`.spec.br.all`: the flag. If `allow_all` is set it defaults to `x`.",
+    "`.spec.br.all`: the flag. When it is set, defaults to `x`.",
+    "`.spec.br.port`：端口。默认值为 `80` 或 `8080`。",
+    "`.spec.br.port`：端口。如果没有设置，默认值为 `80`。",
+    "`.spec.br.port`：覆盖 `.spec.port.all`，其默认值为 `80`。",
+]
+"""Items whose default holds in some circumstances, or is another's."""
+
+
+@pytest.mark.parametrize("item", ELSEWHERE)
+def test_a_default_that_depends_or_is_of_something_else_is_not_proposed(item: str) -> None:
+    found = statements("Settings", f"# Settings\n\n* {item}\n")
+    assert [one.answer for one in found if one.made_by == "setting_default"] == []
+
+
+@pytest.mark.parametrize(
+    ("item", "value"),
+    [
+        ("`.spec.br.port`: the port. Defaults to `80`. Not used in production.", "`80`"),
+        ("`.spec.br.port`: the port of the server, defaults to `80`", "`80`"),
+        ("`.spec.br.port`: the port of the server (`80` by default).", "`80`"),
+        ("`.spec.br.port`：端口，默认值为 `80`。", "`80`"),
+        ("`.spec.br.port`：端口（默认值为 `80`）。", "`80`"),
+    ],
+)
+def test_a_default_that_always_holds_is_proposed(item: str, value: str) -> None:
+    found = statements("Settings", f"# Settings\n\n* {item}\n")
+    assert [one.answer for one in found if one.made_by == "setting_default"] == [value]
