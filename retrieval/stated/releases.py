@@ -12,10 +12,12 @@ from retrieval.stated.clauses import LONGEST_REST, Said, Transformation, X, fits
 from retrieval.stated.phrases import Names, named_subject, term_subject, understood, words_of
 from retrieval.stated.usage import ACTIONS, is_task, mine
 
-_NUMBER = r"`?v?\d+(?:\.\d+)+(?:\.x)?`?"
+_NUMBER = r"`?v?(?!\d\d?\.(?:\d\d?\.)?(?:19|20)\d\d\b)\d+(?:\.\d+)+(?:\.x)?`?"
+"""A version, which no date is (10.05.2019)."""
 _NAME = r"[A-Z][\w+-]*(?: [A-Z][\w+-]*)?"
 _VERSION = (
-    rf"(?:version )?(?:(?P<of>{_NAME}) )?(?:version )?(?P<y>{_NUMBER}(?P<on> (?:and|or) (?:above|later|newer|higher))?)"
+    rf"(?P<said>version )?(?:(?P<of>{_NAME}) )?(?P<told>version )?"
+    rf"(?P<y>{_NUMBER}(?P<on> (?:and|or) (?:above|later|newer|higher))?)"
 )
 _END = r"(?=\.$|[,;] )"
 _CHANGED = {
@@ -27,7 +29,28 @@ _CHANGED = {
     "stopped": "stop",
 }
 _PAST = "|".join(_CHANGED)
+_NO_PRODUCT_WORDS = """
+Section Sections Article Articles Chapter Chapters Table Tables Figure Figures Clause Clauses Rule Rules Amendment
+Amendments Paragraph Part Page Appendix Act Title Step Equation Example Version Line Room Channel Route Grade Level
+January February March April May June July August September October November December
+Monday Tuesday Wednesday Thursday Friday Saturday Sunday
+"""
+_NO_PRODUCTS = frozenset(_NO_PRODUCT_WORDS.split())
+"""What has numbers that are no versions."""
 _REST = r"(?P<rest>(?:`[^`]*`|[^`,;:()])+"
+
+
+def _is_product(name: str, names: Names) -> bool:
+    """Tell whether a name in front of a number is known, and nothing whose parts are numbered."""
+    return all(word not in _NO_PRODUCTS and names.is_known(word) for word in words_of(name))
+
+
+def _is_version(found: re.Match[str], names: Names) -> bool:
+    """Tell whether a number is a version: it stands behind a product's name, or the word, or is written as one."""
+    if found["of"]:
+        return _is_product(found["of"], names)
+    return bool(found["said"] or found["told"]) or found["y"].startswith(("v", "`"))
+
 
 _AVAILABLE = re.compile(
     rf"{X}(?P<be>is|are) (?:only )?(?P<v>available|supported|deprecated) "
@@ -38,7 +61,12 @@ _AVAILABLE = re.compile(
 def available_since(sentence: str, names: Names) -> Said:
     """X is available since V. → Since which version is X available?"""
     found = _AVAILABLE.match(sentence)
-    if found is None or negated(found["x"]) or (found["p"] == "in" and not found["on"]):
+    if (
+        found is None
+        or not _is_version(found, names)
+        or negated(found["x"])
+        or (found["p"] == "in" and not found["on"])
+    ):
         return
     subject = term_subject(found["x"], names) if found["of"] else named_subject(found["x"], names)
     if subject and fits_number(found["be"], subject):
@@ -56,7 +84,7 @@ _WAS = re.compile(rf"{X}(?P<be>was|were) (?:first )?(?P<v>{_PAST}|released) in {
 def version_of(sentence: str, names: Names) -> Said:
     """X was added in V. → In which version was X added?"""
     found = _WAS.match(sentence)
-    if found is None or negated(found["x"]) or found["on"]:
+    if found is None or not _is_version(found, names) or negated(found["x"]) or found["on"]:
         return
     if (subject := named_subject(found["x"], names)) and fits_number(found["be"], subject):
         asked = _asked("In which version", found["of"])
@@ -66,23 +94,25 @@ def version_of(sentence: str, names: Names) -> Said:
 _BROUGHT = re.compile(rf"(?P<x>{_NAME}) (?:version )?(?P<y>{_NUMBER}) (?:also )?(?P<v>{_PAST}) {_REST})")
 
 
-def which_version(sentence: str, _names: Names) -> Said:
+def which_version(sentence: str, names: Names) -> Said:
     """N V dropped support for X. → Which version of N dropped support for X?"""
     found = _BROUGHT.match(sentence)
     rest = _changed(found["rest"]) if found else ""
-    if found and rest:
+    if found and rest and _is_product(found["x"], names):
         yield f"Which version of {found['x']} {found['v']} {rest}?", found["y"]
 
 
-_IN_ONE = re.compile(rf"In (?:version )?{_VERSION}, (?P<x>{_NAME}) (?P<v>{_PAST}) {_REST})")
-_ONE_IN = re.compile(rf"(?P<x>{_NAME}) (?P<v>{_PAST}) {_REST}?)(?: \([^()]*\))? in (?:version )?{_VERSION}{_END}")
+_IN_ONE = re.compile(rf"In {_VERSION}, (?P<x>{_NAME}) (?P<v>{_PAST}) {_REST})")
+_ONE_IN = re.compile(rf"(?P<x>{_NAME}) (?P<v>{_PAST}) {_REST}?)(?: \([^()]*\))? in {_VERSION}{_END}")
 
 
-def version_that(sentence: str, _names: Names) -> Said:
+def version_that(sentence: str, names: Names) -> Said:
     """In version V, N added X; N added X in version V. → In which version did N add X?"""
     found = _IN_ONE.match(sentence) or _ONE_IN.match(sentence)
     rest = _changed(found["rest"]) if found else ""
-    if found and rest and not found["on"] and found["of"] in {None, found["x"]}:
+    if not found or not rest or not _is_version(found, names) or not _is_product(found["x"], names):
+        return
+    if not found["on"] and found["of"] in {None, found["x"]}:
         yield f"In which version did {found['x']} {_CHANGED[found['v']]} {rest}?", found["y"]
 
 
@@ -98,10 +128,10 @@ _SINCE = re.compile(
 )
 
 
-def possible_since(sentence: str, _names: Names) -> Said:
+def possible_since(sentence: str, names: Names) -> Said:
     """Since V, you can A. → Since which version can I A?"""
     found = _SINCE.match(sentence)
-    if found and is_task(found["a"]) and re.search(r"[A-Z`]", found["a"]):
+    if found and _is_version(found, names) and is_task(found["a"]) and re.search(r"[A-Z`]", found["a"]):
         yield f"{_asked('Since which version', found['of'])} can I {mine(found['a'])}?", found["y"]
 
 

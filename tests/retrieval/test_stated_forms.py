@@ -261,3 +261,29 @@ def test_a_default_that_depends_or_is_of_something_else_is_not_proposed(item: st
 def test_a_default_that_always_holds_is_proposed(item: str, value: str) -> None:
     found = statements("Settings", f"# Settings\n\n* {item}\n")
     assert [one.answer for one in found if one.made_by == "setting_default"] == [value]
+
+
+NO_VERSIONS = [
+    "The Blue Line is available from 5.30.",
+    "The Blue Line is available from Monday 5.30.",
+    "FastAPI Cloud is available since 10.05.2019.",
+    "FastAPI Cloud is available since FastAPI 10.05.2019.",
+    "FastAPI Cloud was released in 12.2019.",
+    "FastAPI Cloud was released in Table 12.3.",
+    "Article 12.3 removed the powers of Parliament.",
+    "Section 12.3 removed the powers of Parliament.",
+    "Amendment 12.3 introduced the vote of Parliament.",
+    "Parliament 12.3 introduced the vote of Women.",
+    "In 12.3, FastAPI added support for `Annotated`.",
+    "In Section 12.3, FastAPI added support for `Annotated`.",
+    "Parliament removed the powers of Kings in 12.3.",
+    "Parliament removed the powers of Kings in version 12.3.",
+    "Since 5.30, you can use `Annotated` with FastAPI.",
+]
+"""Sentences with numbers that are no versions, or of something that is no known product."""
+
+
+@pytest.mark.parametrize("sentence", NO_VERSIONS)
+def test_not_every_number_is_a_version(sentence: str) -> None:
+    often = "See FastAPI, " + "the Article, the Section, the Table, " * 5 + "and more."
+    assert statements("Names of FastAPI", f"# Names of FastAPI\n\n{sentence}\n\n{often}\n") == []
