@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from retrieval.heading import FENCE, HEADING
 from retrieval.stated.phrases import Names, is_code_name, understood, words_of
 from retrieval.stated.sentences import plain
+from retrieval.stated.words import OCCUPATIONS
 
 LONGEST_GLOSS = 40
 """Words of what is said about a term."""
@@ -49,7 +50,15 @@ _NO_DEED = re.compile(r"(?:[Aa]n?|[Tt]he|[Ww]hether|[Ii]f|[Ff]or|[Ii]n|[Ww]hen|[
 _CODE_SPAN = re.compile(r"`[^`]*`")
 _FINITE = re.compile(r"\b(?:is|are|has|have|was|were|will|can|uses)\b")
 _BROKEN = re.compile(r"^the supported\b|[<>{}\[\]|:]|\be\.g$|\bi\.e$")
-_LINKED = re.compile(r"[*_]*\[[^\[\]]+\]\([^()\s]+\)[*_]*")
+_LINKED = re.compile(r"[*_]*\[[^\[\]]+\]\(https?://[^()\s]+\)[*_]*")
+"""A term that a link to another site introduces; a link within a site is one of a list of its pages."""
+_PAGE = re.compile(
+    r"(?:Tutorials?|Guides?|Getting Started|Quick ?[Ss]tart|Installation|Install|References?|Changelog|Release Notes|"
+    r"Documentation|Docs|Overview|Introduction|Home|About|Contact|Support|FAQ|Examples?|Blog|Community|Contributing|"
+    r"License|Roadmap|Source|Download|Website|Manual)$"
+)
+"""A page of any site's list of its pages."""
+_PEOPLE = OCCUPATIONS | {"person", "maintainer", "contributor", "developer", "creator", "lead"}
 _ABBR = re.compile(r'<abbr title="([^"<>:]+)(?:: [^"<>]+)?">([A-Z][A-Za-z]*[A-Z])s?</abbr>')
 _DFN = re.compile(r'<dfn title="([^"<>]+)">([^<>]+)</dfn>')
 _MINOR = frozenset(["of", "the", "and", "for", "in", "on", "a", "an", "to"])
@@ -125,9 +134,17 @@ def _asked(term: str, said: str, holder: str, linked: bool, names: Names) -> Ite
         and "(`" not in gloss
         and not term.isupper()
         and (linked or names.is_known(words_of(term)[0]))
+        and not _PAGE.search(term)
         and _NOUN.match(gloss)
+        and not _is_somebody(term, gloss)
     ):
         yield f"What is {term}?", gloss, "listed_term"
+
+
+def _is_somebody(term: str, gloss: str) -> bool:
+    """Tell whether a term of several words is a person, by what the person does."""
+    head = re.split(r" (?:of|for|at|by|in|on|to|who|behind) ", gloss)[0].lower()
+    return " " in term and not _PEOPLE.isdisjoint(words_of(head))
 
 
 def _defaults(term: str, said: str) -> Iterator[tuple[str, str, str]]:

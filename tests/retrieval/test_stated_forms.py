@@ -287,3 +287,23 @@ NO_VERSIONS = [
 def test_not_every_number_is_a_version(sentence: str) -> None:
     often = "See FastAPI, " + "the Article, the Section, the Table, " * 5 + "and more."
     assert statements("Names of FastAPI", f"# Names of FastAPI\n\n{sentence}\n\n{often}\n") == []
+
+
+PAGES = [
+    "[Tutorial](tutorial.md): A step by step guide to the first service.",
+    "[Getting Started](./start.md): A first look at the whole system.",
+    "[Installation](/install/): The ways of installing the system.",
+    "[API Reference](reference.md): The reference of all public classes.",
+    "[Changelog](https://example.org/changelog): The changes of all versions.",
+    "[API Reference](https://example.org/reference): The reference of all public classes.",
+    "[Granian](granian.md): A Rust HTTP server for Python applications.",
+    "[Jane Roe](mailto:jane@example.org): The person who answers letters.",
+    "[Jane Roe](https://example.org/jane): The lead engineer of the project.",
+    "[Jane Roe](https://example.org/jane): A maintainer of two projects.",
+]
+"""Items of lists of pages and people."""
+
+
+@pytest.mark.parametrize("item", PAGES)
+def test_a_list_of_pages_or_people_defines_nothing(item: str) -> None:
+    assert statements("Welcome", f"# Welcome\n\n* {item}\n") == []
