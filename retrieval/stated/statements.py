@@ -26,7 +26,7 @@ from retrieval.wording import content_stems, normalised
 
 _Source = TypeVar("_Source")
 ENGLISH: Mapping[str, Transformation] = {**DEFINITIONS, **EVENTS, **FEATURES, **RELEASES, **USAGE}
-_DEFINING = frozenset({"definition", "meaning", "gloss", "listed_term", "quoted_term"})
+_DEFINING = frozenset({"definition", "meaning", "gloss", "listed_term"})
 """Transformations whose question may be answered in several ways that are all right: the fullest is kept."""
 
 _TASKS = frozenset(

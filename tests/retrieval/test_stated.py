@@ -320,6 +320,11 @@ def test_what_documents_answer_in_different_ways_is_asked_only_where_all_are_rig
     brief = statements("Sky", "# Sky\n\nFastAPI is an ASGI web framework.\n")
     full = statements("Sky", "# Sky\n\nFastAPI is a fast ASGI web framework for APIs.\n")
     assert agreed([("a", brief[0]), ("b", full[0])]) == [("b", full[0])]
+    owed = statements("One", "# One\n\n“Services” means the hosting of software for the customer.\n")
+    sold = statements("Two", "# Two\n\n“Services” means the repair of vehicles at the workshop.\n")
+    assert [one.question for one in owed + sold] == ["What does “Services” mean?"] * 2
+    assert agreed([("a", owed[0]), ("b", sold[0])]) == []
+    assert agreed([("a", owed[0]), ("b", owed[0])]) == [("a", owed[0])]
 
 
 @pytest.mark.parametrize(
