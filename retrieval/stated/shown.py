@@ -168,6 +168,7 @@ def _imports(listing: _Listing) -> Iterator[tuple[str, str, str]]:
     if found is None or listing.said is None or f"`{found['module']}`" not in listing.said.text:
         return
     if re.search(r"\bimport(?:ed|s)?\b", listing.said.text, re.I) and not _DENIED.search(listing.said.text):
-        names = re.findall(r"\w+", found["many"] or found["few"])
+        listed = [name.strip() for name in (found["many"] or found["few"]).split(",")]
+        names = [name for name in listed if re.fullmatch(r"\w+", name)]  # "Mail as M" names two
         for name in names[:MOST_IMPORTED]:
             yield f"Where can I import `{name}` from?", f"`{found['module']}`", "imported_from"

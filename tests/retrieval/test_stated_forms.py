@@ -307,3 +307,9 @@ PAGES = [
 @pytest.mark.parametrize("item", PAGES)
 def test_a_list_of_pages_or_people_defines_nothing(item: str) -> None:
     assert statements("Welcome", f"# Welcome\n\n* {item}\n") == []
+
+
+def test_a_name_that_is_imported_under_another_is_not_asked_about() -> None:
+    fence = "```python\nfrom orrin.mail import (\n    Mail as M,\n    Letter,\n)\n```\n"
+    found = statements("Orrin", f"# Orrin\n\nImport them from `orrin.mail`:\n\n{fence}")
+    assert [one.question for one in found] == ["Where can I import `Letter` from?"]
