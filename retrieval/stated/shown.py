@@ -29,6 +29,14 @@ _FENCE = re.compile(r"[ \t]*(?P<mark>```|~~~)[ \t]*(?P<language>[\w-]*)")
 _BETWEEN = re.compile(r"\s*(?:<div[^<>]*>\s*)?")
 _SHELLS = frozenset({"console", "shell", "bash", "sh", "zsh"})
 _NO_COMMAND = re.compile(r"[<>\\]{2}|\\$|[<>][A-Za-z/]|\(\d+\)!|^\s*#|^[\w-]+\s*[:=]\s|[│├└…]|\.\.\.")
+_PROGRAM = re.compile(
+    r"(?:sudo |watch (?:-n ?\d+ )?)?(?:kubectl|helm|docker(?:-compose)?|podman|git|pip3?|pipx|python3?|uvx?|npm|npx|"
+    r"yarn|pnpm|node|cargo|gem|bundle|brew|apt|apt-get|dnf|yum|systemctl|journalctl|curl|wget|ssh|scp|rsync|tar|mysql|"
+    r"psql|mysqldump|redis-cli|sqlite3|terraform|ansible(?:-playbook)?|poetry|conda|tiup|uvicorn|gunicorn|hypercorn|fastapi|"
+    r"pytest|mkdir|chmod|chown|openssl|java|mvn|gradle|dotnet|aws|gcloud|az|go (?:get|install|build|run|test|mod)) "
+)
+"""How a line begins that is a command and no output, though nothing says so."""
+_CALLED = re.compile(r"\bcommands?\b|命令", re.I)
 _COMMAND = re.compile(r"[a-z][\w./-]*(?: \S+)+")
 _RUN = r"(?:use|run|execute|you can use|you can run|you can execute)"
 _NAMED = r"(?:the|this) (?:following )?(?:`[^`]+` )?commands?"
@@ -139,9 +147,12 @@ def _only_command(listing: _Listing) -> str:
         return ""
     lines = [line.strip() for line in listing.body.splitlines() if line.strip()]
     prompted = [line[2:].strip() for line in lines if line.startswith("$ ")]
-    commands = prompted or lines
+    commands = prompted or (lines if listing.language != "console" else [])
     if len(commands) != 1 or len(commands[0]) > LONGEST_COMMAND or _NO_COMMAND.search(commands[0]):
         return ""
+    said = listing.said.text if listing.said else ""
+    if not (prompted or _PROGRAM.match(commands[0]) or _CALLED.search(said)):
+        return ""  # it may be what a command prints
     return commands[0] if _COMMAND.fullmatch(commands[0]) else ""
 
 

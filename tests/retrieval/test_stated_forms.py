@@ -313,3 +313,20 @@ def test_a_name_that_is_imported_under_another_is_not_asked_about() -> None:
     fence = "```python\nfrom orrin.mail import (\n    Mail as M,\n    Letter,\n)\n```\n"
     found = statements("Orrin", f"# Orrin\n\nImport them from `orrin.mail`:\n\n{fence}")
     assert [one.question for one in found] == ["Where can I import `Letter` from?"]
+
+
+@pytest.mark.parametrize(
+    ("said", "fence", "asked"),
+    [
+        ("Check the Orrin logs:", "console\nlistening on port 8080", 0),
+        ("To view the Orrin logs, run the following command:", "console\nlistening on port 8080", 0),
+        ("Check the Orrin logs:", "shell\nlistening on port 8080", 0),
+        ("Check the Orrin logs:", "shell\norrin logs --all", 0),
+        ("Check the Orrin logs:", "console\n$ orrin logs --all\nlistening on port 8080", 1),
+        ("Check the Orrin logs:", "shell\n$ orrin logs --all", 1),
+        ("Check the Orrin logs:", "shell\nkubectl logs orrin", 1),
+        ("To view the Orrin logs, run the following command:", "shell\norrin logs --all", 1),
+    ],
+)
+def test_what_a_command_prints_is_no_command(said: str, fence: str, asked: int) -> None:
+    assert len(statements("Orrin", f"# Orrin\n\n{said}\n\n```{fence}\n```\n")) == asked
