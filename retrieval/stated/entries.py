@@ -42,6 +42,12 @@ _SPECIFIES = re.compile(r"[Ss]pecifies (?P<y>\S.*)")
 _INTRODUCED = re.compile(
     r"\b(?:parameters|arguments|attributes|methods|options|fields|properties|settings|members)\b.*:$"
 )
+_DENIED = re.compile(
+    r"(?:\b(?:not|never|no|cannot|without|removed|deprecated|dropped|except|unlike|instead|other than)\b|n['’]t\b).*:$",
+    re.I,
+)
+"""A line whose list names what something has not, or has no longer."""
+_BULLET = re.compile(r"(?:[-*+]|\d+[.)])\s")
 _NAME = re.compile(r"[A-Z][\w.+-]*(?: [A-Z][\w.+-]*){0,3}")
 _VERB = re.compile(r"(?!Is |Has |Was |This |As |Its )[A-Z][a-z]+(?:s|es) (?!of\b|are\b|is\b|for\b)")
 _NOUN = re.compile(r"(?:[Aa]n?|[Tt]he|Any) ")
@@ -99,9 +105,11 @@ def listed(document: str, names: Names) -> Iterator[Stated]:
                 # A passage that a heading does not stand above must hold the line that names the holder.
                 first = named if named >= 0 and made_by in _OF_MEMBERS else start + len(line) - len(line.lstrip())
                 yield Stated(question, answer, made_by, first, end)
-        elif line.strip() and not line[0].isspace():
+        elif line.strip() and not line[0].isspace() and not _BULLET.match(line):
             introduced = _introduced(line.strip())
             holder, named = (introduced, start) if introduced and introduced != above else (above, -1)
+            if _DENIED.search(line.rstrip()):
+                holder = ""
 
 
 def _introduced(line: str) -> str:

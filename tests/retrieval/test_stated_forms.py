@@ -330,3 +330,28 @@ def test_a_name_that_is_imported_under_another_is_not_asked_about() -> None:
 )
 def test_what_a_command_prints_is_no_command(said: str, fence: str, asked: int) -> None:
     assert len(statements("Orrin", f"# Orrin\n\n{said}\n\n```{fence}\n```\n")) == asked
+
+
+@pytest.mark.parametrize("heading", ["Parts", "`FastAPI`"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "These parameters are not part of `FastAPI`:",
+        "These parameters have been removed from `FastAPI`:",
+        "These parameters of `FastAPI` no longer exist:",
+        "These parameters don't belong to `FastAPI`:",
+    ],
+)
+def test_a_list_of_what_something_has_not_names_no_members(heading: str, line: str) -> None:
+    text = f"# {heading}\n\n{line}\n\n* `title`: The title, shown in the docs.\n"
+    assert statements("Parts", text) == []
+
+
+def test_an_item_without_a_term_ends_no_list_of_members() -> None:
+    said = "The function `get_openapi()` receives as parameters:"
+    items = "* `title`: The title, shown in the docs.\n* See also below\n* `version`: The version of the API.\n"
+    found = statements("Parts", f"# Parts\n\n{said}\n\n{items}")
+    assert [one.question for one in found] == [
+        "What is `title` in `get_openapi()`?",
+        "What is `version` in `get_openapi()`?",
+    ]
