@@ -45,11 +45,15 @@ def _is_product(name: str, names: Names) -> bool:
     return all(word not in _NO_PRODUCTS and names.is_known(word) for word in words_of(name))
 
 
+def _is_named(found: re.Match[str], names: Names) -> bool:
+    """Tell whether a version's product is named: without it a question asks for a version of nothing."""
+    return bool(found["of"]) and _is_product(found["of"], names)
+
+
 def _is_version(found: re.Match[str], names: Names) -> bool:
     """Tell whether a number is a version: it stands behind a product's name, or the word, or is written as one."""
-    if found["of"]:
-        return _is_product(found["of"], names)
-    return bool(found["said"] or found["told"]) or found["y"].startswith(("v", "`"))
+    said = found["said"] or found["told"] or found["y"].startswith(("v", "`"))
+    return _is_product(found["of"], names) if found["of"] else bool(said)
 
 
 _AVAILABLE = re.compile(
@@ -59,36 +63,26 @@ _AVAILABLE = re.compile(
 
 
 def available_since(sentence: str, names: Names) -> Said:
-    """X is available since V. → Since which version is X available?"""
+    """X is available since N V. → Since which version of N is X available?"""
     found = _AVAILABLE.match(sentence)
-    if (
-        found is None
-        or not _is_version(found, names)
-        or negated(found["x"])
-        or (found["p"] == "in" and not found["on"])
-    ):
+    if found is None or not _is_named(found, names) or negated(found["x"]) or (found["p"] == "in" and not found["on"]):
         return
-    subject = term_subject(found["x"], names) if found["of"] else named_subject(found["x"], names)
+    subject = term_subject(found["x"], names)
     if subject and fits_number(found["be"], subject):
-        asked = _asked("In which versions" if found["on"] else "Since which version", found["of"])
-        yield f"{asked} {found['be']} {subject} {found['v']}?", found["y"]
-
-
-def _asked(which: str, product: str | None) -> str:
-    return f"{which} of {product}" if product else which
+        asked = "In which versions" if found["on"] else "Since which version"
+        yield f"{asked} of {found['of']} {found['be']} {subject} {found['v']}?", found["y"]
 
 
 _WAS = re.compile(rf"{X}(?P<be>was|were) (?:first )?(?P<v>{_PAST}|released) in {_VERSION}{_END}")
 
 
 def version_of(sentence: str, names: Names) -> Said:
-    """X was added in V. → In which version was X added?"""
+    """X was added in N V. → In which version of N was X added?"""
     found = _WAS.match(sentence)
-    if found is None or not _is_version(found, names) or negated(found["x"]) or found["on"]:
+    if found is None or not _is_named(found, names) or negated(found["x"]) or found["on"]:
         return
     if (subject := named_subject(found["x"], names)) and fits_number(found["be"], subject):
-        asked = _asked("In which version", found["of"])
-        yield f"{asked} {found['be']} {subject} {found['v']}?", found["y"]
+        yield f"In which version of {found['of']} {found['be']} {subject} {found['v']}?", found["y"]
 
 
 _BROUGHT = re.compile(rf"(?P<x>{_NAME}) (?:version )?(?P<y>{_NUMBER}) (?:also )?(?P<v>{_PAST}) {_REST})")
@@ -129,10 +123,10 @@ _SINCE = re.compile(
 
 
 def possible_since(sentence: str, names: Names) -> Said:
-    """Since V, you can A. → Since which version can I A?"""
+    """Since N V, you can A. → Since which version of N can I A?"""
     found = _SINCE.match(sentence)
-    if found and _is_version(found, names) and is_task(found["a"]) and re.search(r"[A-Z`]", found["a"]):
-        yield f"{_asked('Since which version', found['of'])} can I {mine(found['a'])}?", found["y"]
+    if found and _is_named(found, names) and is_task(found["a"]) and re.search(r"[A-Z`]", found["a"]):
+        yield f"Since which version of {found['of']} can I {mine(found['a'])}?", found["y"]
 
 
 RELEASES: Mapping[str, Transformation] = {

@@ -35,7 +35,11 @@ ENGLISH = [
         "Since which version of OpenAPI are OpenAPI Webhooks available?",
         "3.1.0",
     ),
-    ("PyPy Lite was removed in version 0.128.0.", "In which version was PyPy Lite removed?", "0.128.0"),
+    (
+        "`ORJSONResponse` was deprecated in FastAPI version 0.131.0.",
+        "In which version of FastAPI was `ORJSONResponse` deprecated?",
+        "0.131.0",
+    ),
     (
         "FastAPI 0.126.0 dropped support for Pydantic v1, while still supporting it elsewhere.",
         "Which version of FastAPI dropped support for Pydantic v1?",
@@ -355,3 +359,16 @@ def test_an_item_without_a_term_ends_no_list_of_members() -> None:
         "What is `title` in `get_openapi()`?",
         "What is `version` in `get_openapi()`?",
     ]
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "`ORJSONResponse` was deprecated in version 0.131.0.",
+        "`ORJSONResponse` is available since version 0.131.0.",
+        "PyPy Lite was removed in version 0.128.0.",
+        "Since version 3.1.0, you can also set `license_info` with an `identifier`.",
+    ],
+)
+def test_a_version_of_nothing_is_not_asked_for(sentence: str) -> None:
+    assert statements("Names of FastAPI", f"# Names of FastAPI\n\n{sentence}\n\nSee FastAPI and PyPy.\n") == []
