@@ -255,8 +255,10 @@ def short_name(sentence: str, names: Names) -> Said:
         yield f"{subject}的缩写是什么？", found["y"]
 
 
+_ENDS = "(?:(?:[东西南北][起至]|[由从自起止经])[^，。]*，)"
+"""Where a line begins, ends or goes through; any other clause may have a subject of its own."""
 _LONG = re.compile(
-    rf"{_X}{_NAMED}(?:[是为位].*?，)?(?:线路|路线)?(?P<v>全长)(?:约|为|共)?\s*(?P<y>\d[\d.,]*\s*(?:公里|千米|米|公尺))(?=[，。；（]|$)"
+    rf"{_X}{_NAMED}(?:[是为位][^，。]*，{_ENDS}*)?(?:线路|路线)?(?P<v>全长)(?:为|共)?\s*(?P<y>(?:大?约为?|近|超过|逾)?\s*\d[\d.,]*\s*(?:公里|千米|米|公尺))(?=[，。；（]|$)"
 )
 
 

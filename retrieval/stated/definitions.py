@@ -251,7 +251,7 @@ _UNIT = r"(?: [a-z]+[23²³]?(?: (?:miles|kilometers|kilometres|feet|meters|metr
 _MEASURE = re.compile(
     rf"{X}(?P<v>has|had) an? (?P<n>(?:total |estimated |average )?(?:{_QUANTITIES})) of "
     r"(?P<y>(?:(?:about|around|approximately|over|nearly|some|roughly) )?\d[\d,.]*(?: (?:million|billion|thousand))?"
-    rf"{_UNIT})(?: in (?P<t>\d{{4}}))?(?=\.$|, (?:and|which|making) | and (?!an? )| \()"
+    rf"{_UNIT})(?: in (?P<t>\d{{4}}))?(?=\.$|, (?:and|which|making) (?!(?:\w+ )?\d)| and (?!an? |(?:\w+ )?\d)| \()"
 )
 
 

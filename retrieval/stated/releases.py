@@ -91,7 +91,7 @@ _BROUGHT = re.compile(rf"(?P<x>{_NAME}) (?:version )?(?P<y>{_NUMBER}) (?:also )?
 def which_version(sentence: str, names: Names) -> Said:
     """N V dropped support for X. → Which version of N dropped support for X?"""
     found = _BROUGHT.match(sentence)
-    rest = _changed(found["rest"]) if found else ""
+    rest = _changed(found, sentence) if found else ""
     if found and rest and _is_product(found["x"], names):
         yield f"Which version of {found['x']} {found['v']} {rest}?", found["y"]
 
@@ -103,16 +103,22 @@ _ONE_IN = re.compile(rf"(?P<x>{_NAME}) (?P<v>{_PAST}) {_REST}?)(?: \([^()]*\))? 
 def version_that(sentence: str, names: Names) -> Said:
     """In version V, N added X; N added X in version V. → In which version did N add X?"""
     found = _IN_ONE.match(sentence) or _ONE_IN.match(sentence)
-    rest = _changed(found["rest"]) if found else ""
+    rest = _changed(found, sentence) if found else ""
     if not found or not rest or not _is_version(found, names) or not _is_product(found["x"], names):
         return
     if not found["on"] and found["of"] in {None, found["x"]}:
         yield f"In which version did {found['x']} {_CHANGED[found['v']]} {rest}?", found["y"]
 
 
-def _changed(rest: str) -> str:
-    """Return what a version changed as a question says it, "" where it leans on something."""
-    said = re.sub(r"\s+(?:as well|too)$", "", rest.strip().removesuffix("."))
+_NARROWED = re.compile(r"\s*(?:\((?!as |e\.g\. |see )|:)")
+"""What follows says more closely what was changed."""
+
+
+def _changed(found: re.Match[str], sentence: str) -> str:
+    """Return what a version changed as a question says it, "" where it leans on something, or is told more closely."""
+    said = re.sub(r"\s+(?:as well|too)$", "", found["rest"].strip().removesuffix("."))
+    if _NARROWED.match(sentence, found.end()):
+        return ""
     whole = not (negated(said) or is_loose(said)) and understood(said) and 2 <= len(words_of(said)) <= LONGEST_REST
     return said if whole and re.search(r"[A-Z`]", said) else ""
 

@@ -65,11 +65,14 @@ _CAN_BY = re.compile(
 )
 _SET = re.compile(rf"(?P<b>(?:Set|Pass|Enable) [^,;:]+?) to (?P<a>(?:{ACTIONS})\s+[^:]+)$")
 
+_BEFORE_THAT = re.compile(r"\b(?:first|install)\b")
+"""In what has to be done before a task, which does not say how the task itself is done."""
+
 
 def how_to(sentence: str, _names: Names) -> Said:
     """To A, you can B. → How do I A?"""
     found = _TO.match(told(sentence))
-    if found and is_task(found["a"]) and is_deed(found["b"]):
+    if found and is_task(found["a"]) and is_deed(found["b"]) and not _BEFORE_THAT.search(found["b"]):
         yield f"How do I {mine(found['a'])}?", found["b"]
 
 
@@ -77,7 +80,7 @@ def how_can(sentence: str, _names: Names) -> Said:
     """If you want to A, you can B.; You can A by B-ing.; Set B to A. → How can I A?"""
     said = told(sentence)
     found = _WANTED.match(said) or _CAN_BY.match(said) or _SET.match(said)
-    if found and is_task(found["a"]) and is_deed(found["b"]):
+    if found and is_task(found["a"]) and is_deed(found["b"]) and not _BEFORE_THAT.search(found["b"]):
         yield f"How can I {mine(found['a'])}?", found["b"]
 
 
@@ -182,7 +185,10 @@ _INSTALL = re.compile(
 _INSTALLED = re.compile(
     r"(?:You|We) (?:first )?(?:need to|have to|must) (?:first )?install (?P<b>[^,;:]+?) to (?P<a>[a-z]+ [^,;:]+)$"
 )
-_PACKAGE = re.compile(r"(?:the )?(?:`[\w.\[\],-]+`|[A-Z][\w.-]*)(?: \w+)?(?:,? and (?:`[\w.\[\],-]+`|[A-Z][\w.-]*))?")
+_HOW = r"(?:first|too|again|afterwards|beforehand|yourself|now|then|\w+ly)\b"
+_PACKAGE = re.compile(
+    rf"(?:the )?(?:`[\w.\[\],-]+`|[A-Z][\w.-]*)(?: (?!{_HOW})\w+)?(?:,? and (?:`[\w.\[\],-]+`|[A-Z][\w.-]*))?"
+)
 
 
 def what_to_install(sentence: str, _names: Names) -> Said:

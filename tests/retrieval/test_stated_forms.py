@@ -46,6 +46,11 @@ ENGLISH = [
         "0.126.0",
     ),
     (
+        "FastAPI 0.119.0 introduced partial support for Pydantic v1 (as `pydantic.v1`), to help with v2.",
+        "Which version of FastAPI introduced partial support for Pydantic v1?",
+        "0.119.0",
+    ),
+    (
         "FastAPI added support for `Annotated` (and started recommending it) in version 0.95.0.",
         "In which version did FastAPI add support for `Annotated`?",
         "0.95.0",
@@ -372,3 +377,37 @@ def test_an_item_without_a_term_ends_no_list_of_members() -> None:
 )
 def test_a_version_of_nothing_is_not_asked_for(sentence: str) -> None:
     assert statements("Names of FastAPI", f"# Names of FastAPI\n\n{sentence}\n\nSee FastAPI and PyPy.\n") == []
+
+
+HALVES = [
+    "To use the queue of FastAPI, install Redis first.",
+    "To use the queue of FastAPI, you need to install Docker manually.",
+    "To use the queue of FastAPI, install `redis` separately.",
+    "Mexico City has a height of 5,636 and 5,230 metres.",
+    "Mexico City has a height of 5,636 metres and about 5,230 metres.",
+    "Mexico City has a height of 5,636 metres, and 5,230 metres.",
+    "FastAPI 0.126.0 dropped support for Pydantic v1 (but only on Windows).",
+    "In version 0.126.0, FastAPI dropped support for Pydantic v1: it is too old.",
+]
+"""Sentences whose pattern would take too much, or leave out a part."""
+
+
+@pytest.mark.parametrize("sentence", HALVES)
+def test_what_would_be_cut_or_carry_too_much_is_not_proposed(sentence: str) -> None:
+    known = "See also Mexico City, FastAPI, Redis, Docker and Pydantic."
+    assert statements("FastAPI and Mexico City", f"# FastAPI and Mexico City\n\n{sentence}\n\n{known}\n") == []
+
+
+@pytest.mark.parametrize(
+    ("sentence", "lengths"),
+    [
+        ("横道河子铁路全长约61公里。", ["约61公里"]),
+        ("横道河子铁路是一条铁路线，全长为61公里。", ["61公里"]),
+        ("横道河子铁路是一条铁路线，西起海林，东至牡丹江，全长61公里。", ["61公里"]),
+        ("横道河子铁路是一条铁路线，穿过老爷岭隧道，全长61公里。", []),
+        ("横道河子铁路位于黑龙江，沿线的山洞众多，全长3公里。", []),
+    ],
+)
+def test_a_length_keeps_its_about_and_is_of_the_subject(sentence: str, lengths: list[str]) -> None:
+    found = statements("横道河子铁路", f"# 横道河子铁路\n\n{sentence}\n")
+    assert [one.answer for one in found if one.made_by == "length"] == lengths
