@@ -248,10 +248,12 @@ def attribute(sentence: str, names: Names) -> Said:
 
 _QUANTITIES = "population|area|length|height|width|depth|elevation|capacity|diameter|mass"
 _UNIT = r"(?: [a-z]+[23²³]?(?: (?:miles|kilometers|kilometres|feet|meters|metres|inches))?)?"
+_AND_MORE = r"(?:\w+ )?\d(?![\d.,]*\s?(?:%|per ?cent))"
+"""A second number of the same measure, which a share is not."""
 _MEASURE = re.compile(
     rf"{X}(?P<v>has|had) an? (?P<n>(?:total |estimated |average )?(?:{_QUANTITIES})) of "
     r"(?P<y>(?:(?:about|around|approximately|over|nearly|some|roughly) )?\d[\d,.]*(?: (?:million|billion|thousand))?"
-    rf"{_UNIT})(?: in (?P<t>\d{{4}}))?(?=\.$|, (?:and|which|making) (?!(?:\w+ )?\d)| and (?!an? |(?:\w+ )?\d)| \()"
+    rf"{_UNIT})(?: in (?P<t>\d{{4}}))?(?=\.$|, (?:and|which|making) (?!{_AND_MORE})| and (?!an? |{_AND_MORE})| \()"
 )
 
 

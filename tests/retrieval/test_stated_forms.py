@@ -20,6 +20,11 @@ ENGLISH = [
         "about 9.2 million",
     ),
     (
+        "Mexico City has a population of 9,209,944 people and 34% of the population are young.",
+        "What is the population of Mexico City?",
+        "9,209,944 people",
+    ),
+    (
         "The Mexico City Council is elected every two years; it meets often.",
         "How often is the Mexico City Council elected?",
         "every two years",
