@@ -106,8 +106,13 @@ def test_calibrate_then_keep_to_a_share_of_false_answers(shell, tmp_path, genera
     shell("ingest", towns)
     path = tmp_path / "towers.jsonl"
     rows = [
-        {"id": f"t{n}", "question": f"When was tower {n} built?", "answers": [str(1700 + n)], "answerable": n % 2 == 0}
-        for n in range(50)
+        {
+            "id": f"t{n}",
+            "question": f"When was tower {n} built?",
+            "answers": [str(1700 + n)] * known,
+            "answerable": known,
+        }
+        for n, known in ((n, n % 2 == 0) for n in range(50))
     ]
     path.write_text("\n".join(map(json.dumps, rows)))
     generator.reply = lambda request: f"{1700 + tower(request)} [1]"
