@@ -47,6 +47,7 @@ def ray_cluster():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")  # it reports to its makers otherwise
         patch.setenv("RAY_worker_niceness", "0")
+        patch.setenv("RAY_gcs_server_port_wait_time_s", "180")  # its own is too short where the cores have other work
         cluster = LocalCluster()
         yield cluster
         cluster.close()
