@@ -8,14 +8,12 @@ retriever; they change nothing. Needs the ``mcp`` extra.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from anyio.to_thread import run_sync
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp.server.mcpserver.tools import Tool
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import ToolAnnotations
 from pydantic import Field
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
 PATH = "/mcp"
 _T = TypeVar("_T")
 _READS = ToolAnnotations(read_only_hint=True, destructive_hint=False, open_world_hint=False)
-_TOOLS = ("ask", "search", "list_documents")
 Collection = Annotated[str, Field(description="The set of documents to look in.")]
 
 
@@ -93,20 +90,16 @@ class DocumentTools:
 
 def mcp_server(workspace: Workspace) -> MCPServer:
     """Return the server and its tools over ``workspace``."""
-    tools = DocumentTools(workspace)
-    return MCPServer(
+    server = MCPServer(
         "ragtune",
         version=version("ragtune"),
         instructions="Answers questions about a team's own documents, with citations. It says when it does not know.",
         log_level="WARNING",
-        tools=[_described(name).model_copy(update={"fn": getattr(tools, name)}) for name in _TOOLS],
     )
-
-
-@cache
-def _described(name: str) -> Tool:
-    """Return a tool whose function has no workspace; what it takes and gives is worked out once in a process."""
-    return Tool.from_function(getattr(object.__new__(DocumentTools), name), annotations=_READS)
+    tools = DocumentTools(workspace)
+    for tool in (tools.ask, tools.search, tools.list_documents):
+        server.add_tool(tool, annotations=_READS)
+    return server
 
 
 def http_app(server: MCPServer) -> Starlette:

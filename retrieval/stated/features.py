@@ -127,11 +127,17 @@ _BY_DEFAULT = re.compile(rf"By default,? {X}{_V} (?P<y>[^,;:]+)$")
 _AS_DEFAULT = re.compile(rf"{X}{_V} (?P<y>[^,;:]+) by default$")
 
 
+def _default(sentence: str, *patterns: re.Pattern[str]) -> re.Match[str] | None:
+    """Return what is so by default, if the sentence stands by itself and is not about its reader."""
+    said = ended(sentence)
+    found = next(filter(None, (pattern.match(said) for pattern in patterns)), None)
+    return None if POINTING.search(said) or _YOU.search(said) else found
+
+
 def by_default(sentence: str, names: Names) -> Said:
     """By default, X returns Y. → What does X return by default?"""
-    said = ended(sentence)
-    found = _BY_DEFAULT.match(said) or _AS_DEFAULT.match(said)
-    if found is None or POINTING.search(said) or _YOU.search(said) or not complete(found["y"]):
+    found = _default(sentence, _BY_DEFAULT, _AS_DEFAULT)
+    if found is None or not complete(found["y"]):
         return
     if (subject := named_subject(found["x"], names)) and is_specific("a " + found["y"]):
         yield f"What does {subject} {found['v'] or _DOES[found['s']]} by default?", found["y"]
@@ -145,9 +151,8 @@ _AT_BY_DEFAULT = re.compile(rf"{X}{BE}(?P<v>{_PLACED}) {_PLACE} by default$")
 
 def where_by_default(sentence: str, names: Names) -> Said:
     """By default, X is served at Y. → Where is X served by default?"""
-    said = ended(sentence)
-    found = _BY_DEFAULT_AT.match(said) or _AT_BY_DEFAULT.match(said)
-    if found is None or POINTING.search(said) or _YOU.search(said) or not is_specific(found["y"]):
+    found = _default(sentence, _BY_DEFAULT_AT, _AT_BY_DEFAULT)
+    if found is None or not is_specific(found["y"]):
         return
     if (subject := named_subject(found["x"], names)) and complete(found["y"]) and fits_number(found["be"], subject):
         yield f"Where {found['be']} {subject} {found['v']} by default?", found["y"]
